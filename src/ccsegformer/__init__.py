@@ -1,0 +1,3 @@
+"""SegFormer for large images."""
+
+__version__ = "0.1.0"

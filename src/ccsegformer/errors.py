@@ -1,0 +1,25 @@
+"""The exceptions that users can catch. Every message is one line that says what was wrong, and where."""
+
+
+class CCSegformerError(Exception):
+    """Base of every error that ccsegformer raises for a wrong input."""
+
+
+class DataError(CCSegformerError):
+    """A data set, image or mask that cannot be used; the message names the file."""
+
+
+class RecipeError(CCSegformerError):
+    """A recipe that cannot be used; the message names the file and the key."""
+
+
+class CheckpointError(CCSegformerError):
+    """Weights that cannot be loaded; the message names the checkpoint and the keys."""
+
+
+class OutputError(CCSegformerError):
+    """An output folder or file that cannot be written; the message names it."""
+
+
+class TrainingError(CCSegformerError):
+    """Training that cannot go on, such as a loss that is no longer finite."""
