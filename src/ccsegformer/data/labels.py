@@ -1,0 +1,163 @@
+"""Class names, their colours and the ignore index: the only copy in the package."""
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ccsegformer.errors import DataError
+from ccsegformer.files import write_atomically
+
+Color = tuple[int, int, int]
+MAX_LABEL = 65535  # masks hold at most 16 bits a pixel
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The classes of a data set: label `i` of a mask is `names[i]`, drawn in `palette[i]` (8-bit RGB).
+
+    Pixels labelled `ignore_index` are neither trained on nor scored. No palette means `default_palette`.
+
+    Raises:
+        DataError: names missing or repeated, an ignore index that is a class, a palette that does not fit.
+    """
+
+    names: tuple[str, ...]
+    palette: tuple[Color, ...] = ()
+    ignore_index: int = 255
+
+    def __post_init__(self) -> None:
+        if not self.names:
+            raise DataError("there are no class names")
+        for name in self.names:
+            if not isinstance(name, str) or not name.strip():
+                raise DataError(f"class names must be words, but one is {name!r}")
+            if self.names.count(name) > 1:
+                raise DataError(f"class name {name!r} occurs more than once")
+        if not len(self.names) <= self.ignore_index <= MAX_LABEL:
+            raise DataError(
+                f"ignore_index {self.ignore_index} must lie outside the classes, "
+                f"between {len(self.names)} and {MAX_LABEL}"
+            )
+        if not self.palette:
+            object.__setattr__(self, "palette", default_palette(len(self.names)))
+        if len(self.palette) != len(self.names):
+            raise DataError(f"palette has {len(self.palette)} colours for {len(self.names)} classes")
+        for color in self.palette:
+            if len(color) != 3 or not all(0 <= value <= 255 for value in color):
+                raise DataError(f"palette colours are three numbers between 0 and 255, not {list(color)}")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def id2label(self) -> dict[int, str]:
+        """Names by label, as transformers' configurations hold them."""
+        return dict(enumerate(self.names))
+
+
+def read_classes(path: str | Path) -> Classes:
+    """Read `classes.json`: `names`, `ignore_index` and perhaps `palette`; other keys are left alone.
+
+    Raises:
+        DataError: the file cannot be read or does not describe classes; the message names file and key.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except ValueError as error:  # not JSON, or not UTF-8
+        raise DataError(f"{path}: not valid JSON: {error}") from error
+    example = '{"names": ["road", "sky"], "ignore_index": 255}'
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: must hold an object such as {example}")
+    for key in ("names", "ignore_index"):
+        if key not in content:
+            raise DataError(f"{path}: key {key!r} is missing; expected something like {example}")
+    names, ignore_index, palette = content["names"], content["ignore_index"], content.get("palette", [])
+    if not isinstance(names, list):
+        raise DataError(f"{path}: 'names' must be a list of class names, not {names!r}")
+    if type(ignore_index) is not int:
+        raise DataError(f"{path}: 'ignore_index' must be a whole number, not {ignore_index!r}")
+    if not isinstance(palette, list) or not all(_is_color(color) for color in palette):
+        raise DataError(f"{path}: 'palette' must be a list of [red, green, blue], each between 0 and 255")
+    try:
+        return Classes(tuple(names), tuple((red, green, blue) for red, green, blue in palette), ignore_index)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+
+
+def write_classes(classes: Classes, path: str | Path) -> None:
+    """Write `classes.json`, so that `read_classes` gives back the same classes."""
+    content = {
+        "names": list(classes.names),
+        "ignore_index": classes.ignore_index,
+        "palette": [list(color) for color in classes.palette],
+    }
+    write_atomically(path, json.dumps(content, ensure_ascii=False) + "\n")
+
+
+@cache
+def default_palette(count: int) -> tuple[Color, ...]:
+    """Choose `count` colours that are easy to tell apart; the first ones stay the same for every `count`.
+
+    Each colour is the one farthest from all before it, and from the black of ignored pixels, in Oklab, where
+    distance follows perception (Ottosson, "A perceptual color space for image processing", 2020).
+    """
+    levels = np.linspace(0, 255, 18)
+    colors = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(-1, 3)
+    lightness, *chroma = _oklab(colors / 255).T
+    calm = (lightness > 0.4) & (lightness < 0.9) & (np.hypot(*chroma) < 0.21)  # not dark, pale or garish
+    colors = colors[calm]
+    coordinates = _oklab(colors / 255)
+    distances = np.linalg.norm(coordinates, axis=1)  # black is Oklab's origin
+    chosen = [int(np.abs(colors - (51, 119, 204)).sum(axis=1).argmin())]  # a calm blue to begin with
+    while len(chosen) < min(count, len(colors)):
+        distances = np.minimum(distances, np.linalg.norm(coordinates - coordinates[chosen[-1]], axis=1))
+        chosen.append(int(distances.argmax()))
+    rows = colors[np.resize(chosen, count)].astype(int).tolist()
+    return tuple((red, green, blue) for red, green, blue in rows)
+
+
+def colorize(labels: NDArray[np.integer], classes: Classes) -> NDArray[np.uint8]:
+    """Draw labels (H, W) as 8-bit RGB (H, W, 3) in the classes' colours; ignored pixels are black.
+
+    Raises:
+        DataError: a label that is neither a class nor the ignore index.
+    """
+    ignored = labels == classes.ignore_index
+    unknown = ((labels < 0) | (labels >= len(classes))) & ~ignored
+    if unknown.any():
+        raise DataError(f"label {labels[unknown][0]} is outside the classes 0-{len(classes) - 1}")
+    table = np.array([*classes.palette, (0, 0, 0)], dtype=np.uint8)
+    return table[np.where(ignored, len(classes), labels)]
+
+
+def _is_color(value: object) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) == 3
+        and all(type(level) is int and 0 <= level <= 255 for level in value)
+    )
+
+
+def _oklab(srgb: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Oklab coordinates (N, 3) of sRGB colours (N, 3) in 0-1."""
+    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+    cones = linear @ np.array(
+        [
+            [0.4122214708, 0.2119034982, 0.0883024619],
+            [0.5363325363, 0.6806995451, 0.2817188376],
+            [0.0514459929, 0.1073969566, 0.6299787005],
+        ]
+    )
+    return np.cbrt(cones) @ np.array(
+        [
+            [0.2104542553, 1.9779984951, 0.0259040371],
+            [0.7936177850, -2.4285922050, 0.7827717662],
+            [-0.0040720468, 0.4505937099, -0.8086757660],
+        ]
+    )
