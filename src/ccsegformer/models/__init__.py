@@ -1,0 +1,17 @@
+"""SegFormer with either attention in each stage; importing it registers the Auto classes."""
+
+from ccsegformer.models.checkpoints import LoadReport
+from ccsegformer.models.configuration_ccsegformer import CrissCrossSegformerConfig
+from ccsegformer.models.modeling_ccsegformer import (
+    CrissCrossSegformerForSemanticSegmentation,
+    CrissCrossSegformerModel,
+    load_pretrained,
+)
+
+__all__ = [
+    "CrissCrossSegformerConfig",
+    "CrissCrossSegformerForSemanticSegmentation",
+    "CrissCrossSegformerModel",
+    "LoadReport",
+    "load_pretrained",
+]

@@ -1,0 +1,87 @@
+"""Criss-cross attention as a module for SegFormer's blocks: tokens in, tokens out, no residual."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ccsegformer.ops import criss_cross_attention
+
+
+class CrissCrossAttention(nn.Module):
+    """Multi-head criss-cross attention with SegFormer's own projections, by the same parameter names.
+
+    With a recurrence R above 1 the module is applied R times, sharing its weights, each time to its input
+    plus all that it has added so far; what it returns is the sum of what it added. So the block's residual
+    counts the input once, whatever R (Huang et al., CCNet, section 3.3, https://arxiv.org/abs/1811.11721).
+
+    Args:
+        hidden_size: channels C, a multiple of `num_heads`.
+        num_heads: attention heads.
+        recurrence: R, at least 1.
+    """
+
+    def __init__(self, hidden_size: int, num_heads: int, recurrence: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.recurrence = recurrence
+        self.q_proj = nn.Linear(hidden_size, hidden_size)
+        self.k_proj = nn.Linear(hidden_size, hidden_size)
+        self.v_proj = nn.Linear(hidden_size, hidden_size)
+        self.o_proj = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, hidden_states: Tensor, height: int, width: int, **_: Any) -> tuple[Tensor, None]:
+        """(batch, height * width, C) to the same, and no attention weights: they are never stored."""
+        return _recur(self, hidden_states, height, width), None
+
+    def attend(self, hidden_states: Tensor, height: int, width: int) -> Tensor:
+        """One application."""
+        grid = (hidden_states.shape[0], height, width, self.num_heads, -1)
+        query, key, value = (
+            projection(hidden_states).view(grid).permute(0, 3, 1, 2, 4)
+            for projection in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        attended = criss_cross_attention(query, key, value)
+        return self.o_proj(attended.permute(0, 2, 3, 1, 4).flatten(3).flatten(1, 2))
+
+
+class CCNetAttention(nn.Module):
+    """The criss-cross module of CCNet (https://arxiv.org/abs/1811.11721), as one of SegFormer's attentions.
+
+    One head, C/8 channels in queries and keys, C in values, no scale, no output projection, and a learned
+    gamma that starts at 0. It returns gamma times what was attended: the residual is the block's.
+
+    Args:
+        hidden_size: channels C, at least 8.
+        recurrence: as in `CrissCrossAttention`.
+    """
+
+    def __init__(self, hidden_size: int, recurrence: int) -> None:
+        super().__init__()
+        self.recurrence = recurrence
+        self.query = nn.Linear(hidden_size, hidden_size // 8)
+        self.key = nn.Linear(hidden_size, hidden_size // 8)
+        self.value = nn.Linear(hidden_size, hidden_size)
+        self.gamma = nn.Parameter(torch.zeros(1))
+
+    def forward(self, hidden_states: Tensor, height: int, width: int, **_: Any) -> tuple[Tensor, None]:
+        """(batch, height * width, C) to the same, and no attention weights: they are never stored."""
+        return _recur(self, hidden_states, height, width), None
+
+    def attend(self, hidden_states: Tensor, height: int, width: int) -> Tensor:
+        """One application."""
+        query, key, value = (
+            projection(hidden_states).unflatten(1, (height, width)).unsqueeze(1)
+            for projection in (self.query, self.key, self.value)
+        )
+        attended = criss_cross_attention(query, key, value, scale=1.0)
+        return self.gamma * attended.squeeze(1).flatten(1, 2)
+
+
+def _recur(
+    module: CrissCrossAttention | CCNetAttention, hidden_states: Tensor, height: int, width: int
+) -> Tensor:
+    added = module.attend(hidden_states, height, width)
+    for _ in range(module.recurrence - 1):
+        added = added + module.attend(hidden_states + added, height, width)
+    return added

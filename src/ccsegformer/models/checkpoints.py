@@ -1,0 +1,188 @@
+"""Loading SegFormer weights, with an account of what was loaded, newly made or dropped."""
+
+import dataclasses
+import logging
+import re
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from transformers import PretrainedConfig, SegformerConfig
+from transformers.conversion_mapping import (
+    get_checkpoint_conversion_mapping,
+    register_checkpoint_conversion_mapping,
+)
+
+from ccsegformer.errors import CheckpointError
+from ccsegformer.models.configuration_ccsegformer import CrissCrossSegformerConfig
+
+_FINDING = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
+_OVERRIDES = (
+    {field.name for field in dataclasses.fields(CrissCrossSegformerConfig)}
+    - {field.name for field in dataclasses.fields(PretrainedConfig)}
+) | {"num_labels", "id2label", "label2id"}
+
+# transformers renames the keys that SegFormer checkpoints have on the hub for its own classes alone.
+for _ours in ("CrissCrossSegformerModel", "CrissCrossSegformerForSemanticSegmentation"):
+    _theirs = _ours.removeprefix("CrissCross")
+    register_checkpoint_conversion_mapping(_ours, get_checkpoint_conversion_mapping(_theirs), overwrite=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadReport:
+    """What became of each parameter and buffer, by name, sorted.
+
+    Attributes:
+        source: the checkpoint.
+        loaded: taken from the checkpoint.
+        new: made afresh, at random.
+        dropped: in the checkpoint, and of no use to the model.
+    """
+
+    source: str
+    loaded: tuple[str, ...]
+    new: tuple[str, ...]
+    dropped: tuple[str, ...]
+
+    def table(self) -> str:
+        """One short table: a line for each fate and kind of module."""
+        lines = [
+            f"{self.source}: {len(self.loaded)} loaded, {len(self.new)} new, {len(self.dropped)} dropped"
+        ]
+        for fate in ("new", "dropped"):
+            modules = (re.sub(r"\.\d+", ".*", name.rpartition(".")[0]) for name in getattr(self, fate))
+            lines += [f"  {fate:<8}{count:>4}  {module}" for module, count in Counter(modules).items()]
+        return "\n".join(lines)
+
+
+def load_checkpoint(
+    model_class: type, from_pretrained: Callable[..., Any], name_or_path: Any, *args: Any, **kwargs: Any
+) -> Any:
+    """`from_pretrained` with overrides, strictness and a report; see the model's `from_pretrained`."""
+    if name_or_path is None:  # transformers' way to build a model from a state dict in memory
+        return from_pretrained(name_or_path, *args, **kwargs)
+    saved = _saved_config(name_or_path, {key: kwargs[key] for key in _FINDING if key in kwargs})
+    overrides = {key: kwargs.pop(key) for key in list(kwargs) if key in _OVERRIDES}
+    config = kwargs.pop("config", None)
+    if config is None or overrides:
+        config = _override(config.to_dict() if config is not None else saved, overrides, name_or_path)
+    wants_information = kwargs.pop("output_loading_info", False)
+    kwargs["use_safetensors"] = True
+    try:
+        with _quiet("transformers.modeling_utils"):
+            model, information = from_pretrained(
+                name_or_path,
+                *args,
+                config=config,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                **kwargs,
+            )
+    except OSError as error:
+        raise CheckpointError(
+            f"{name_or_path}: no model.safetensors (pickled weights are not read): {_first_line(error)}"
+        ) from error
+    except Exception as error:
+        if type(error).__name__ != "SafetensorError":
+            raise
+        raise CheckpointError(f"{name_or_path}: damaged model.safetensors: {_first_line(error)}") from error
+    report = _account(model, information, saved, str(name_or_path))
+    if report.new or report.dropped:
+        print(report.table(), file=sys.stderr)
+    return (model, {**information, "report": report}) if wants_information else model
+
+
+def _saved_config(name_or_path: Any, finding: dict[str, Any]) -> dict[str, Any]:
+    try:
+        saved, _ = PretrainedConfig.get_config_dict(name_or_path, **finding)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{name_or_path}: no model to load: {_first_line(error)}") from error
+    known = (SegformerConfig.model_type, CrissCrossSegformerConfig.model_type)
+    if saved.get("model_type") not in known:
+        raise CheckpointError(
+            f"{name_or_path}: config.json's model_type is {saved.get('model_type')!r}, not {' or '.join(known)}"
+        )
+    return saved
+
+
+def _override(
+    saved: dict[str, Any], overrides: dict[str, Any], name_or_path: Any
+) -> CrissCrossSegformerConfig:
+    values = {**saved, **overrides}
+    if "id2label" in overrides:
+        values.pop("num_labels", None)
+        values.setdefault("label2id", None)
+        if "label2id" not in overrides:
+            values["label2id"] = {label: index for index, label in overrides["id2label"].items()}
+    elif "num_labels" in overrides and len(saved.get("id2label") or ()) != overrides["num_labels"]:
+        values["id2label"] = values["label2id"] = None
+    try:
+        return CrissCrossSegformerConfig.from_dict(values)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{name_or_path}: {_first_line(error)}") from error
+
+
+def _account(model: Any, information: dict[str, Any], saved: dict[str, Any], source: str) -> LoadReport:
+    """The report, or an error when something is missing, superfluous or misshapen without a reason."""
+    missing = set(information["missing_keys"])
+    unexpected = set(information["unexpected_keys"])
+    misshapen = {name: (theirs, ours) for name, theirs, ours in information["mismatched_keys"]}
+    everything = set(model.state_dict())
+    loaded = everything - missing - set(misshapen)
+    changed = _stages_that_attend_otherwise(saved, model.config)
+    head_is_new = not any(name.startswith("decode_head.") for name in (loaded | set(misshapen)))
+    model_has_head = any(name.startswith("decode_head.") for name in everything)
+
+    def explained(name: str) -> bool:
+        stage = re.search(r"stages\.(\d+)\.blocks\.\d+\.(attention|layernorm_before)\.", name)
+        return stage is not None and int(stage[1]) in changed
+
+    for name in sorted(missing):
+        if not explained(name) and not (name.startswith("decode_head.") and head_is_new):
+            raise CheckpointError(f"{source}: the weights lack {name}")
+    for name in sorted(unexpected):
+        of_a_head = name.startswith("classifier.") or (name.startswith("decode_head.") and not model_has_head)
+        if not explained(name) and not of_a_head:
+            raise CheckpointError(f"{source}: the weights hold {name}, which the model lacks")
+    other_labels = _label_count(saved) != model.config.num_labels
+    for name, (theirs, ours) in sorted(misshapen.items()):
+        if not explained(name) and not (name.startswith("decode_head.classifier.") and other_labels):
+            raise CheckpointError(
+                f"{source}: {name} is {tuple(theirs)} in the weights, {tuple(ours)} in the model"
+            )
+    return LoadReport(
+        source, tuple(sorted(loaded)), tuple(sorted(missing | set(misshapen))), tuple(sorted(unexpected))
+    )
+
+
+def _stages_that_attend_otherwise(saved: dict[str, Any], config: CrissCrossSegformerConfig) -> set[int]:
+    """Stages whose attention has other parameters than it had in the checkpoint."""
+    attention = saved.get("attention", "efficient")
+    before = [attention] * len(config.depths) if isinstance(attention, str) else attention
+    same_projection = saved.get("projection", "multi_head") == config.projection
+    return {
+        stage
+        for stage, (old, new) in enumerate(zip(before, config.stage_attention, strict=True))
+        if old != new or (new == "criss_cross" and not same_projection)
+    }
+
+
+def _label_count(saved: dict[str, Any]) -> int:
+    return len(saved.get("id2label") or ()) or saved.get("num_labels") or 2
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
+
+
+@contextmanager
+def _quiet(logger_name: str) -> Iterator[None]:
+    """Keep transformers' own, longer account of the same to itself."""
+    logger = logging.getLogger(logger_name)
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before

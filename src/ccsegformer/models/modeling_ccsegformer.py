@@ -1,0 +1,239 @@
+"""SegFormer with a choice of attention in each stage, as transformers models."""
+
+import math
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, interpolate
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForSemanticSegmentation,
+    SegformerImageProcessor,
+    initialization,
+)
+from transformers.modeling_outputs import BaseModelOutput, SemanticSegmenterOutput
+from transformers.models.segformer.modeling_segformer import (
+    SegformerLayer,
+    SegformerOverlapPatchEmbeddings,
+    SegformerPreTrainedModel,
+)
+from transformers.utils.generic import can_return_tuple
+
+from ccsegformer.models.attention import CCNetAttention, CrissCrossAttention
+from ccsegformer.models.checkpoints import LoadReport, load_checkpoint
+from ccsegformer.models.configuration_ccsegformer import CrissCrossSegformerConfig
+from ccsegformer.models.decode_head import FoldedDecodeHead
+
+
+class CrissCrossSegformerLayer(SegformerLayer):
+    """SegFormer's block: attention, then Mix-FFN, each after a layer norm and inside a residual.
+
+    Args:
+        config: the model's configuration.
+        stage: index of the stage, from 0.
+        drop_path: probability with which stochastic depth drops a branch, in training.
+    """
+
+    def __init__(self, config: CrissCrossSegformerConfig, stage: int, drop_path: float) -> None:
+        hidden_size, num_heads = config.hidden_sizes[stage], config.num_attention_heads[stage]
+        super().__init__(
+            config,
+            hidden_size=hidden_size,
+            num_attention_heads=num_heads,
+            drop_path=drop_path,
+            sequence_reduction_ratio=config.sr_ratios[stage],
+            mlp_ratio=config.mlp_ratios[stage],
+        )
+        kind = config.stage_attention[stage]
+        self.has_attention = kind != "none"
+        if kind == "criss_cross":
+            self.attention: nn.Module = (
+                CCNetAttention(hidden_size, config.recurrence)
+                if config.projection == "ccnet"
+                else CrissCrossAttention(hidden_size, num_heads, config.recurrence)
+            )
+        elif kind == "none":
+            del self.attention, self.layernorm_before
+
+    def forward(self, hidden_states: Tensor, height: int, width: int, **kwargs: Any) -> Tensor:
+        """(batch, height * width, C) to the same."""
+        if self.has_attention:
+            return super().forward(hidden_states, height, width, **kwargs)
+        residual = hidden_states
+        hidden_states = self.mlp(self.layernorm_after(hidden_states), height, width)
+        return self.drop_path(hidden_states) + residual
+
+
+class CrissCrossSegformerStage(nn.Module):
+    """One stage: overlapping patch embeddings, blocks, layer norm.
+
+    Args:
+        config: the model's configuration.
+        stage: index of the stage, from 0.
+    """
+
+    def __init__(self, config: CrissCrossSegformerConfig, stage: int) -> None:
+        super().__init__()
+        self.patch_embeddings = SegformerOverlapPatchEmbeddings(
+            patch_size=config.patch_sizes[stage],
+            stride=config.strides[stage],
+            num_channels=config.hidden_sizes[stage - 1] if stage else config.num_channels,
+            hidden_size=config.hidden_sizes[stage],
+        )
+        first, last = sum(config.depths[:stage]), max(sum(config.depths) - 1, 1)
+        self.blocks = nn.ModuleList(
+            CrissCrossSegformerLayer(config, stage, drop_path=config.drop_path_rate * (first + index) / last)
+            for index in range(config.depths[stage])
+        )
+        self.layer_norm = nn.LayerNorm(config.hidden_sizes[stage])
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """(batch, C_in, H, W) to (batch, C_out, ceil(H / stride), ceil(W / stride))."""
+        hidden_states, height, width = self.patch_embeddings(hidden_states)
+        for block in self.blocks:
+            hidden_states = block(hidden_states, height, width)
+        hidden_states = self.layer_norm(hidden_states)
+        return hidden_states.unflatten(1, (height, width)).permute(0, 3, 1, 2).contiguous()
+
+
+class CrissCrossSegformerPreTrainedModel(SegformerPreTrainedModel):
+    """Weights: how they begin, are loaded and are saved."""
+
+    config: CrissCrossSegformerConfig
+    config_class = CrissCrossSegformerConfig
+    _no_split_modules = ["CrissCrossSegformerLayer"]  # noqa: RUF012 - transformers' own form
+    _can_record_outputs: dict[str, Any] = {}  # noqa: RUF012 - forward returns its feature maps itself
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Convolutions begin as in the authors' code, not as transformers' 0.02, which all but silences
+        the depthwise ones: normal with the variance 2 / fan-out; the classifier with 0.01."""
+        super()._init_weights(module)
+        if isinstance(module, nn.Conv2d):
+            fan_out = math.prod(module.kernel_size) * module.out_channels // module.groups
+            is_classifier = getattr(self, "decode_head", None) and module is self.decode_head.classifier
+            initialization.normal_(module.weight, std=0.01 if is_classifier else math.sqrt(2 / fan_out))
+        elif isinstance(module, CCNetAttention):
+            initialization.zeros_(module.gamma)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Load a SegFormer or ccsegformer checkpoint: a folder or a name on the hub, safetensors only.
+
+        Takes transformers' arguments, and any of the configuration's as an override:
+        `from_pretrained(path, attention="efficient", recurrence=1, num_labels=12)`. What a SegFormer
+        checkpoint does not say takes this package's defaults, so attention becomes criss-cross. Parameters
+        that the overrides make new begin at random; which ones is printed, in one short table.
+
+        With `output_loading_info=True` returns (model, information), where `information["report"]` is the
+        `LoadReport`.
+
+        Raises:
+            CheckpointError: nothing there, pickled weights, another architecture, or weights that are
+                missing, superfluous or of another shape with no override to explain it.
+        """
+        return load_checkpoint(cls, super().from_pretrained, pretrained_model_name_or_path, *args, **kwargs)
+
+
+class CrissCrossSegformerModel(CrissCrossSegformerPreTrainedModel):
+    """The encoder: a Mix Transformer with a choice of attention in each stage."""
+
+    def __init__(self, config: CrissCrossSegformerConfig) -> None:
+        super().__init__(config)
+        self.stages = nn.ModuleList(
+            CrissCrossSegformerStage(config, stage) for stage in range(len(config.depths))
+        )
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self, pixel_values: Tensor, output_hidden_states: bool | None = None, **_: Any
+    ) -> BaseModelOutput:
+        """Encode images.
+
+        Args:
+            pixel_values: (batch, num_channels, H, W), normalised, of any size.
+            output_hidden_states: whether to return each stage's feature map; the configuration's when None.
+
+        Returns:
+            `last_hidden_state`, the last stage's (batch, C, ceil(H / 32), ceil(W / 32)), and
+            `hidden_states`, one for each stage, at 1/4, 1/8, 1/16 and 1/32 of the size.
+        """
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        features = [pixel_values]
+        for stage in self.stages:
+            features.append(stage(features[-1]))
+        return BaseModelOutput(
+            last_hidden_state=features[-1],
+            hidden_states=tuple(features[1:]) if output_hidden_states else None,
+        )
+
+
+class CrissCrossSegformerForSemanticSegmentation(CrissCrossSegformerPreTrainedModel):
+    """SegFormer with its all-MLP decode head; with efficient attention, transformers' own to rounding."""
+
+    def __init__(self, config: CrissCrossSegformerConfig) -> None:
+        super().__init__(config)
+        self.segformer = CrissCrossSegformerModel(config)
+        self.decode_head = FoldedDecodeHead(config)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: Tensor,
+        labels: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        **_: Any,
+    ) -> SemanticSegmenterOutput:
+        """Label every pixel.
+
+        Args:
+            pixel_values: (batch, num_channels, H, W), normalised, of any size.
+            labels: (batch, H, W) int64 class ids or the configuration's ignore index; None for no loss.
+            output_hidden_states: whether to return the stages' feature maps; the configuration's when None.
+
+        Returns:
+            `logits` (batch, num_labels, ceil(H / 4), ceil(W / 4)); `loss`, the mean cross entropy over the
+            labelled pixels at the size of `labels` (0 when there are none); `hidden_states` as asked.
+        """
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        features = self.segformer(pixel_values, output_hidden_states=True, return_dict=True).hidden_states
+        logits = self.decode_head(features)
+        return SemanticSegmenterOutput(
+            loss=None if labels is None else self._loss(logits, labels),
+            logits=logits,
+            hidden_states=features if output_hidden_states else None,
+        )
+
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        ignore_index = self.config.semantic_loss_ignore_index
+        logits = interpolate(logits.float(), size=labels.shape[-2:], mode="bilinear")
+        total = cross_entropy(logits, labels, ignore_index=ignore_index, reduction="sum")
+        # A crop may hold no labelled pixel at all: its loss is 0, not 0 / 0.
+        return total / (labels != ignore_index).sum().clamp(min=1)
+
+
+def load_pretrained(
+    name_or_path: str, **overrides: Any
+) -> tuple[CrissCrossSegformerForSemanticSegmentation, LoadReport]:
+    """Load a checkpoint, as `CrissCrossSegformerForSemanticSegmentation.from_pretrained`, with its report.
+
+    Raises:
+        CheckpointError: as `from_pretrained`.
+    """
+    model, information = CrissCrossSegformerForSemanticSegmentation.from_pretrained(
+        name_or_path, output_loading_info=True, **overrides
+    )
+    return model, information["report"]
+
+
+AutoConfig.register(CrissCrossSegformerConfig.model_type, CrissCrossSegformerConfig)
+AutoModel.register(CrissCrossSegformerConfig, CrissCrossSegformerModel)
+AutoModelForSemanticSegmentation.register(
+    CrissCrossSegformerConfig, CrissCrossSegformerForSemanticSegmentation
+)
+AutoImageProcessor.register(CrissCrossSegformerConfig, slow_image_processor_class=SegformerImageProcessor)
