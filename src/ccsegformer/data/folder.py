@@ -1,8 +1,17 @@
 """Folders of images and masks in the layout of ADE20K's SceneParse150 release."""
 
+from collections.abc import Iterable
+from pathlib import Path
 from typing import TypedDict
 
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
 from torchvision import tv_tensors
+
+from ccsegformer.data.images import read_image, read_mask
+from ccsegformer.data.labels import Classes, read_classes
+from ccsegformer.errors import DataError
 
 
 class Sample(TypedDict):
@@ -11,3 +20,88 @@ class Sample(TypedDict):
     image: tv_tensors.Image  # uint8 (3, H, W), RGB
     mask: tv_tensors.Mask  # uint8 or int32 (H, W), class ids and the ignore index
     name: str
+
+
+class ImageMaskFolder(Dataset[Sample]):
+    """The images `images/SPLIT/NAME.*` with their masks `annotations/SPLIT/NAME.png`, and `classes.json`.
+
+    Samples are in the order of their `names`. That every image has its mask is checked here, from file names
+    alone; sizes and labels are checked whenever a sample is read.
+
+    Raises:
+        DataError: a missing folder, mask or image, an empty split, or classes.json as in `read_classes`.
+    """
+
+    def __init__(self, root: str | Path, split: str = "training") -> None:
+        self.root = Path(root)
+        if not self.root.is_dir():
+            raise DataError(f"{root}: no such folder")
+        self.split = split
+        self.classes: Classes = read_classes(self.root / "classes.json")
+        folder = self.root / "images" / split
+        images = _files_by_stem(folder, Image.registered_extensions())
+        masks = _files_by_stem(self.root / "annotations" / split, [".png"])
+        if not images:
+            raise DataError(f"{folder}: no images in this split")
+        if unlabelled := sorted(images.keys() - masks.keys()):
+            missing = self.root / "annotations" / split / f"{unlabelled[0]}.png"
+            raise DataError(f"{missing}: mask is missing{_and_more(unlabelled)}; every image needs one")
+        if orphans := sorted(masks.keys() - images.keys()):
+            raise DataError(f"{masks[orphans[0]]}: mask without an image in {folder}{_and_more(orphans)}")
+        self.names: tuple[str, ...] = tuple(sorted(images))
+        self._files = [(images[name], masks[name]) for name in self.names]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Read a sample, checking that image and mask fit each other and the classes."""
+        image_path, mask_path = self._files[index]
+        image, mask = read_image(image_path), read_mask(mask_path)
+        if mask.shape != image.shape[1:]:
+            raise DataError(
+                f"{mask_path}: mask of {_size(mask)} pixels for an image of {_size(image)}: {image_path}"
+            )
+        check_labels(mask, self.classes, mask_path)
+        return {"image": image, "mask": mask, "name": self.names[index]}
+
+
+def check_labels(mask: torch.Tensor, classes: Classes, path: str | Path) -> None:
+    """Make sure that a mask (H, W) holds class ids and the ignore index only.
+
+    Raises:
+        DataError: another value; the message names file, value, place and the classes.
+    """
+    unknown = ((mask < 0) | (mask >= len(classes))) & (mask != classes.ignore_index)
+    if unknown.any():
+        row, column = unknown.nonzero()[0].tolist()
+        raise DataError(
+            f"{path}: label {mask[row, column]} at row {row}, column {column} is outside the classes "
+            f"0-{len(classes) - 1} (ignore_index {classes.ignore_index})"
+        )
+
+
+def _files_by_stem(folder: Path, extensions: Iterable[str]) -> dict[str, Path]:
+    """Files of these types by name without extension; hidden and other files are passed over."""
+    if not folder.is_dir():
+        others = sorted(path.name for path in folder.parent.glob("*/") if path.is_dir())
+        hint = f"; the splits here are {', '.join(others)}" if others else ""
+        raise DataError(f"{folder}: no such folder{hint}")
+    extensions = set(extensions)
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() not in extensions or path.name.startswith("."):
+            continue
+        if path.stem in found:
+            raise DataError(f"{path}: same name as {found[path.stem].name}; names must differ before the dot")
+        found[path.stem] = path
+    return found
+
+
+def _and_more(names: list[str]) -> str:
+    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+
+
+def _size(image: torch.Tensor) -> str:
+    height, width = image.shape[-2:]
+    return f"{width}x{height}"
