@@ -100,9 +100,10 @@ def _saved_config(name_or_path: Any, finding: dict[str, Any]) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{name_or_path}: no model to load: {_first_line(error)}") from error
     known = (SegformerConfig.model_type, CrissCrossSegformerConfig.model_type)
-    if saved.get("model_type") not in known:
+    model_type = saved.get("model_type") if isinstance(saved, dict) else None
+    if model_type not in known:
         raise CheckpointError(
-            f"{name_or_path}: config.json's model_type is {saved.get('model_type')!r}, not {' or '.join(known)}"
+            f"{name_or_path}: config.json has the model_type {model_type!r}, not {' or '.join(known)}"
         )
     return saved
 

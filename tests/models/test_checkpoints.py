@@ -1,0 +1,241 @@
+"""SegFormer checkpoints travel both ways, and nothing is loaded, made or dropped in silence."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoModel,
+    AutoModelForSemanticSegmentation,
+    SegformerConfig,
+    SegformerForImageClassification,
+    SegformerForSemanticSegmentation,
+    SegformerImageProcessor,
+    SegformerModel,
+    pipeline,
+)
+
+from ccsegformer.errors import CheckpointError
+from ccsegformer.models import (
+    CrissCrossSegformerConfig,
+    CrissCrossSegformerForSemanticSegmentation,
+    CrissCrossSegformerModel,
+    load_pretrained,
+)
+
+TINY = {
+    "hidden_sizes": (8, 16, 24, 32),
+    "depths": (1, 2, 1, 1),
+    "num_attention_heads": (1, 2, 3, 4),
+    "decoder_hidden_size": 16,
+}
+PIXELS = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def fine_tuned(tmp_path: Path) -> Path:
+    """As on the hub: transformers saves SegFormer under the names of 2021."""
+    SegformerForSemanticSegmentation(SegformerConfig(**TINY, num_labels=5)).save_pretrained(
+        tmp_path / "fine_tuned"
+    )
+    return tmp_path / "fine_tuned"
+
+
+@pytest.fixture
+def encoder_only(tmp_path: Path) -> Path:
+    """As nvidia/mit-b*: an image classifier with its own label map."""
+    SegformerForImageClassification(SegformerConfig(**TINY, num_labels=10)).save_pretrained(tmp_path / "mit")
+    return tmp_path / "mit"
+
+
+def test_hub_names_load_exactly(fine_tuned: Path) -> None:
+    assert "segformer.encoder.block.0.0.attention.self.query.weight" in load_file(
+        fine_tuned / "model.safetensors"
+    )
+    theirs = SegformerForSemanticSegmentation.from_pretrained(fine_tuned).eval()
+    ours, report = load_pretrained(str(fine_tuned), attention="efficient")
+    assert (report.new, report.dropped) == ((), ())
+    assert set(report.loaded) == set(ours.state_dict())
+    with torch.inference_mode():
+        torch.testing.assert_close(ours.eval()(PIXELS).logits, theirs(PIXELS).logits)
+
+
+def test_newer_names_load_exactly(fine_tuned: Path) -> None:
+    theirs = SegformerForSemanticSegmentation.from_pretrained(fine_tuned).eval()
+    assert "segformer.stages.0.blocks.0.attention.q_proj.weight" in theirs.state_dict()
+    save_file(theirs.state_dict(), fine_tuned / "model.safetensors", metadata={"format": "pt"})
+    ours, report = load_pretrained(str(fine_tuned), attention="efficient")
+    assert (report.new, report.dropped) == ((), ())
+    with torch.inference_mode():
+        torch.testing.assert_close(ours.eval()(PIXELS).logits, theirs(PIXELS).logits)
+
+
+def test_criss_cross_reuses_the_trained_projections(
+    fine_tuned: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, report = load_pretrained(str(fine_tuned))
+    assert model.config.attention == "criss_cross"
+    assert report.new == ()
+    assert report.dropped and all(".sequence_reduction." in name for name in report.dropped)
+    saved = load_file(fine_tuned / "model.safetensors")
+    expected = saved["segformer.encoder.block.1.1.attention.self.value.weight"]
+    assert torch.equal(model.state_dict()["segformer.stages.1.blocks.1.attention.v_proj.weight"], expected)
+    printed = capsys.readouterr().err
+    assert f"{len(report.loaded)} loaded, 0 new, {len(report.dropped)} dropped" in printed
+    assert len(printed.splitlines()) <= 12
+
+
+def test_ccnet_projections_are_new(fine_tuned: Path) -> None:
+    model, report = load_pretrained(str(fine_tuned), projection="ccnet", recurrence=2)
+    assert model.config.recurrence == 2
+    assert {name.rpartition("attention.")[2] for name in report.new} == {
+        "gamma", "key.bias", "key.weight", "query.bias", "query.weight", "value.bias", "value.weight"
+    }  # fmt: skip
+    assert all(not p.any() for name, p in model.named_parameters() if name.endswith("gamma"))
+
+
+def test_one_stage_changed_is_one_stage_new(fine_tuned: Path) -> None:
+    attention = ["efficient", "criss_cross", "efficient", "none"]
+    _, report = load_pretrained(str(fine_tuned), attention=attention)
+    assert report.new == ()
+    assert {name.split(".")[2] for name in report.dropped} == {"1", "3"}
+
+
+def test_encoder_only_checkpoints_give_a_fresh_head(encoder_only: Path) -> None:
+    model, report = load_pretrained(str(encoder_only), attention="efficient", num_labels=7)
+    assert model(PIXELS).logits.shape[1] == 7
+    assert report.dropped == ("classifier.bias", "classifier.weight")
+    assert report.new and all(name.startswith("decode_head.") for name in report.new)
+
+
+def test_bare_encoders_load_both_ways(tmp_path: Path, fine_tuned: Path) -> None:
+    bare = SegformerModel(SegformerConfig(**TINY)).eval()
+    bare.save_pretrained(tmp_path / "bare")
+    ours = CrissCrossSegformerModel.from_pretrained(tmp_path / "bare", attention="efficient").eval()
+    with torch.inference_mode():
+        torch.testing.assert_close(ours(PIXELS).last_hidden_state, bare(PIXELS).last_hidden_state)
+    _, report = load_pretrained(str(tmp_path / "bare"), attention="efficient")
+    assert report.new and all(name.startswith("decode_head.") for name in report.new)
+    CrissCrossSegformerModel.from_pretrained(fine_tuned, attention="efficient")
+
+
+def test_other_classes_give_a_fresh_classifier(fine_tuned: Path) -> None:
+    model, report = load_pretrained(
+        str(fine_tuned), attention="efficient", id2label={0: "ground", 1: "building"}
+    )
+    assert report.new == ("decode_head.classifier.bias", "decode_head.classifier.weight")
+    assert model.config.label2id == {"ground": 0, "building": 1}
+    assert model(PIXELS).logits.shape[1] == 2
+
+
+def test_the_same_number_of_other_classes_keeps_the_classifier(fine_tuned: Path) -> None:
+    _, report = load_pretrained(str(fine_tuned), attention="efficient", id2label=dict(enumerate("abcde")))
+    assert report.new == ()
+
+
+def test_an_efficient_model_saves_as_a_plain_segformer(tmp_path: Path) -> None:
+    ours = CrissCrossSegformerForSemanticSegmentation(
+        CrissCrossSegformerConfig(**TINY, attention="efficient", num_labels=5)
+    ).eval()
+    ours.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["model_type"] == "segformer"
+    assert config["architectures"] == ["SegformerForSemanticSegmentation"]
+    theirs = SegformerForSemanticSegmentation.from_pretrained(tmp_path).eval()
+    with torch.inference_mode():
+        torch.testing.assert_close(ours(PIXELS).logits, theirs(PIXELS).logits, atol=1e-5, rtol=1e-5)
+    again, report = load_pretrained(str(tmp_path))
+    assert again.config.attention == "efficient"
+    assert (report.new, report.dropped) == ((), ())
+
+
+def test_round_trip_by_the_auto_classes(tmp_path: Path) -> None:
+    config = CrissCrossSegformerConfig(
+        **TINY,
+        attention=["efficient", "criss_cross", "criss_cross", "none"],
+        projection="ccnet",
+        recurrence=2,
+    )
+    model = CrissCrossSegformerForSemanticSegmentation(config).eval()
+    model.save_pretrained(tmp_path)
+    again = AutoModelForSemanticSegmentation.from_pretrained(tmp_path).eval()
+    assert type(again) is CrissCrossSegformerForSemanticSegmentation
+    assert again.config.stage_attention == config.stage_attention
+    assert type(AutoModel.from_pretrained(tmp_path)) is CrissCrossSegformerModel
+    with torch.inference_mode():
+        assert torch.equal(again(PIXELS).logits, model(PIXELS).logits)
+
+
+def test_image_segmentation_pipeline(tmp_path: Path) -> None:
+    from PIL import Image
+
+    config = CrissCrossSegformerConfig(
+        **TINY, id2label={0: "ground", 1: "building"}, label2id={"ground": 0, "building": 1}
+    )
+    CrissCrossSegformerForSemanticSegmentation(config).save_pretrained(tmp_path)
+    SegformerImageProcessor(do_resize=False).save_pretrained(tmp_path)
+    segments = pipeline("image-segmentation", model=str(tmp_path))(Image.new("RGB", (70, 50)))
+    assert {segment["label"] for segment in segments} <= {"ground", "building"}
+    assert segments[0]["mask"].size == (70, 50)
+
+
+def edit_weights(folder: Path, edit) -> None:  # type: ignore[no-untyped-def]
+    weights = load_file(folder / "model.safetensors")
+    edit(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_missing_weights_are_an_error(fine_tuned: Path) -> None:
+    edit_weights(fine_tuned, lambda w: w.pop("segformer.encoder.block.0.0.attention.self.sr.weight"))
+    with pytest.raises(CheckpointError, match=r"fine_tuned: the weights lack .*sequence_reduction"):
+        load_pretrained(str(fine_tuned), attention="efficient")
+    edit_weights(fine_tuned, lambda w: w.pop("decode_head.linear_fuse.weight"))
+    with pytest.raises(CheckpointError, match=r"the weights lack decode_head.linear_fuse.weight"):
+        load_pretrained(str(fine_tuned))
+
+
+def test_superfluous_weights_are_an_error(fine_tuned: Path) -> None:
+    edit_weights(fine_tuned, lambda w: w.update(auxiliary=torch.zeros(1)))
+    with pytest.raises(CheckpointError, match="the weights hold auxiliary, which the model lacks"):
+        load_pretrained(str(fine_tuned))
+
+
+def test_misshapen_weights_are_an_error(fine_tuned: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"is \(.*\) in the weights, \(.*\) in the model"):
+        load_pretrained(str(fine_tuned), decoder_hidden_size=24)
+
+
+def test_another_architecture_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(CheckpointError, match="the model_type 'bert'"):
+        load_pretrained(str(tmp_path))
+
+
+def test_pickled_weights_are_an_error(fine_tuned: Path) -> None:
+    torch.save(load_file(fine_tuned / "model.safetensors"), fine_tuned / "pytorch_model.bin")
+    (fine_tuned / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"no model\.safetensors \(pickled weights are not read\)"):
+        load_pretrained(str(fine_tuned))
+
+
+def test_damaged_weights_are_an_error(fine_tuned: Path) -> None:
+    weights = (fine_tuned / "model.safetensors").read_bytes()
+    (fine_tuned / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    with pytest.raises(CheckpointError, match=r"damaged model\.safetensors"):
+        load_pretrained(str(fine_tuned))
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", "{}"])
+def test_no_configuration_is_an_error(tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / "config.json").write_text(content)
+    with pytest.raises(CheckpointError) as caught:
+        load_pretrained(str(tmp_path))
+    assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_wrong_override_is_one_line(fine_tuned: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"fine_tuned: attention must be one of"):
+        load_pretrained(str(fine_tuned), attention="cross")

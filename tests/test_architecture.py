@@ -1,0 +1,59 @@
+"""The plan of the house: which module may import which, and what importing the package costs."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import ccsegformer
+
+PACKAGE = Path(ccsegformer.__file__).parent
+LAYERS = ("errors", "files", "ops", "models", "data", "evaluation", "training", "inference", "report", "cli")
+
+
+def imports_of(path: Path) -> set[str]:
+    """The layers of the package that a module imports, wherever the import stands."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        found |= {name.split(".")[1] for name in names if name.startswith("ccsegformer.")}
+    return found & set(LAYERS)
+
+
+def test_imports_point_up() -> None:
+    modules = [path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or path.stem in LAYERS]
+    assert len(modules) > 20
+    for path in modules:
+        layer = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        assert layer in LAYERS, f"{path}: not in the plan"
+        below = {other for other in imports_of(path) if LAYERS.index(other) > LAYERS.index(layer)}
+        assert not below, f"{path} imports {', '.join(sorted(below))}, which stands below {layer}"
+
+
+def test_data_never_imports_models() -> None:
+    for path in (PACKAGE / "data").glob("*.py"):
+        assert "models" not in imports_of(path), path
+
+
+def test_importing_the_package_is_light() -> None:
+    script = "import ccsegformer, sys; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    heavy = {"torch", "transformers", "rasterio", "triton", "matplotlib", "gradio", "PIL"}
+    assert not heavy & set(loaded.split())
+
+
+def test_every_public_name_loads() -> None:
+    assert len(ccsegformer.__all__) == len(set(ccsegformer.__all__)) <= 12
+    for name in ccsegformer.__all__:
+        assert getattr(ccsegformer, name) is not None
+    assert set(ccsegformer.__all__) <= set(dir(ccsegformer))
+
+
+def test_changelog_and_version_agree() -> None:
+    changelog = (PACKAGE.parents[1] / "CHANGELOG.md").read_text()
+    assert f"## {ccsegformer.__version__}" in changelog
