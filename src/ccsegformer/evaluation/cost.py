@@ -1,0 +1,186 @@
+"""What one inference costs: parameters, floating-point operations, peak memory and time.
+
+Peak memory means little in a process that has trained a model, so everything is measured in a fresh one:
+`measure_cost` starts `python -m ccsegformer.evaluation.cost MODEL --height H --width W`, which prints JSON.
+"""
+
+import argparse
+import dataclasses
+import json
+import re
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil  # type: ignore[import-untyped]
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import ccsegformer.ops  # registers the operator that is counted below  # noqa: F401
+from ccsegformer.errors import CCSegformerError
+
+MEBIBYTE = 2**20
+GIGA = 10**9
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """The cost of one float32 forward pass of one (3, height, width) image, logits not resized."""
+
+    parameters: int
+    gflops: float
+    """10^9 floating-point operations; a multiply-add is 2 of them (many papers count it once)."""
+    peak_memory_mib: float
+    """What the forward pass needs beyond the weights. CPU: resident memory, CUDA: allocated memory."""
+    images_per_second: float
+    """From the median time of several passes, after one that is not timed."""
+    height: int
+    width: int
+    device: str
+    threads: int
+    """PyTorch's CPU threads."""
+
+
+def measure_cost(
+    model: str | Path, height: int, width: int, *, device: str | None = None, repeats: int = 5
+) -> Cost:
+    """Measure a model folder (or hub name) in a fresh process, with this process's number of threads.
+
+    `device` is "cuda" where there is a GPU, else "cpu". Raises CCSegformerError when the process fails.
+    """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    command = [sys.executable, "-m", __name__, str(model), "--height", str(height), "--width", str(width)]
+    command += ["--device", device, "--repeats", str(repeats), "--threads", str(torch.get_num_threads())]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["it was killed, perhaps for want of memory"])[-1]
+        raise CCSegformerError(f"{model}: its cost at {height} x {width} could not be measured: {reason}")
+    return Cost(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def count_flops(model: nn.Module, height: int, width: int) -> int:
+    """Floating-point operations of one forward pass of one image, a multiply-add counted as 2.
+
+    Convolutions, matrix products and attention are counted; sums, norms, activations and resizing are not.
+    """
+    pixels = torch.zeros(1, 3, height, width, device=next(model.parameters()).device)
+    formulas = {torch.ops.ccsegformer.flash_criss_cross: _criss_cross_flops}
+    with _evaluating(model), FlopCounterMode(display=False, custom_mapping=formulas) as counter:
+        model(pixels)
+    return counter.get_total_flops()
+
+
+def _criss_cross_flops(query_shape: tuple[int, ...], *_: object, **__: object) -> int:
+    """Scores and weighted sums over H + W keys: the row pass and the column pass."""
+    batch, heads, height, width, head_dim = query_shape
+    return 2 * 2 * batch * heads * height * width * (height + width) * head_dim
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Inference mode, and the model in evaluation mode meanwhile."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        model.train(training)
+
+
+def _measure(model: nn.Module, height: int, width: int, device: str, repeats: int) -> Cost:
+    """The measuring itself; the memory figure is right only in a process that has done little else."""
+    model = model.to(device)
+    pixels = torch.zeros(1, 3, height, width, device=device)
+    with _evaluating(model):
+        model(pixels[..., :64, :64])  # loads libraries and makes thread pools, which are not the model's
+        peak = (_peak_cuda if device.startswith("cuda") else _peak_resident)(lambda: model(pixels))
+        seconds = statistics.median(_seconds(model, pixels) for _ in range(repeats))
+    return Cost(
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        gflops=count_flops(model, height, width) / GIGA,
+        peak_memory_mib=peak / MEBIBYTE,
+        images_per_second=1 / seconds,
+        height=height,
+        width=width,
+        device=device,
+        threads=torch.get_num_threads(),
+    )
+
+
+def _seconds(model: Callable[[Tensor], object], pixels: Tensor) -> float:
+    start = time.perf_counter()
+    model(pixels)
+    if pixels.is_cuda:
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def _peak_cuda(run: Callable[[], object]) -> int:
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    run()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def _peak_resident(run: Callable[[], object]) -> int:
+    """Bytes by which resident memory rises while `run` runs."""
+    process = psutil.Process()
+    if hasattr(psutil, "heap_trim"):
+        psutil.heap_trim()  # freed memory that the allocator still holds would be used again and not seen
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: sets the high-water mark to the present
+    except OSError:
+        return _sampled_peak(run, process)
+    before = process.memory_info().rss
+    run()
+    marks = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return max(0, int(marks[1]) * 1024 - before) if marks else 0
+
+
+def _sampled_peak(run: Callable[[], object], process: psutil.Process) -> int:
+    """The same where there is no high-water mark: resident memory looked at every millisecond."""
+    before = peak = process.memory_info().rss
+    finished = threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not finished.wait(0.001):
+            peak = max(peak, process.memory_info().rss)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        run()
+    finally:
+        finished.set()
+        watcher.join()
+    return peak - before
+
+
+def main() -> None:
+    """Print the cost of one model as a line of JSON."""
+    from ccsegformer.models import load_pretrained
+
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("model")
+    parser.add_argument("--height", type=int, required=True)
+    parser.add_argument("--width", type=int, required=True)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    model, _ = load_pretrained(options.model)
+    cost = _measure(model, options.height, options.width, options.device, options.repeats)
+    print(json.dumps(dataclasses.asdict(cost)))
+
+
+if __name__ == "__main__":
+    main()
