@@ -1,8 +1,8 @@
 """Folders of images and masks in the layout of ADE20K's SceneParse150 release."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TypedDict
+from typing import Protocol, TypedDict
 
 import torch
 from PIL import Image
@@ -20,6 +20,22 @@ class Sample(TypedDict):
     image: tv_tensors.Image  # uint8 (3, H, W), RGB
     mask: tv_tensors.Mask  # uint8 or int32 (H, W), class ids and the ignore index
     name: str
+
+
+class LabelledImages(Protocol):
+    """What training and evaluation ask of a data set: folders and generated scenes both offer it."""
+
+    @property
+    def classes(self) -> Classes:
+        """The classes that the masks hold."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The name of every sample, in order."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Sample: ...
 
 
 class ImageMaskFolder(Dataset[Sample]):

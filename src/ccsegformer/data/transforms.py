@@ -1,0 +1,171 @@
+"""Joint transforms of an image and its mask, and the normalisation that the networks expect.
+
+The augmentations are those of the report's section 4.2, each with a probability of its own. A transform
+draws only from the generator it is given, and as many values whether it acts or not, so that changing one of
+a chain leaves what the others draw as it was.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as F
+from torchvision.tv_tensors import Image, Mask
+
+IMAGE_MEAN = (0.485, 0.456, 0.406)  # of ImageNet's training images, RGB in 0-1
+IMAGE_STD = (0.229, 0.224, 0.225)
+MEAN_COLOR = tuple(round(255 * mean) for mean in IMAGE_MEAN)
+
+
+def normalize(image: torch.Tensor) -> torch.Tensor:
+    """Turn 8-bit RGB (3, H, W) into the float32 (3, H, W) that networks trained on ImageNet take."""
+    mean, std = (
+        torch.tensor(values, device=image.device)[:, None, None] for values in (IMAGE_MEAN, IMAGE_STD)
+    )
+    pixels = image.as_subclass(torch.Tensor).to(torch.float32, memory_format=torch.contiguous_format)
+    return pixels.div_(255).sub_(mean).div_(std)
+
+
+def _rising(bounds: tuple[float, float]) -> tuple[float, float]:
+    if bounds[0] > bounds[1]:
+        raise ValueError(f"the lower bound {bounds[0]} is above the upper bound {bounds[1]}")
+    return bounds
+
+
+Range = Annotated[tuple[PositiveFloat, PositiveFloat], AfterValidator(_rising)]
+
+
+class _Transform(BaseModel):
+    """Acts with `probability` on an image, uint8 (3, H, W), and its mask, integer (H, W)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    draws: ClassVar[int] = 0  # how many values, uniform in [0, 1), `_apply` is given
+
+    probability: float = Field(default=0.25, ge=0, le=1)
+
+    def __call__(
+        self, image: Image, mask: Mask, generator: torch.Generator, *, ignore_index: int = 255
+    ) -> tuple[Image, Mask]:
+        """Transform both or return both untouched, as `generator` decides; padding is `ignore_index`."""
+        coin, *draws = torch.rand(1 + self.draws, dtype=torch.float64, generator=generator).tolist()
+        return self._apply(image, mask, draws, ignore_index) if coin < self.probability else (image, mask)
+
+    def _apply(self, image: Image, mask: Mask, draws: list[float], ignore_index: int) -> tuple[Image, Mask]:
+        raise NotImplementedError
+
+
+class HorizontalFlip(_Transform):
+    """Mirror left and right."""
+
+    name: Literal["horizontal_flip"] = "horizontal_flip"
+
+    def _apply(self, image: Image, mask: Mask, draws: list[float], ignore_index: int) -> tuple[Image, Mask]:
+        return F.horizontal_flip(image), F.horizontal_flip(mask)
+
+
+class Invert(_Transform):
+    """Replace every colour by its negative."""
+
+    name: Literal["invert"] = "invert"
+
+    def _apply(self, image: Image, mask: Mask, draws: list[float], ignore_index: int) -> tuple[Image, Mask]:
+        return F.invert(image), mask
+
+
+class Grayscale(_Transform):
+    """Take the colour away; three equal channels remain."""
+
+    name: Literal["grayscale"] = "grayscale"
+
+    def _apply(self, image: Image, mask: Mask, draws: list[float], ignore_index: int) -> tuple[Image, Mask]:
+        return F.rgb_to_grayscale(image, num_output_channels=3), mask
+
+
+class GaussianBlur(_Transform):
+    """Blur with a Gaussian whose standard deviation, in pixels, is uniform in `sigma`."""
+
+    name: Literal["gaussian_blur"] = "gaussian_blur"
+    sigma: Range = (0.1, 2.0)
+    draws: ClassVar[int] = 1
+
+    def _apply(self, image: Image, mask: Mask, draws: list[float], ignore_index: int) -> tuple[Image, Mask]:
+        sigma = _between(self.sigma, draws[0])
+        # Beyond three sigma nothing is left of a Gaussian; reflected borders are narrower than the image.
+        radius = math.ceil(3 * sigma)
+        width, height = (2 * min(radius, side - 1) + 1 for side in (image.shape[2], image.shape[1]))
+        return F.gaussian_blur(image, kernel_size=[width, height], sigma=[sigma, sigma]), mask
+
+
+class RandomResize(_Transform):
+    """Scale both sides by one factor, uniform in `ratio`; the mask takes the nearest pixel's label."""
+
+    name: Literal["random_resize"] = "random_resize"
+    ratio: Range = (0.5, 2.0)
+    draws: ClassVar[int] = 1
+
+    def _apply(self, image: Image, mask: Mask, draws: list[float], ignore_index: int) -> tuple[Image, Mask]:
+        ratio = _between(self.ratio, draws[0])
+        size = [max(1, round(ratio * side)) for side in image.shape[1:]]
+        # "Nearest exact" samples at pixel centres as the image's bilinear does; plain "nearest" is shifted.
+        labels = F.resize(mask, size, interpolation=InterpolationMode.NEAREST_EXACT)
+        return F.resize(image, size, antialias=True), labels
+
+
+class RandomCrop(_Transform):
+    """Cut out a square whose side is one of `sizes`, at a random place.
+
+    A smaller image keeps all its pixels on that side, at a random place on ImageNet's mean colour, which is
+    about zero once normalised; the mask is `ignore_index` there.
+    """
+
+    name: Literal["random_crop"] = "random_crop"
+    sizes: tuple[PositiveInt, ...] = Field(default=(512, 1024), min_length=1)
+    draws: ClassVar[int] = 3
+
+    def _apply(self, image: Image, mask: Mask, draws: list[float], ignore_index: int) -> tuple[Image, Mask]:
+        height, width = image.shape[1:]
+        size = self.sizes[int(draws[0] * len(self.sizes))]
+        top, above = _place(size, height, draws[1])
+        left, before = _place(size, width, draws[2])
+        window = (top, left, min(size, height), min(size, width))
+        image, mask = F.crop(image, *window), F.crop(mask, *window)
+        if height >= size and width >= size:
+            return image, mask
+        if ignore_index > 255 and mask.dtype == torch.uint8:
+            mask = Mask(mask.to(torch.int32))
+        padding = [before, above, max(0, size - width) - before, max(0, size - height) - above]
+        return F.pad(image, padding, fill=list(MEAN_COLOR)), F.pad(mask, padding, fill=ignore_index)
+
+
+Transform = Annotated[
+    HorizontalFlip | Invert | Grayscale | GaussianBlur | RandomResize | RandomCrop,
+    Field(discriminator="name"),
+]
+
+
+def apply_transforms(
+    transforms: Sequence[Transform],
+    image: Image,
+    mask: Mask,
+    generator: torch.Generator,
+    *,
+    ignore_index: int,
+) -> tuple[Image, Mask]:
+    """Apply a chain of transforms, in order, to an image, uint8 (3, H, W), and its mask, integer (H, W)."""
+    for transform in transforms:
+        image, mask = transform(image, mask, generator, ignore_index=ignore_index)
+    return image, mask
+
+
+def _between(bounds: tuple[float, float], draw: float) -> float:
+    low, high = bounds
+    return low + draw * (high - low)
+
+
+def _place(size: int, length: int, draw: float) -> tuple[int, int]:
+    """Start of a window of `size` in a side of `length`, or else how much padding goes before the side."""
+    start = int(draw * (abs(length - size) + 1))
+    return (start, 0) if length >= size else (0, start)
