@@ -1,3 +1,33 @@
-"""SegFormer for large images."""
+"""SegFormer for large images: Efficient Self-Attention or criss-cross attention in every stage."""
+
+from importlib import import_module
+from typing import Any
 
 __version__ = "0.1.0"
+
+# Loaded when first used, so that importing the package costs nothing.
+_HOMES = {
+    "CCSegformerError": "ccsegformer.errors",
+    "CrissCrossSegformerConfig": "ccsegformer.models",
+    "CrissCrossSegformerForSemanticSegmentation": "ccsegformer.models",
+    "compare": "ccsegformer.report.comparison",
+    "criss_cross_attention": "ccsegformer.ops",
+    "evaluate": "ccsegformer.evaluation.evaluate",
+    "load_model": "ccsegformer.inference.predictor",
+    "load_recipe": "ccsegformer.training.recipe",
+    "open_dataset": "ccsegformer.data.sources",
+    "predict_labels": "ccsegformer.evaluation.evaluate",
+    "train": "ccsegformer.training.trainer",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

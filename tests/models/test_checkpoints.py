@@ -23,6 +23,7 @@ from ccsegformer.models import (
     CrissCrossSegformerForSemanticSegmentation,
     CrissCrossSegformerModel,
     load_pretrained,
+    load_trained,
 )
 
 TINY = {
@@ -179,6 +180,18 @@ def test_image_segmentation_pipeline(tmp_path: Path) -> None:
     segments = pipeline("image-segmentation", model=str(tmp_path))(Image.new("RGB", (70, 50)))
     assert {segment["label"] for segment in segments} <= {"ground", "building"}
     assert segments[0]["mask"].size == (70, 50)
+
+
+def test_load_trained_changes_nothing(fine_tuned: Path, encoder_only: Path, tmp_path: Path) -> None:
+    theirs = SegformerForSemanticSegmentation.from_pretrained(fine_tuned).eval()
+    ours = load_trained(str(fine_tuned))
+    assert ours.config.attention == "efficient" and not ours.training
+    with torch.inference_mode():
+        torch.testing.assert_close(ours(PIXELS).logits, theirs(PIXELS).logits)
+    load_pretrained(str(fine_tuned), attention="none")[0].save_pretrained(tmp_path / "control")
+    assert load_trained(str(tmp_path / "control")).config.attention == "none"
+    with pytest.raises(CheckpointError, match="not a trained segmentation model"):
+        load_trained(str(encoder_only))
 
 
 def edit_weights(folder: Path, edit) -> None:  # type: ignore[no-untyped-def]

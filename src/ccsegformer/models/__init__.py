@@ -6,6 +6,7 @@ from ccsegformer.models.modeling_ccsegformer import (
     CrissCrossSegformerForSemanticSegmentation,
     CrissCrossSegformerModel,
     load_pretrained,
+    load_trained,
 )
 
 __all__ = [
@@ -14,4 +15,5 @@ __all__ = [
     "CrissCrossSegformerModel",
     "LoadReport",
     "load_pretrained",
+    "load_trained",
 ]

@@ -63,7 +63,7 @@ def load_checkpoint(
     """`from_pretrained` with overrides, strictness and a report; see the model's `from_pretrained`."""
     if name_or_path is None:  # transformers' way to build a model from a state dict in memory
         return from_pretrained(name_or_path, *args, **kwargs)
-    saved = _saved_config(name_or_path, {key: kwargs[key] for key in _FINDING if key in kwargs})
+    saved = saved_config(name_or_path, {key: kwargs[key] for key in _FINDING if key in kwargs})
     overrides = {key: kwargs.pop(key) for key in list(kwargs) if key in _OVERRIDES}
     config = kwargs.pop("config", None)
     if config is None or overrides:
@@ -94,7 +94,12 @@ def load_checkpoint(
     return (model, {**information, "report": report}) if wants_information else model
 
 
-def _saved_config(name_or_path: Any, finding: dict[str, Any]) -> dict[str, Any]:
+def saved_config(name_or_path: Any, finding: dict[str, Any]) -> dict[str, Any]:
+    """The configuration as it was saved, of a SegFormer or of one of ours.
+
+    Raises:
+        CheckpointError: nothing there, not JSON, or another architecture.
+    """
     try:
         saved, _ = PretrainedConfig.get_config_dict(name_or_path, **finding)
     except (OSError, ValueError) as error:
@@ -160,7 +165,7 @@ def _account(model: Any, information: dict[str, Any], saved: dict[str, Any], sou
 
 def _stages_that_attend_otherwise(saved: dict[str, Any], config: CrissCrossSegformerConfig) -> set[int]:
     """Stages whose attention has other parameters than it had in the checkpoint."""
-    attention = saved.get("attention", "efficient")
+    attention = saved_attention(saved)
     before = [attention] * len(config.depths) if isinstance(attention, str) else attention
     same_projection = saved.get("projection", "multi_head") == config.projection
     return {
@@ -168,6 +173,11 @@ def _stages_that_attend_otherwise(saved: dict[str, Any], config: CrissCrossSegfo
         for stage, (old, new) in enumerate(zip(before, config.stage_attention, strict=True))
         if old != new or (new == "criss_cross" and not same_projection)
     }
+
+
+def saved_attention(saved: dict[str, Any]) -> str | list[str]:
+    """The attention that a checkpoint was trained with: SegFormer's own, unless it says otherwise."""
+    return saved.get("attention", "efficient")
 
 
 def _label_count(saved: dict[str, Any]) -> int:

@@ -22,7 +22,8 @@ from transformers.models.segformer.modeling_segformer import (
 from transformers.utils.generic import can_return_tuple
 
 from ccsegformer.models.attention import CCNetAttention, CrissCrossAttention
-from ccsegformer.models.checkpoints import LoadReport, load_checkpoint
+from ccsegformer.errors import CheckpointError
+from ccsegformer.models.checkpoints import LoadReport, load_checkpoint, saved_attention, saved_config
 from ccsegformer.models.configuration_ccsegformer import CrissCrossSegformerConfig
 from ccsegformer.models.decode_head import FoldedDecodeHead
 
@@ -220,7 +221,7 @@ class CrissCrossSegformerForSemanticSegmentation(CrissCrossSegformerPreTrainedMo
 def load_pretrained(
     name_or_path: str, **overrides: Any
 ) -> tuple[CrissCrossSegformerForSemanticSegmentation, LoadReport]:
-    """Load a checkpoint, as `CrissCrossSegformerForSemanticSegmentation.from_pretrained`, with its report.
+    """Load a checkpoint to train further, as `from_pretrained`, with its report.
 
     Raises:
         CheckpointError: as `from_pretrained`.
@@ -229,6 +230,22 @@ def load_pretrained(
         name_or_path, output_loading_info=True, **overrides
     )
     return model, information["report"]
+
+
+def load_trained(name_or_path: str) -> CrissCrossSegformerForSemanticSegmentation:
+    """Load a model to use as it was trained: with the attention that it had, nothing new, nothing dropped.
+
+    Raises:
+        CheckpointError: as `from_pretrained`, or parts that were never trained, such as an encoder's head.
+    """
+    attention = saved_attention(saved_config(name_or_path, {}))
+    model, report = load_pretrained(name_or_path, attention=attention)
+    if report.new or report.dropped:
+        raise CheckpointError(
+            f"{name_or_path}: not a trained segmentation model: {len(report.new)} parameters are missing, "
+            f"such as {(report.new or report.dropped)[0]}; train one from it, as the recipe's model.pretrained"
+        )
+    return model.eval()
 
 
 AutoConfig.register(CrissCrossSegformerConfig.model_type, CrissCrossSegformerConfig)

@@ -1,0 +1,5 @@
+"""`python -m ccsegformer`, which torchrun needs."""
+
+from ccsegformer.cli import main
+
+main()

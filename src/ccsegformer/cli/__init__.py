@@ -1,0 +1,47 @@
+"""The command line. Exit code 0: done; 1: failed, in one line; 2: bad usage."""
+
+import os
+import sys
+
+import typer
+
+from ccsegformer import __version__
+from ccsegformer.cli import compare, demo, evaluate, predict, train
+from ccsegformer.errors import CCSegformerError
+
+app = typer.Typer(
+    name="ccsegformer",
+    help="SegFormer for large images: Efficient Self-Attention or criss-cross attention in every stage.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (train.train, evaluate.evaluate, predict.predict, compare.compare, demo.demo):
+    app.command()(command)
+
+
+@app.callback(invoke_without_command=True)
+def _global_options(
+    version: bool = typer.Option(False, "--version", help="Print the version and stop."),
+) -> None:
+    if version:
+        typer.echo(f"ccsegformer {__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line; every foreseen failure is one line on stderr and exit code 1."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    try:
+        app()
+    except CCSegformerError as error:
+        sys.exit(_fail(str(error)))
+    except OSError as error:
+        sys.exit(_fail(f"{error.filename}: {error.strerror}" if error.filename else str(error)))
+
+
+def _fail(message: str) -> int:
+    print(f"ccsegformer: error: {message}", file=sys.stderr)
+    return 1

@@ -1,0 +1,32 @@
+"""Arguments that several commands share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Recipe = Annotated[Path, typer.Argument(help="A recipe in YAML; see recipes/.", show_default=False)]
+Model = Annotated[str, typer.Argument(help="A folder, or a name on the hub.", show_default=False)]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        help="A folder in ADE20K's layout, or 'procedural', the embedded scenes. Default: the recipe's.",
+        show_default=False,
+    ),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", help="Change a recipe's key, as in training.epochs=2. May be repeated.", show_default=False
+    ),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Remove the run that OUTPUT holds.")]
+
+
+def data_or_usage_error(given: str | None, in_recipe: str | None) -> str:
+    """The data to use; with none, bad usage."""
+    if given is None and in_recipe is None:
+        raise typer.BadParameter(
+            "the recipe names no data: give a folder, or 'procedural'", param_hint="--data"
+        )
+    return given or in_recipe or ""

@@ -1,0 +1,65 @@
+"""`ccsegformer compare`."""
+
+import shlex
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ccsegformer.cli._arguments import Data, Overwrite, Recipe, Set, data_or_usage_error
+
+
+class Attention(StrEnum):
+    """What can be compared; the control, no attention, always is."""
+
+    EFFICIENT = "efficient"
+    CRISS_CROSS = "criss_cross"
+
+
+def compare(
+    recipe: Recipe,
+    output: Annotated[Path, typer.Option(help="The folder of the comparison.", show_default=False)],
+    data: Data = None,
+    attention: Annotated[
+        list[Attention] | None,
+        typer.Option(
+            help="May be repeated. Default: both. No attention, the control, is always added.",
+            show_default=False,
+        ),
+    ] = None,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="Runs with each attention, from the recipe's seed on.")
+    ] = 1,
+    set_: Set = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Train the same recipe with each attention and without, and say which is better.
+
+    Writes results.json and report.html. A comparison that was broken off goes on where it was.
+
+    [bold]Examples[/bold]
+
+      ccsegformer compare recipes/small.yaml --data DIR --output runs/compared
+
+      ccsegformer compare recipes/small.yaml --data DIR --output runs/compared --seeds 3
+    """
+    from rich.console import Console
+
+    from ccsegformer.report.comparison import compare as run
+    from ccsegformer.report.table import print_table
+    from ccsegformer.training.recipe import load_recipe
+
+    loaded = load_recipe(recipe, set_ or [])
+    results = run(
+        loaded,
+        data_or_usage_error(data, loaded.data),
+        output,
+        attentions=[each.value for each in attention or Attention],
+        seeds=seeds,
+        overwrite=overwrite,
+        command=shlex.join(["ccsegformer", *sys.argv[1:]]),
+    )
+    print_table(results, Console())
+    typer.echo(f"{output / 'report.html'}")
