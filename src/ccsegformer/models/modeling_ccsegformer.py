@@ -21,8 +21,8 @@ from transformers.models.segformer.modeling_segformer import (
 )
 from transformers.utils.generic import can_return_tuple
 
-from ccsegformer.models.attention import CCNetAttention, CrissCrossAttention
 from ccsegformer.errors import CheckpointError
+from ccsegformer.models.attention import CCNetAttention, CrissCrossAttention
 from ccsegformer.models.checkpoints import LoadReport, load_checkpoint, saved_attention, saved_config
 from ccsegformer.models.configuration_ccsegformer import CrissCrossSegformerConfig
 from ccsegformer.models.decode_head import FoldedDecodeHead
@@ -243,7 +243,7 @@ def load_trained(name_or_path: str) -> CrissCrossSegformerForSemanticSegmentatio
     if report.new or report.dropped:
         raise CheckpointError(
             f"{name_or_path}: not a trained segmentation model: {len(report.new)} parameters are missing, "
-            f"such as {(report.new or report.dropped)[0]}; train one from it, as the recipe's model.pretrained"
+            f"such as {(report.new or report.dropped)[0]}; train one from it (model.pretrained)"
         )
     return model.eval()
 
