@@ -1,0 +1,1 @@
+"""From a recipe to trained weights: validated recipes, freezing, and the run on transformers' Trainer."""

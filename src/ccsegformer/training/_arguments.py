@@ -1,0 +1,65 @@
+"""A recipe in the words of transformers' Trainer."""
+
+import os
+from pathlib import Path
+
+import torch
+from transformers import TrainingArguments
+
+from ccsegformer.errors import RecipeError
+from ccsegformer.training.recipe import Recipe
+
+
+def trainer_arguments(recipe: Recipe, output: Path, steps: int) -> TrainingArguments:
+    """The recipe as the Trainer's arguments, for `steps` optimizer steps in this process and on its device.
+
+    Raises:
+        RecipeError: a precision the device lacks, or micro-batches that the processes cannot share equally.
+    """
+    training, optimizer, schedule = recipe.training, recipe.optimizer, recipe.schedule
+    has_cuda = torch.cuda.is_available()
+    world_size = int(os.environ.get("WORLD_SIZE", 1))
+    if training.accumulation % world_size:
+        raise RecipeError(
+            f"training.accumulation: {training.accumulation} micro-batches cannot be shared equally by "
+            f"{world_size} processes; use a multiple of {world_size}"
+        )
+    if training.precision == "fp16" and not has_cuda:
+        raise RecipeError("training.precision: fp16 needs a GPU; use bf16 or fp32")
+    workers = training.workers
+    if workers is None:  # on a CPU the model itself keeps every core busy
+        workers = min(4, os.cpu_count() or 1) if has_cuda else 0
+    try:
+        arguments = TrainingArguments(
+            output_dir=str(output),
+            max_steps=steps,
+            per_device_train_batch_size=training.batch_size,
+            gradient_accumulation_steps=training.accumulation // world_size,
+            train_sampling_strategy="sequential",  # the order is the stream's
+            remove_unused_columns=False,
+            optim={"adamw": "adamw_torch", "adafactor": "adafactor"}[optimizer.name],
+            learning_rate=optimizer.learning_rate,
+            weight_decay=optimizer.weight_decay,
+            lr_scheduler_type={"linear": "linear", "poly": "polynomial"}[schedule.name],
+            lr_scheduler_kwargs={"lr_end": 0.0, "power": schedule.power} if schedule.name == "poly" else None,
+            warmup_steps=schedule.warmup_steps,
+            bf16=training.precision == "bf16",
+            fp16=training.precision == "fp16",
+            seed=training.seed,
+            logging_steps=max(1, steps // 200),
+            logging_first_step=True,
+            logging_nan_inf_filter=False,  # a loss that is not finite ends the run
+            save_steps=training.save_steps,
+            save_total_limit=2,
+            report_to="none",
+            disable_tqdm=True,
+            log_level="error",
+            dataloader_num_workers=workers,
+            dataloader_pin_memory=has_cuda,
+            ddp_find_unused_parameters=False,
+            ddp_broadcast_buffers=False,
+        )
+    except ValueError as error:
+        raise RecipeError(f"training: {str(error).partition(chr(10))[0]}") from error
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs are for torchrun, not for DataParallel
+    return arguments

@@ -1,0 +1,124 @@
+"""transformers' Trainer, made independent of how many processes share the work and of resumes."""
+
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from transformers import Trainer
+from transformers.trainer_callback import PrinterCallback
+
+from ccsegformer.errors import OutputError, TrainingError
+from ccsegformer.training._output import reason
+
+
+class SegmentationTrainer(Trainer):
+    """Trains on a stream of samples, micro-batch by micro-batch, in a fixed order.
+
+    The processes take the micro-batches of a step in turn: of W processes, the one of rank r takes r, r + W,
+    r + 2 W and so on. Before micro-batch n of the run torch's generator is seeded by (seed, n), so dropout
+    and stochastic depth depend neither on W nor on a resumed run's past; and batch norm's running statistics
+    are merged as if one process had seen the micro-batches one after the other. The loss of a step is the
+    mean over its micro-batches.
+
+    Raises:
+        TrainingError: the loss or the gradient is no longer finite.
+        OutputError: a checkpoint cannot be written.
+    """
+
+    def __init__(self, *, epoch_length: float, **kwargs: Any) -> None:
+        """`epoch_length` is in optimizer steps; everything else is the Trainer's."""
+        super().__init__(**kwargs)
+        self.epoch_length = epoch_length
+        # The model takes any keyword, which the Trainer reads as "divides its loss by num_items_in_batch".
+        self.model_accepts_loss_kwargs = False
+        self._micro_batch = 0
+        self._started: float | None = None
+        self.remove_callback(PrinterCallback)
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> Tensor:
+        """Forward and backward of one micro-batch."""
+        if self._started is None:  # the first step of a fresh or resumed run
+            self._started = time.monotonic() - self.seconds()
+            self._micro_batch = self.state.global_step * self.args.gradient_accumulation_steps
+        number = self._micro_batch * self.args.world_size + self.args.process_index
+        self._micro_batch += 1
+        torch.manual_seed(
+            int(np.random.SeedSequence([self.args.seed, number]).generate_state(1, np.uint64)[0])
+        )
+        with _merged_running_statistics(model, self.args.process_index, self.args.world_size):
+            loss = super().training_step(model, inputs, num_items_in_batch)
+        if not torch.isfinite(loss):
+            raise self._diverged("loss", loss)
+        return loss
+
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        norm = super()._clip_grad_norm(model)
+        # In fp16 the loss scaler meets infinite gradients on purpose, and leaves those steps out.
+        if not self.args.fp16 and norm is not None and not np.isfinite(float(norm)):
+            raise self._diverged("gradient's norm", norm)
+        return norm
+
+    def _diverged(self, what: str, value: Any) -> TrainingError:
+        step = self.state.global_step + 1
+        return TrainingError(
+            f"step {step}: the {what} is {float(value)}; lower optimizer.learning_rate or check "
+            f"training.precision (checkpoints hold the weights from before step {step})"
+        )
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """Weights but no biases, norms, or the scale that decides how much an attention says."""
+        return [name for name in super().get_decay_parameter_names(model) if not name.endswith(".gamma")]
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log with the data set's epochs, and with the seconds of training so far."""
+        self.state.epoch = self.state.global_step / self.epoch_length
+        super().log({**logs, "seconds": self.seconds()}, start_time)
+
+    def seconds(self) -> float:
+        """Wall-clock time of the training so far, that before a resume included."""
+        if self._started is None:
+            return max((entry.get("seconds", 0.0) for entry in self.state.log_history), default=0.0)
+        return time.monotonic() - self._started
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        try:
+            super()._save_checkpoint(model, trial)
+        except (OSError, SafetensorError, RuntimeError) as error:  # torch.save's own errors are RuntimeErrors
+            shutil.rmtree(folder, ignore_errors=True)
+            raise OutputError(f"{folder}: cannot be written: {reason(error)}") from error
+
+
+@contextmanager
+def _merged_running_statistics(model: nn.Module, rank: int, world_size: int) -> Iterator[None]:
+    """Merge what the processes' batch norms learn in this block as if one process had seen all in turn.
+
+    With momentum m a batch norm moves its statistics r to (1 - m) r + m s. After W of them, in the order of
+    the ranks, that is (1 - m)^W r plus the sum of (1 - m)^(W - 1 - rank) m s.
+    """
+    if world_size == 1:
+        yield
+        return
+    norms: list[Any] = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    before = [torch.stack([norm.running_mean, norm.running_var]) for norm in norms]
+    yield
+    for norm, start in zip(norms, before, strict=True):
+        keep = 1 - norm.momentum
+        seen = torch.stack([norm.running_mean, norm.running_var]) - keep * start
+        merged = keep ** (world_size - 1 - rank) * seen
+        dist.all_reduce(merged)
+        merged += keep**world_size * start
+        norm.running_mean.copy_(merged[0])
+        norm.running_var.copy_(merged[1])
+        norm.num_batches_tracked += world_size - 1

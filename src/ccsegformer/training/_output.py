@@ -1,0 +1,132 @@
+"""The folder of a training run: claimed at the start, resumed from, and completed at the end."""
+
+import json
+import shutil
+from pathlib import Path
+
+from safetensors import SafetensorError
+from transformers import PreTrainedModel, SegformerImageProcessor
+
+from ccsegformer.data.labels import Classes, read_classes, write_classes
+from ccsegformer.data.transforms import IMAGE_MEAN, IMAGE_STD
+from ccsegformer.errors import OutputError, RecipeError
+from ccsegformer.files import write_atomically
+from ccsegformer.training.recipe import Recipe, differing_keys, load_recipe, save_recipe
+
+WEIGHTS = "model.safetensors"
+# What a run leaves in its folder, and what evaluation adds: all that `overwrite` may remove.
+RUN_FILES = (
+    "recipe.yaml",
+    "classes.json",
+    "config.json",
+    "preprocessor_config.json",
+    WEIGHTS,
+    "training_log.json",
+    "metrics.json",
+    "checkpoint-*",
+    "logs",
+)
+# No weight depends on these, so a resumed run may change them.
+FREE_KEYS = {"training.save_steps", "training.workers"}
+
+
+def check_unused(output: Path, overwrite: bool) -> None:
+    """Make sure that `output` may be written to.
+
+    Raises:
+        OutputError: it is a file, or holds a run and may not be overwritten.
+    """
+    if output.exists() and not output.is_dir():
+        raise OutputError(f"{output}: is not a folder")
+    found = _run_files(output)
+    if found and not overwrite:
+        raise OutputError(
+            f"{output}: holds another run ({found[0].name}); resume it, overwrite it or choose another folder"
+        )
+
+
+def begin_run(output: Path, recipe: Recipe, classes: Classes) -> None:
+    """Remove an earlier run and write what resuming this one needs.
+
+    Raises:
+        OutputError: the folder cannot be written to.
+    """
+    try:
+        for path in _run_files(output):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    except OSError as error:
+        raise OutputError(f"{output}: cannot be cleared: {error.strerror or error}") from error
+    save_recipe(recipe, output / "recipe.yaml")
+    write_classes(classes, output / "classes.json")
+
+
+def find_checkpoint(output: Path, recipe: Recipe, classes: Classes) -> Path:
+    """The last complete checkpoint in `output`, which must be of a run of this recipe and these classes.
+
+    Raises:
+        OutputError: no checkpoint, or other classes.
+        RecipeError: another recipe; the message names the keys that differ.
+    """
+    if not (output / "recipe.yaml").is_file():
+        raise OutputError(f"{output}: holds no run to resume; train without resume first")
+    differing = [
+        key for key in differing_keys(load_recipe(output / "recipe.yaml"), recipe) if key not in FREE_KEYS
+    ]
+    if differing:
+        raise RecipeError(
+            f"{output / 'recipe.yaml'}: the run to resume had another {', another '.join(differing)}"
+        )
+    if read_classes(output / "classes.json") != classes:
+        raise OutputError(
+            f"{output / 'classes.json'}: the run to resume had other classes than the data has now"
+        )
+    complete = [path for path in output.glob("checkpoint-*") if _is_complete(path)]
+    if not complete:
+        raise OutputError(
+            f"{output}: holds no complete checkpoint to resume from; train again with overwrite"
+        )
+    return max(complete, key=lambda path: int(path.name.removeprefix("checkpoint-")))
+
+
+def finish_run(output: Path, model: PreTrainedModel, log: dict[str, object]) -> None:
+    """Write the trained model and its log; the weights come last, so that a folder with weights is complete.
+
+    Raises:
+        OutputError: the files cannot be written; then none of the model's is there.
+    """
+    aside = output / ".model"
+    try:
+        model.save_pretrained(aside)
+        image_processor().save_pretrained(aside)
+        write_atomically(output / "training_log.json", json.dumps(log, indent=1) + "\n")
+        for path in sorted(aside.iterdir(), key=lambda path: path.name == WEIGHTS):
+            path.replace(output / path.name)
+    except (OSError, SafetensorError) as error:
+        raise OutputError(f"{output / WEIGHTS}: cannot be written: {reason(error)}") from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def image_processor() -> SegformerImageProcessor:
+    """What turns an image into the model's input: the training's normalisation, at the image's own size."""
+    return SegformerImageProcessor(
+        do_resize=False, do_reduce_labels=False, image_mean=list(IMAGE_MEAN), image_std=list(IMAGE_STD)
+    )
+
+
+def reason(error: Exception) -> str:
+    """Why writing failed, on one line."""
+    return getattr(error, "strerror", None) or str(error).partition("\n")[0]
+
+
+def _run_files(output: Path) -> list[Path]:
+    return [path for pattern in RUN_FILES for path in sorted(output.glob(pattern))]
+
+
+def _is_complete(checkpoint: Path) -> bool:
+    """Whether a checkpoint was written to its end: the Trainer's state is its last file."""
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text())
+    except (OSError, ValueError):
+        return False
+    return checkpoint.name.removeprefix("checkpoint-").isdecimal()

@@ -1,0 +1,67 @@
+"""What a person watches while a model trains."""
+
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+
+class ProgressBar(TrainerCallback):
+    """Steps, loss and remaining time: a bar on a terminal, elsewhere a line for every tenth of the run.
+
+    Args:
+        title: what is being trained, in a few words.
+    """
+
+    def __init__(self, title: str) -> None:
+        self.title = title
+        self.loss = ""
+        self.console = Console(stderr=True, highlight=False)
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[loss]}"),
+            TimeRemainingColumn(),
+            TextColumn("left"),
+            console=self.console,
+        )
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Begin where the run, perhaps a resumed one, stands."""
+        self.began, self.first = time.monotonic(), state.global_step
+        self.task = self.bar.add_task(self.title, total=state.max_steps, completed=self.first, loss="")
+        if self.console.is_terminal and state.is_world_process_zero:
+            self.bar.start()
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        """Show the loss, a mean since it was last logged."""
+        if logs and "loss" in logs:
+            self.loss = f"loss {logs['loss']:.3f}"
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Move on by a step."""
+        step, steps = state.global_step, state.max_steps
+        self.bar.update(self.task, completed=step, loss=self.loss)
+        tenth = step * 10 // steps > (step - 1) * 10 // steps
+        if tenth and state.is_world_process_zero and not self.console.is_terminal:
+            seconds = (time.monotonic() - self.began) / (step - self.first) * (steps - step)
+            minutes, seconds = divmod(round(seconds), 60)
+            self.console.print(f"{self.title}: step {step}/{steps}, {self.loss}, {minutes}:{seconds:02} left")
+
+    def close(self) -> None:
+        """Give the terminal back, however the run ended."""
+        self.bar.stop()

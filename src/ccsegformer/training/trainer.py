@@ -1,0 +1,232 @@
+"""One training run, from a recipe and a data set to a folder that holds a model."""
+
+import math
+import os
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+from transformers.integrations import TensorBoardCallback
+
+from ccsegformer.data.labels import Classes
+from ccsegformer.data.sources import open_dataset
+from ccsegformer.data.stream import TrainingStream, collate, plain_data_errors
+from ccsegformer.errors import OutputError, RecipeError, TrainingError
+from ccsegformer.models import (
+    CrissCrossSegformerConfig,
+    CrissCrossSegformerForSemanticSegmentation,
+    LoadReport,
+    load_pretrained,
+)
+from ccsegformer.training._arguments import trainer_arguments
+from ccsegformer.training._loop import SegmentationTrainer
+from ccsegformer.training._output import (
+    begin_run,
+    check_unused,
+    find_checkpoint,
+    finish_run,
+    image_processor,
+)
+from ccsegformer.training._progress import ProgressBar
+from ccsegformer.training.freezing import freeze
+from ccsegformer.training.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """A finished run.
+
+    Attributes:
+        model: the trained model, in evaluation mode, on the device it was trained on.
+        loss_history: (step, mean loss since the entry before), from the first step to the last.
+        seconds: wall-clock time of the training steps, those before a resume included.
+        steps: optimizer steps.
+        load_report: what was taken over from pretrained weights; None when training began from scratch.
+    """
+
+    model: CrissCrossSegformerForSemanticSegmentation
+    loss_history: list[tuple[int, float]]
+    seconds: float
+    steps: int
+    load_report: LoadReport | None
+
+
+def train(
+    recipe: Recipe,
+    data: str | Path,
+    output: str | Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> TrainingResult:
+    """Train a model on the training split of `data` and write it to the folder `output`.
+
+    The folder then holds what `from_pretrained` reads (config.json, model.safetensors,
+    preprocessor_config.json), classes.json, recipe.yaml, training_log.json, the last two checkpoints and
+    TensorBoard's logs/. The model itself appears only at the end. Under torchrun or accelerate launch every
+    process calls this, and the result is that of one process up to rounding.
+
+    Args:
+        recipe: what to train and how.
+        data: a folder (see `open_dataset`) or "procedural".
+        output: a folder that holds no other run, unless `resume` or `overwrite`.
+        resume: go on from the last checkpoint in `output`; the weights become those of an unbroken run.
+        overwrite: remove the run that `output` holds.
+        progress: whether to show steps, loss and remaining time on stderr.
+
+    Raises:
+        DataError: the data cannot be used.
+        RecipeError: the recipe does not fit the pretrained weights, the number of processes or the
+            device, or differs from that of the run to be resumed.
+        CheckpointError: the pretrained weights cannot be loaded.
+        OutputError: `output` holds another run, has none to resume, or cannot be written.
+        TrainingError: the loss is no longer finite, nothing is left to train, or memory ran out.
+    """
+    output = Path(output)
+    recipe = recipe.model_copy(update={"data": str(data)})
+    dataset = open_dataset(data, "training")
+    global_batch = recipe.training.batch_size * recipe.training.accumulation
+    steps = _count_steps(recipe, len(dataset))
+    is_main = int(os.environ.get("RANK", 0)) == 0
+    if resume:
+        checkpoint = find_checkpoint(output, recipe, dataset.classes)
+    else:
+        checkpoint = None
+        if is_main:
+            check_unused(output, overwrite)
+    with _own_randomness(recipe.training.seed), _quiet_transformers():
+        arguments = trainer_arguments(recipe, output, steps)
+        model, report = build_model(recipe, dataset.classes)
+        freeze(model, recipe.training.freeze, report.new if report else None)
+        if is_main and not resume:
+            begin_run(output, recipe, dataset.classes)
+        bar = ProgressBar("training")
+        trainer = SegmentationTrainer(
+            model=model,
+            args=arguments,
+            train_dataset=TrainingStream(
+                dataset, recipe.transforms, seed=recipe.training.seed, length=steps * global_batch
+            ),
+            data_collator=partial(collate, ignore_index=dataset.classes.ignore_index),
+            processing_class=image_processor(),
+            callbacks=[_tensorboard(output, checkpoint)] + [bar] * progress,
+            epoch_length=len(dataset) / global_batch,
+        )
+        del model.config.use_cache  # the Trainer's, for models that generate
+        try:
+            with plain_data_errors():
+                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        except torch.OutOfMemoryError as error:
+            raise TrainingError(
+                f"out of GPU memory at training.batch_size {recipe.training.batch_size}: lower it and raise "
+                "training.accumulation, or crop to a smaller size"
+            ) from error
+        except OSError as error:
+            raise OutputError(f"{output}: cannot be written: {error.strerror or error}") from error
+        finally:
+            bar.close()
+        history = [(entry["step"], entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
+        result = TrainingResult(_whole_model(trainer), history, trainer.seconds(), steps, report)
+        if is_main:
+            log = {
+                "steps": steps,
+                "seconds": round(result.seconds, 3),
+                "images": len(dataset),
+                "global_batch": global_batch,
+                "processes": arguments.world_size,
+                "device": str(arguments.device),
+                "loss": history,
+            }
+            finish_run(output, result.model, log)
+    return result
+
+
+def build_model(
+    recipe: Recipe, classes: Classes
+) -> tuple[CrissCrossSegformerForSemanticSegmentation, LoadReport | None]:
+    """The recipe's model for these classes, from scratch (drawn from torch's generator) or pretrained.
+
+    Raises:
+        RecipeError: `model.size` is not that of the pretrained weights, or a value does not suit the model.
+        CheckpointError: the pretrained weights cannot be loaded.
+    """
+    wanted = recipe.model
+    overrides = {
+        "attention": wanted.attention,
+        "recurrence": wanted.recurrence,
+        "projection": wanted.projection,
+        "id2label": classes.id2label,
+        "label2id": {name: label for label, name in classes.id2label.items()},
+        "semantic_loss_ignore_index": classes.ignore_index,
+    }
+    try:
+        config = CrissCrossSegformerConfig.mit(wanted.size, **overrides)
+    except ValueError as error:
+        raise RecipeError(f"model: {error}") from error
+    if wanted.pretrained is None:
+        return CrissCrossSegformerForSemanticSegmentation(config), None
+    model, report = load_pretrained(wanted.pretrained, **overrides)
+    for key in ("hidden_sizes", "depths"):
+        found, expected = list(getattr(model.config, key)), list(getattr(config, key))
+        if found != expected:
+            raise RecipeError(
+                f"model.size: {wanted.size} has {key} {expected}, but {wanted.pretrained} has {found}"
+            )
+    return model, report
+
+
+def _count_steps(recipe: Recipe, images: int) -> int:
+    training = recipe.training
+    if training.steps is not None:
+        return training.steps
+    assert training.epochs is not None
+    # Rounded first: 0.1 * 30 is a little more than 3.
+    return math.ceil(round(training.epochs * images / (training.batch_size * training.accumulation), 6))
+
+
+def _tensorboard(output: Path, checkpoint: Path | None) -> TensorBoardCallback:
+    from torch.utils.tensorboard import SummaryWriter
+
+    step = int(checkpoint.name.rpartition("-")[2]) + 1 if checkpoint else None
+    return TensorBoardCallback(SummaryWriter(output / "logs", purge_step=step))
+
+
+def _whole_model(trainer: SegmentationTrainer) -> CrissCrossSegformerForSemanticSegmentation:
+    """The trained model of one process, whatever it was wrapped in or shared by."""
+    model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
+    return model.eval()
+
+
+@contextmanager
+def _own_randomness(seed: int) -> Iterator[None]:
+    """Seed the global generators, which initialisation and dropout draw from, and put them back after."""
+    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)  # noqa: NPY002
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Keep transformers' own bars and warnings off the screen."""
+    logging = transformers.utils.logging
+    verbosity, had_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if had_bars:
+            logging.enable_progress_bar()
