@@ -96,7 +96,7 @@ class CrissCrossSegformerStage(nn.Module):
         for block in self.blocks:
             hidden_states = block(hidden_states, height, width)
         hidden_states = self.layer_norm(hidden_states)
-        return hidden_states.unflatten(1, (height, width)).permute(0, 3, 1, 2).contiguous()
+        return hidden_states.unflatten(1, (height, width)).permute(0, 3, 1, 2)
 
 
 class CrissCrossSegformerPreTrainedModel(SegformerPreTrainedModel):
