@@ -13,8 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
@@ -24,6 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import ccsegformer.ops  # registers the operator that is counted below  # noqa: F401
 from ccsegformer.errors import CCSegformerError
+from ccsegformer.evaluation.evaluate import evaluation_mode
 
 MEBIBYTE = 2**20
 GIGA = 10**9
@@ -71,7 +71,8 @@ def count_flops(model: nn.Module, height: int, width: int) -> int:
     """
     pixels = torch.zeros(1, 3, height, width, device=next(model.parameters()).device)
     formulas = {torch.ops.ccsegformer.flash_criss_cross: _criss_cross_flops}
-    with _evaluating(model), FlopCounterMode(display=False, custom_mapping=formulas) as counter:
+    counter = FlopCounterMode(display=False, custom_mapping=formulas)
+    with evaluation_mode(model), torch.inference_mode(), counter:
         model(pixels)
     return counter.get_total_flops()
 
@@ -82,23 +83,11 @@ def _criss_cross_flops(query_shape: tuple[int, ...], *_: object, **__: object) -
     return 2 * 2 * batch * heads * height * width * (height + width) * head_dim
 
 
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Inference mode, and the model in evaluation mode meanwhile."""
-    training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        model.train(training)
-
-
 def _measure(model: nn.Module, height: int, width: int, device: str, repeats: int) -> Cost:
     """The measuring itself; the memory figure is right only in a process that has done little else."""
     model = model.to(device)
     pixels = torch.zeros(1, 3, height, width, device=device)
-    with _evaluating(model):
+    with evaluation_mode(model), torch.inference_mode():
         model(pixels[..., :64, :64])  # loads libraries and makes thread pools, which are not the model's
         peak = (_peak_cuda if device.startswith("cuda") else _peak_resident)(lambda: model(pixels))
         seconds = statistics.median(_seconds(model, pixels) for _ in range(repeats))
@@ -177,7 +166,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    model, _ = load_pretrained(options.model)
+    try:
+        model, _ = load_pretrained(options.model)
+    except CCSegformerError as error:
+        sys.exit(str(error))
     cost = _measure(model, options.height, options.width, options.device, options.repeats)
     print(json.dumps(dataclasses.asdict(cost)))
 

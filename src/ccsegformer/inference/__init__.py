@@ -1,0 +1,5 @@
+"""Trained models on new images."""
+
+from ccsegformer.inference.predictor import load_model, predict_files
+
+__all__ = ["load_model", "predict_files"]

@@ -1,0 +1,180 @@
+"""A comparison as one self-contained HTML page: nothing is fetched, and no script runs."""
+
+import base64
+import io
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from numpy.typing import NDArray
+from PIL import Image
+
+from ccsegformer.data.labels import Classes, colorize
+from ccsegformer.report import figures
+from ccsegformer.report.table import LABELS, model_label, number, span, table_rows
+
+LONGEST_SIDE = 1024
+"""Pixels; larger example images are shown smaller, to keep the page's size in bounds."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One held-back image with what each model makes of it; truth and predictions are class ids (H, W)."""
+
+    name: str
+    caption: str
+    image: NDArray[np.uint8]  # (H, W, 3), RGB
+    truth: NDArray[np.integer]
+    predictions: Mapping[str, NDArray[np.integer]]
+    scores: Mapping[str, float | None]
+    """Mean IoU of each prediction, over the classes in this image."""
+
+
+def render_page(results: dict[str, Any], examples: list[Example]) -> str:
+    """The page of a comparison's results (see `compare`), as HTML."""
+    environment = Environment(
+        loader=PackageLoader("ccsegformer.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "number": number,
+        "span": span,
+        "percent": lambda share: f"{100 * (share or 0):.1f}%",
+        "words": lambda key: key.replace("_", " ").capitalize().replace("Gpu", "GPU"),
+        "plain": _plain,
+    }
+    models, data, verdict = results["models"], results["data"], results["verdict"]
+    classes = Classes(
+        tuple(data["classes"]), tuple((r, g, b) for r, g, b in data["palette"]), data["ignore_index"]
+    )
+    pair = verdict["differences"][0]
+    labels = {attention: model_label(attention, model) for attention, model in models.items()}
+    return environment.get_template("report.html.j2").render(
+        results=results,
+        data=data,
+        verdict=verdict,
+        labels=labels,
+        rows=table_rows(results),
+        charts=_charts(results),
+        leads=_leads(results),
+        pair_label=f"{LABELS[pair['first']].lower()} and {LABELS[pair['second']].lower()}",
+        legend=[(name, f"rgb{color}") for name, color in zip(classes.names, classes.palette, strict=True)],
+        examples=[_example(example, classes) for example in examples],
+        protocol=_protocol(results),
+        commands=_commands(results),
+        recipe=yaml.safe_dump(results["recipe"], sort_keys=False, allow_unicode=True),
+    )
+
+
+def _charts(results: dict[str, Any]) -> dict[str, Markup]:
+    models, pair = results["models"], results["verdict"]["differences"][0]
+    scores = {attention: model["image_miou"] for attention, model in models.items()}
+    ious = {
+        attention: {name: of["iou"] for name, of in model["per_class"].items()}
+        for attention, model in models.items()
+    }
+    losses = {attention: [run["loss"] for run in model["runs"]] for attention, model in models.items()}
+    first, second = pair["first"], pair["second"]
+    lead = f"{LABELS[first]} minus {LABELS[second].lower()}: mean IoU of each held-back image"
+    svgs = {
+        "loss": figures.loss_curves(losses, "Training loss by step, for each model"),
+        "classes": figures.class_scores(ious, "IoU of each class, for each model; the table has the numbers"),
+        "images": figures.image_scores(
+            scores, LABELS, "Mean IoU of each held-back image, for each model, with quartiles"
+        ),
+        "differences": figures.image_differences(first, second, scores, lead),
+    }
+    return {name: Markup(svg) for name, svg in svgs.items()}
+
+
+def _leads(results: dict[str, Any]) -> str:
+    """On how many images which of the two models is better."""
+    pair, models = results["verdict"]["differences"][0], results["models"]
+    first, second = pair["first"], pair["second"]
+    both = zip(models[first]["image_miou"], models[second]["image_miou"], strict=True)
+    leads = [a - b for a, b in both if a is not None and b is not None]
+    ahead, behind = sum(lead > 0 for lead in leads), sum(lead < 0 for lead in leads)
+    return (
+        f"{LABELS[first]} minus {LABELS[second].lower()}, on the same image: the former is better "
+        f"on {ahead} of {len(leads)}, the latter on {behind}."
+    )
+
+
+def _example(example: Example, classes: Classes) -> dict[str, Any]:
+    """What the template shows of an example: its panels from left to right."""
+    panels = [
+        _panel(example.image, "Image", f"{example.name}: the image", is_labels=False),
+        _panel(colorize(example.truth, classes), "Truth", f"{example.name}: the true classes"),
+    ]
+    for attention, labels in example.predictions.items():
+        score = example.scores[attention]
+        alt = f"{example.name}: classes predicted with {LABELS[attention].lower()}, mean IoU {number(score)}"
+        panel = _panel(colorize(labels, classes), LABELS[attention], alt)
+        panels.append({**panel, "attention": attention, "score": score})
+    return {"name": example.name, "caption": example.caption, "panels": panels}
+
+
+def _panel(pixels: NDArray[np.uint8], title: str, alt: str, *, is_labels: bool = True) -> dict[str, Any]:
+    picture = Image.fromarray(pixels)
+    shown = Image.Resampling.NEAREST if is_labels else Image.Resampling.LANCZOS
+    picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE), shown)
+    buffer = io.BytesIO()
+    if is_labels:
+        picture.quantize(256, dither=Image.Dither.NONE).save(buffer, format="PNG", optimize=True)
+    else:
+        picture.save(buffer, format="JPEG", quality=88)
+    kind = "png" if is_labels else "jpeg"
+    return {
+        "source": f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}",
+        "title": title,
+        "alt": alt,
+        "width": picture.width,
+        "height": picture.height,
+        "is_labels": is_labels,
+        "attention": None,
+    }
+
+
+def _protocol(results: dict[str, Any]) -> dict[str, Any]:
+    """The protocol in words and numbers, with how the intervals were made."""
+    protocol, verdict = dict(results["protocol"]), results["verdict"]
+    cost = protocol.pop("cost")
+    protocol["cost"] = (
+        f"one float32 image of {cost['width']} × {cost['height']} on {cost['device']}, "
+        f"{cost['threads']} CPU threads; memory in a fresh process, speed from the median of "
+        "several passes"
+    )
+    if verdict["resamples"]:
+        protocol["intervals"] = (
+            f"{verdict['confidence']:.0%} percentile bootstrap of the data set's mean IoU: its images drawn "
+            f"with replacement {verdict['resamples']} times, the same for every model, "
+            f"seed {verdict['bootstrap_seed']}"
+        )
+    return protocol
+
+
+def _commands(results: dict[str, Any]) -> str:
+    """The command of the whole comparison, and one that scores each trained model again."""
+    lines = ["# everything", results["command"], "", "# one model's scores"]
+    for model in results["models"].values():
+        for run in model["runs"]:
+            arguments = ["ccsegformer", "evaluate", run["folder"], "--data", results["data"]["name"]]
+            lines.append(shlex.join(arguments))
+    return "\n".join(lines)
+
+
+def _plain(value: object) -> str:
+    """A value for reading: lists joined, numbers short."""
+    if isinstance(value, list | tuple):
+        return ", ".join(_plain(each) for each in value)
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_plain(each)}" for key, each in value.items())
+    return f"{value:g}" if isinstance(value, float) else str(value)
