@@ -1,0 +1,94 @@
+"""The confusion matrix, and every score that follows from it."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ccsegformer.errors import DataError
+
+_CHUNK = 2**20  # pixels counted at a time, so that the int32 index of each stays in the cache
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Scores between 0 and 1 over all labelled pixels of a data set."""
+
+    mean_iou: float  # over the classes present in truth or prediction
+    mean_accuracy: float  # recall, over the classes present in truth
+    pixel_accuracy: float
+    devkit_mean_iou: float  # over all classes, an absent one scoring 0, as the SceneParse150 devkit does
+    per_class: dict[str, dict[str, float | int | None]]  # iou, accuracy (None where undefined), true pixels
+
+    def to_dict(self) -> dict[str, Any]:
+        """The scores as JSON takes them."""
+        return asdict(self)
+
+
+def confusion_matrix(
+    truth: torch.Tensor, prediction: torch.Tensor, num_classes: int, ignore_index: int
+) -> torch.Tensor:
+    """Count the pixels of each pair of labels: int64 (K, K), rows the true class, columns the predicted one.
+
+    Pixels whose true label is `ignore_index` are left out. Matrices of several images add up to the matrix of
+    all of them.
+
+    Args:
+        truth: integer labels of any shape.
+        prediction: integer labels of the same shape, in [0, K).
+        num_classes: K.
+        ignore_index: the label in `truth` that is not scored.
+
+    Raises:
+        ValueError: the shapes differ, or a label is neither a class nor the ignore index.
+    """
+    if truth.shape != prediction.shape:
+        raise ValueError(f"truth is {tuple(truth.shape)} but prediction is {tuple(prediction.shape)}")
+    cells = num_classes * num_classes
+    counts = torch.zeros(cells + 1, dtype=torch.int64, device=truth.device)
+    pairs = zip(truth.flatten().split(_CHUNK), prediction.flatten().split(_CHUNK), strict=True)
+    for true, predicted in pairs:
+        true, predicted = true.as_subclass(torch.Tensor).int(), predicted.as_subclass(torch.Tensor).int()
+        labelled = true != ignore_index
+        for labels, kind in ((true[labelled], "true"), (predicted, "predicted")):
+            if labels.numel() and not 0 <= labels.min() <= labels.max() < num_classes:
+                raise ValueError(f"{kind} labels {labels.min()} to {labels.max()} exceed 0-{num_classes - 1}")
+        cell = torch.where(labelled, true * num_classes + predicted, cells)  # the last counts what is ignored
+        counts += torch.bincount(cell, minlength=cells + 1)
+    return counts[:cells].view(num_classes, num_classes)
+
+
+def compute_metrics(matrix: torch.Tensor | NDArray[np.integer], names: Sequence[str]) -> Metrics:
+    """Score a confusion matrix (K, K), rows truth, of classes `names`.
+
+    The intersection over union of a class is TP / (TP + FP + FN), its accuracy TP / (TP + FN).
+
+    Raises:
+        DataError: the matrix is empty, so that nothing was scored.
+        ValueError: there is not one name for each class.
+    """
+    counts = np.asarray(matrix, dtype=np.int64)
+    if counts.shape != (len(names), len(names)):
+        raise ValueError(f"a matrix of {counts.shape} does not fit {len(names)} classes")
+    if counts.sum() == 0:
+        raise DataError("no labelled pixel to score: the masks hold nothing but the ignore index")
+    hits, true, predicted = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)
+    union = true + predicted - hits
+    iou, accuracy = hits / np.maximum(union, 1), hits / np.maximum(true, 1)
+    return Metrics(
+        mean_iou=float(iou[union > 0].mean()),
+        mean_accuracy=float(accuracy[true > 0].mean()),
+        pixel_accuracy=float(hits.sum() / counts.sum()),
+        devkit_mean_iou=float(iou.mean()),
+        per_class={
+            name: {
+                "iou": float(iou[label]) if union[label] else None,
+                "accuracy": float(accuracy[label]) if true[label] else None,
+                "pixels": int(true[label]),
+            }
+            for label, name in enumerate(names)
+        },
+    )

@@ -1,0 +1,226 @@
+import json
+import os
+import subprocess
+import sys
+import weakref
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image as PillowImage
+from torch import nn
+from torchvision.tv_tensors import Image, Mask
+
+from ccsegformer.data.folder import ImageMaskFolder, Sample
+from ccsegformer.data.labels import Classes, write_classes
+from ccsegformer.errors import DataError, OutputError
+from ccsegformer.evaluation.confusion import compute_metrics
+from ccsegformer.evaluation.evaluate import evaluate, predict_labels, write_metrics
+from ccsegformer.models import CrissCrossSegformerConfig, CrissCrossSegformerForSemanticSegmentation
+
+CLASSES = Classes(("dark", "light", "never"))
+
+
+class Threshold(nn.Module):
+    """Calls a pixel light above the mean colour, at a quarter of the resolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(()))
+        self.frozen = nn.Dropout().eval()
+        self.config = SimpleNamespace(num_labels=3)
+        self.trained_on = 0
+
+    def forward(self, pixel_values: torch.Tensor) -> SimpleNamespace:
+        self.trained_on += self.training
+        light = (
+            nn.functional.avg_pool2d(pixel_values.mean(dim=1, keepdim=True), 4, ceil_mode=True) * self.gain
+        )
+        return SimpleNamespace(logits=torch.cat([-light, light, torch.full_like(light, -1e4)], dim=1))
+
+
+class Halves:
+    """Images, dark on the left and light on the right, of many sizes; knows which are still alive."""
+
+    classes = CLASSES
+
+    def __init__(self, count: int, mask: int | None = None) -> None:
+        self.names = tuple(f"image {n}" for n in range(count))
+        self.mask = mask
+        self.alive: weakref.WeakSet[torch.Tensor] = weakref.WeakSet()
+        self.most_alive = 0
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> Sample:
+        if index >= len(self):
+            raise IndexError
+        height, width = 33 + index, 64 + 8 * index
+        labels = torch.zeros(height, width, dtype=torch.uint8)
+        labels[:, width // 2 :] = 1
+        image = Image(labels.expand(3, -1, -1) * 200)
+        if index % 2:  # a quarter of every second image is labelled wrongly
+            labels[:, : width // 4] = 1
+        labels[0] = 255
+        if self.mask is not None:
+            labels.fill_(self.mask)
+        self.alive.add(image)
+        self.most_alive = max(self.most_alive, len(self.alive))
+        return {"image": image, "mask": Mask(labels), "name": self.names[index]}
+
+
+def test_scores_and_protocol() -> None:
+    evaluation = evaluate(Threshold(), Halves(2), device="cpu")
+    # The halves meet at a multiple of four, so that only resizing blurs their border, by a column or two.
+    assert evaluation.images == 2
+    right, wrong = 32 * 64 + 33 * 54, 33 * 18
+    assert evaluation.metrics.pixel_accuracy == pytest.approx(right / (right + wrong), abs=0.03)
+    assert evaluation.metrics.per_class["never"]["iou"] is None
+    assert evaluation.protocol["ignore_index"] == 255
+    assert evaluation.protocol["precision"] == "float32"
+
+
+def test_matrices_of_the_images_add_up() -> None:
+    seen: dict[str, torch.Tensor] = {}
+    dataset = Halves(5)
+    evaluation = evaluate(Threshold(), dataset, on_image=seen.__setitem__)
+    assert tuple(seen) == dataset.names
+    total = torch.stack(list(seen.values())).sum(dim=0)
+    assert compute_metrics(total, CLASSES.names) == evaluation.metrics
+    pixels = [(dataset[n]["mask"] != 255).sum() for n in range(5)]
+    assert [matrix.sum() for matrix in seen.values()] == pixels
+
+
+def test_a_model_is_scored_in_evaluation_mode_and_gets_its_modes_back() -> None:
+    model = Threshold()
+    before = torch.get_rng_state()
+    evaluate(model, Halves(2))
+    predict_labels(model, Halves(1)[0]["image"])
+    assert model.trained_on == 0
+    assert model.training and not model.frozen.training
+    assert torch.equal(before, torch.get_rng_state()), "drew from the global generator"
+    with pytest.raises(DataError):
+        evaluate(model, Halves(1, mask=255))
+    assert model.training
+
+
+def test_memory_does_not_grow_with_the_number_of_images() -> None:
+    dataset = Halves(20)
+    evaluate(Threshold(), dataset)
+    assert dataset.most_alive <= 2
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_worker_processes_change_nothing() -> None:
+    assert evaluate(Threshold(), Halves(5), workers=2) == evaluate(Threshold(), Halves(5))
+
+
+@pytest.mark.parametrize("attention", ["efficient", "criss_cross", "none"])
+@pytest.mark.parametrize("size", [(1, 1), (70, 1), (31, 45)])
+def test_images_of_any_size_are_labelled(attention: str, size: tuple[int, int]) -> None:
+    config = CrissCrossSegformerConfig(
+        num_labels=4,
+        attention=attention,
+        hidden_sizes=[8, 16, 40, 32],
+        depths=[1, 1, 1, 1],
+        decoder_hidden_size=16,
+    )
+    model = CrissCrossSegformerForSemanticSegmentation(config)
+    labels = predict_labels(model, torch.zeros(3, *size, dtype=torch.uint8))
+    assert labels.shape == size
+    assert labels.dtype == torch.uint8 and labels.max() < 4
+
+
+def test_images_that_are_too_large_are_refused_by_name() -> None:
+    large = torch.zeros(3, 1, 1, dtype=torch.uint8).expand(3, 6000, 6001)
+    with pytest.raises(
+        DataError, match=r"harbour\.tif: 6001x6000 is 36\.0 megapixels, and .* may have 36; cut it"
+    ):
+        predict_labels(Threshold(), large, name="harbour.tif")
+
+
+def test_what_cannot_be_scored_is_one_line() -> None:
+    with pytest.raises(DataError, match="no labelled pixel to score"):
+        evaluate(Threshold(), Halves(2, mask=255))
+    model = Threshold()
+    model.config.num_labels = 150
+    with pytest.raises(DataError, match="the model has 150 classes, but the data set has 3"):
+        evaluate(model, Halves(2))
+
+
+def test_metrics_json(tmp_path: Path) -> None:
+    write_metrics(evaluate(Threshold(), Halves(2)), tmp_path / "scores" / "metrics.json")
+    written: dict[str, Any] = json.loads((tmp_path / "scores" / "metrics.json").read_text())
+    assert set(written) == {
+        "mean_iou",
+        "mean_accuracy",
+        "pixel_accuracy",
+        "devkit_mean_iou",
+        "per_class",
+        "images",
+        "protocol",
+    }
+    assert written["images"] == 2
+    assert list(written["per_class"]) == list(CLASSES.names)
+    with pytest.raises(OutputError, match="metrics"):
+        write_metrics(evaluate(Threshold(), Halves(1)), tmp_path / "scores" / "metrics.json" / "deeper")
+
+
+CHANNELS = """
+from types import SimpleNamespace
+import torch
+
+class Channels(torch.nn.Module):
+    config = SimpleNamespace(num_labels=2)
+
+    def __init__(self):
+        super().__init__()
+        self.gain = torch.nn.Parameter(torch.ones(()))
+
+    def forward(self, pixel_values):
+        return SimpleNamespace(logits=pixel_values[:, :2] * self.gain)
+"""
+
+ONE_OF_TWO = """
+import json, sys
+import torch.distributed as dist
+from ccsegformer.data.folder import ImageMaskFolder
+from ccsegformer.evaluation.evaluate import evaluate
+
+torch.set_num_threads(1)
+root, rank = sys.argv[1], int(sys.argv[2])
+dist.init_process_group("gloo", init_method=f"file://{root}/store", rank=rank, world_size=2)
+names = []
+evaluation = evaluate(Channels(), ImageMaskFolder(root), on_image=lambda name, matrix: names.append(name))
+print(json.dumps([names, evaluation.to_dict()]))
+dist.destroy_process_group()
+"""
+
+
+def test_two_processes_share_the_images_and_agree(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    for kind, shape in (("images", (40, 36, 3)), ("annotations", (40, 36))):
+        (tmp_path / kind / "training").mkdir(parents=True)
+        for name in "abc":
+            pixels = generator.integers(0, 2 if kind == "annotations" else 256, shape, dtype=np.uint8)
+            PillowImage.fromarray(pixels).save(tmp_path / kind / "training" / f"{name}.png")
+    write_classes(Classes(("x", "y")), tmp_path / "classes.json")
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", CHANNELS + ONE_OF_TWO, str(tmp_path), str(rank)],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "GLOO_SOCKET_IFNAME": "lo"},
+        )
+        for rank in (0, 1)
+    ]
+    outputs = [process.communicate(timeout=120)[0] for process in processes]
+    (first, together), (second, other) = map(json.loads, outputs)
+    assert (first, second) == (["a", "c"], ["b"])
+    scope: dict[str, Any] = {}
+    exec(CHANNELS, scope)
+    assert together == other == evaluate(scope["Channels"](), ImageMaskFolder(tmp_path)).to_dict()
