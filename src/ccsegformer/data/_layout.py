@@ -81,6 +81,17 @@ class Box:
 
 
 @dataclass(frozen=True)
+class Wood:
+    """A wood that closes over a road: roughly an ellipse, `length` and `width` from its middle."""
+
+    x: float
+    y: float
+    angle: float
+    length: float
+    width: float
+
+
+@dataclass(frozen=True)
 class Parcels:
     """Strips of parcels in a turned frame; every table is indexed by strip and by parcel within the strip."""
 
@@ -102,7 +113,7 @@ class Layout:
     channel: Course
     roads: tuple[Course, ...]
     farmyard: tuple[float, float, float]  # x, y, direction
-    woods: tuple[tuple[float, float, float, float, float], ...]  # x, y, angle and the two radii
+    woods: tuple[Wood, ...]
     buildings: tuple[Box, ...]
     vehicles: tuple[Box, ...]
     sun: tuple[float, float]  # azimuth and elevation, radians
@@ -158,7 +169,7 @@ def _draw_channel(rng: np.random.Generator, extent: float) -> Course:
     x, y = _on_the_rim(rng, extent, HEAD_RADIUS - 4)
     angle = np.arctan2(extent / 2 - y, extent / 2 - x) + rng.uniform(-0.35, 0.35)
     bends = _draw_bends(rng, (rng.uniform(5, 14), rng.uniform(1, 3)))
-    return Course(x, y, angle, rng.uniform(27, 33), bends)
+    return Course(x, y, angle, rng.uniform(32, 38), bends)
 
 
 def _draw_bends(
@@ -171,43 +182,41 @@ def _draw_bends(
 
 def _draw_road(rng: np.random.Generator, extent: float, channel: Course, others: list[Course]) -> Course:
     """A road across the whole scene, clear of the channel's head, that crosses the rest at a good angle."""
-    best, best_clearance = None, -np.inf
-    for _ in range(20):
+
+    def propose() -> Course:
         angle = rng.uniform(0, 2 * np.pi)
         x, y = rng.uniform(0.15, 0.85, 2) * extent
         bends = _draw_bends(rng, (rng.uniform(0, 7), rng.uniform(0, 0.8)))
-        road = Course(x, y, angle, rng.uniform(18, 21), bends)
-        clearance = min(road.distance(channel.x, channel.y) - HEAD_RADIUS - 12, 0.0)
-        turn = min(abs(np.sin(angle - other.angle)) for other in [channel, *others])
-        clearance += 60 * min(turn - 0.7, 0.0)
-        if clearance > best_clearance:
-            best, best_clearance = road, clearance
-    assert best is not None
-    return best
+        return Course(x, y, angle, rng.uniform(21, 24), bends)
+
+    def room(road: Course) -> float:
+        clearance = road.distance(channel.x, channel.y) - HEAD_RADIUS - 12
+        turn = min(abs(np.sin(road.angle - other.angle)) for other in [channel, *others])
+        return min(clearance, 0.0) + 60 * min(turn - 0.7, 0.0)
+
+    return max((propose() for _ in range(20)), key=room)
 
 
 def _draw_farmyard(
     rng: np.random.Generator, extent: float, channel: Course, roads: list[Course]
 ) -> tuple[float, float, float]:
     """A farmyard near the scene's edge, in any direction, clear of water and roads where there is room."""
-    best, best_clearance = (0.0, 0.0), -np.inf
-    for _ in range(20):
-        x, y = _on_the_rim(rng, extent, FARMYARD_RADIUS - 4)
-        clearance = min(road.distance(x, y) - 10 for road in roads)
-        clearance = min(clearance, channel.distance(x, y) - 16)
-        clearance = min(clearance, np.hypot(x - channel.x, y - channel.y) - HEAD_RADIUS) - FARMYARD_RADIUS
-        if min(clearance, 0.0) > best_clearance:
-            best, best_clearance = (x, y), min(clearance, 0.0)
-    return (*best, rng.uniform(0, np.pi))
+
+    def room(place: tuple[float, float]) -> float:
+        clearance = [road.distance(*place) - 10 for road in roads]
+        clearance.append(channel.distance(*place) - 19)
+        clearance.append(np.hypot(place[0] - channel.x, place[1] - channel.y) - HEAD_RADIUS)
+        return min(min(clearance) - FARMYARD_RADIUS, 0.0)
+
+    places = [_on_the_rim(rng, extent, FARMYARD_RADIUS - 4) for _ in range(20)]
+    return (*max(places, key=room), rng.uniform(0, np.pi))
 
 
-def _draw_wood(
-    rng: np.random.Generator, extent: float, road: Course
-) -> tuple[float, float, float, float, float]:
+def _draw_wood(rng: np.random.Generator, extent: float, road: Course) -> Wood:
     """A wood whose trees close over a stretch of the road."""
     along = road.along(extent / 2, extent / 2)
     x, y, heading = road.at(along + rng.uniform(-0.35, 0.35) * extent, rng.uniform(-10, 10))
-    return x, y, heading, rng.uniform(20, 34), rng.uniform(22, 40)
+    return Wood(x, y, heading, rng.uniform(20, 34), rng.uniform(22, 40))
 
 
 def _draw_buildings(
@@ -231,7 +240,7 @@ def _draw_buildings(
             free = (
                 all(np.hypot(x - other.x, y - other.y) > 31 for other in buildings)
                 and all(road.distance(x, y) > 30 for road in roads)
-                and channel.distance(x, y) > 36
+                and channel.distance(x, y) > 40
                 and np.hypot(x - farmyard[0], y - farmyard[1]) > FARMYARD_RADIUS + 18
                 and np.hypot(x - channel.x, y - channel.y) > HEAD_RADIUS + 24
             )
@@ -244,7 +253,7 @@ def _draw_vehicles(
     rng: np.random.Generator,
     extent: float,
     roads: list[Course],
-    woods: tuple[tuple[float, float, float, float, float], ...],
+    woods: tuple[Wood, ...],
 ) -> tuple[Box, ...]:
     """Cars and lorries on both lanes, none of them under the trees."""
     vehicles: list[Box] = []
@@ -252,13 +261,15 @@ def _draw_vehicles(
         along = road.along(extent / 2, extent / 2) - 0.7 * extent
         end = along + 1.4 * extent
         while along < end:
-            lorry = rng.random() < 0.3
-            length = rng.uniform(27, 33) if lorry else rng.uniform(15, 18)
+            lorry = rng.random() < 0.45
+            length = rng.uniform(28, 36) if lorry else rng.uniform(17, 20)
             along += length + rng.exponential(26)
             side = rng.choice([-1.0, 1.0])
-            x, y, heading = road.at(along, side * road.width * 0.24)
-            hidden = any(np.hypot(x - wood[0], y - wood[1]) < max(wood[3:]) + 8 for wood in woods)
+            x, y, heading = road.at(along, side * road.width * 0.25)
+            hidden = any(
+                np.hypot(x - wood.x, y - wood.y) < max(wood.length, wood.width) + 8 for wood in woods
+            )
             tone = rng.random()
             if not hidden:
-                vehicles.append(Box(x, y, heading, length, 8.6, 3.4 if lorry else 1.6, tone))
+                vehicles.append(Box(x, y, heading, length, 9.6, 3.4 if lorry else 1.6, tone))
     return tuple(vehicles)

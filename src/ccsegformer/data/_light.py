@@ -14,7 +14,7 @@ def expose(canvas: Canvas, sun: tuple[float, float], rng: np.random.Generator) -
 
     slope_y, slope_x = np.gradient(canvas.height * np.float32(canvas.zoom))
     lean = np.clip(slope_x * east + slope_y * south, -0.8, 0.8)
-    direct = np.clip(1 + lean / rise, 0.3, 1.45)
+    direct = np.clip(1 - lean / rise, 0.3, 1.45)
     direct *= 1 - 0.9 * _shadow(canvas.height, east, south, rise / canvas.zoom)
     clouds = np.clip(noise(rng, size, 90) * 2 - 0.6, 0, 1) * rng.choice([0.0, 0.45])
     warmth, haze = rng.uniform(-0.05, 0.05), rng.uniform(0, 0.14)

@@ -21,7 +21,7 @@ BANK = (104, 112, 70)
 ASPHALT = (112, 112, 116)
 PAINT = (226, 224, 214)
 ROOFS = ((134, 128, 124), (152, 104, 84), (92, 86, 86), (176, 164, 146), (120, 84, 68))
-BODIES = ((246, 246, 244), (250, 206, 36), (250, 250, 240), (250, 138, 26))
+BODIES = ((248, 248, 244), (252, 206, 30), (252, 132, 20))
 RED = (216, 34, 26)
 BLUE = (24, 70, 216)
 CONCRETE = (204, 202, 196)
@@ -150,9 +150,9 @@ def _paint_vehicle(canvas: Canvas, vehicle: Box) -> None:
     """A car or a lorry: body, and a dark windscreen towards its front."""
     colour = _pick(BODIES, vehicle.tone)
     canvas.box(vehicle, colour, VEHICLE)
-    ahead = vehicle.length * (0.2 if vehicle.length < 20 else 0.36)
+    ahead = vehicle.length * (0.2 if vehicle.length < 24 else 0.36)
     x, y = _beside(vehicle.x, vehicle.y, vehicle.angle, ahead, 0)
-    canvas.box(Box(x, y, vehicle.angle, 2.8, vehicle.width * 0.75), GLASS, VEHICLE, flat=True)
+    canvas.box(Box(x, y, vehicle.angle, 3, vehicle.width * 0.75), GLASS, VEHICLE, flat=True)
 
 
 def _paint_farmyard(canvas: Canvas, farmyard: tuple[float, float, float], *, wheat: bool) -> None:
@@ -182,11 +182,11 @@ def _grow_woods(
     paved: np.ndarray,
     wet: np.ndarray,
 ) -> None:
-    """Trees on wooded parcels and over stretches of road; these stay labelled road."""
+    """Trees on wooded parcels and over stretches of road; what they hide of a road stays labelled so."""
     covering = np.zeros_like(wet)
-    for x, y, angle, length, width in layout.woods:
-        along, across = turn(canvas.x - x, canvas.y - y, angle)
-        covering |= np.sqrt((along / length) ** 2 + (across / width) ** 2) < 1 + 0.25 * grain
+    for wood in layout.woods:
+        along, across = turn(canvas.x - wood.x, canvas.y - wood.y, wood.angle)
+        covering |= np.sqrt((along / wood.length) ** 2 + (across / wood.width) ** 2) < 1 + 0.25 * grain
     # A clearing about each landmark, so that trees stand alike whichever landmark it is.
     x, y, _ = layout.farmyard
     landmarks = (x, y, FARMYARD_RADIUS + 4), (layout.channel.x, layout.channel.y, HEAD_RADIUS + 12)
@@ -196,8 +196,9 @@ def _grow_woods(
     covering &= ~clear
     canvas.albedo[covering & ~paved] = UNDERGROWTH
     canvas.label[covering & ~paved] = FOREST
+    on_roads = canvas.label[paved]
     _plant_trees(canvas, rng, (canvas.label == FOREST) & ~clear | covering)
-    canvas.label[covering & paved] = ROAD
+    canvas.label[paved] = on_roads
 
 
 def _plant_trees(canvas: Canvas, rng: np.random.Generator, wooded: np.ndarray) -> None:
