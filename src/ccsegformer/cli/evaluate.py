@@ -26,15 +26,24 @@ def evaluate(
       ccsegformer evaluate runs/report --data DIR
 
       ccsegformer evaluate nvidia/segformer-b0-finetuned-ade-512-512 --data DIR --output scores
-    """
-    from ccsegformer.data.sources import open_dataset
-    from ccsegformer.evaluation import evaluate as score
-    from ccsegformer.inference.predictor import load_model
 
+      torchrun --nproc-per-node 2 -m ccsegformer evaluate runs/report --data DIR
+    """
+    import torch
+    from accelerate import PartialState
+
+    from ccsegformer.data.sources import open_dataset
+    from ccsegformer.evaluation.evaluate import evaluate as score
+    from ccsegformer.evaluation.evaluate import write_metrics
+    from ccsegformer.inference.predictor import load_model
+    from ccsegformer.report.scores import print_scores
+
+    process = PartialState(cpu=not torch.cuda.is_available())
     dataset = open_dataset(data, split)
-    loaded, classes = load_model(model)
-    score.check_classes(classes, dataset.classes)
-    evaluation = score.evaluate(loaded, dataset, progress=True)
-    if output is not None:
-        score.write_metrics(evaluation, output / "metrics.json")
-    typer.echo(score.summary(evaluation))
+    loaded, _ = load_model(model, device=process.device)
+    evaluation = score(loaded, dataset, progress=True)
+    if process.is_main_process:
+        if output is not None:
+            write_metrics(evaluation, output / "metrics.json")
+        print_scores(evaluation)
+    process.destroy_process_group()

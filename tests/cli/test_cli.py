@@ -1,0 +1,186 @@
+"""The command line from end to end, on a small folder of images: outputs, exit codes, one-line errors."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from ccsegformer import __version__
+from ccsegformer.cli import main
+
+
+class Outcome(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Outcome]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run `ccsegformer ARGUMENTS` in this process."""
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("TERM", "dumb")
+
+    def run(*arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["ccsegformer", *map(str, arguments)])
+        code: object = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        assert isinstance(code, int)
+        return Outcome(code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Four images for training and two for validation: bright squares on a dark ground."""
+    generator = np.random.default_rng(0)
+    root = tmp_path / "data"
+    for split, count in (("training", 4), ("validation", 2)):
+        for kind in ("images", "annotations"):
+            (root / kind / split).mkdir(parents=True)
+        for index in range(count):
+            mask = np.zeros((48, 80), dtype=np.uint8)
+            y, x = generator.integers(0, 24, size=2)
+            mask[y : y + 20, x : x + 20] = 1
+            image = generator.integers(0, 60, size=(48, 80, 3)) + 150 * mask[..., None]
+            Image.fromarray(image.astype(np.uint8)).save(root / "images" / split / f"{index}.png")
+            Image.fromarray(mask).save(root / "annotations" / split / f"{index}.png")
+    (root / "classes.json").write_text('{"names": ["ground", "square"], "ignore_index": 255}')
+    return root
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "recipe.yaml"
+    content = {
+        "transforms": [{"name": "random_crop", "probability": 1.0, "sizes": [32]}],
+        "training": {"steps": 2, "batch_size": 2, "workers": 0},
+        "optimizer": {"name": "adamw", "learning_rate": 0.001},
+    }
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def test_train_evaluate_predict(run: Run, folder: Path, recipe: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    done = run("train", recipe, "--data", folder, "--output", model, "--set", "model.attention=efficient")
+    assert done.code == 0, done.err
+    assert json.loads((model / "config.json").read_text())["id2label"] == {"0": "ground", "1": "square"}
+
+    again = run("train", recipe, "--data", folder, "--output", model)
+    assert again.code == 1 and str(model) in again.err and len(again.err.splitlines()) == 1
+
+    scored = run("evaluate", model, "--data", folder, "--output", tmp_path / "scores")
+    assert scored.code == 0, scored.err
+    metrics = json.loads((tmp_path / "scores" / "metrics.json").read_text())
+    assert set(metrics) == {
+        "mean_iou", "mean_accuracy", "pixel_accuracy", "devkit_mean_iou", "per_class", "images", "protocol"
+    }  # fmt: skip
+    assert metrics["images"] == 2
+    assert f"mean IoU {metrics['mean_iou']:.3f} over 2 images" in scored.out
+
+    image = folder / "images" / "validation" / "0.png"
+    predicted = run("predict", model, image, "--output", tmp_path / "labelled")
+    assert predicted.code == 0, predicted.err
+    with Image.open(tmp_path / "labelled" / "0.png") as labels:
+        assert labels.mode == "P" and labels.size == (80, 48)
+        assert set(np.unique(np.asarray(labels))) <= {0, 1}
+    with Image.open(tmp_path / "labelled" / "0_overlay.png") as overlay:
+        assert overlay.size == (80, 48)
+
+
+def test_compare_writes_results_and_page(run: Run, folder: Path, recipe: Path, tmp_path: Path) -> None:
+    output = tmp_path / "compared"
+    done = run("compare", recipe, "--data", folder, "--output", output, "--attention", "criss_cross")
+    assert done.code == 0, done.err
+    results = json.loads((output / "results.json").read_text())
+    assert set(results["models"]) == {"criss_cross", "none"}
+    assert all(0 <= model["mean_iou"] <= 1 for model in results["models"].values())
+    assert results["command"].startswith("ccsegformer compare")
+    assert (output / "report.html").read_text().startswith("<!doctype html>")
+    assert str(output / "report.html") in done.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train"], "Missing argument"),
+        (["train", "r.yaml", "--output", "o", "--fast"], "No such option"),
+        (["compare", "r.yaml", "--output", "o", "--attention", "cross"], "'cross' is not one of"),
+        (["compare", "r.yaml", "--output", "o", "--seeds", "0"], "--seeds"),
+        (["retrain"], "No such command"),
+    ],
+)
+def test_bad_usage_is_exit_code_2(run: Run, arguments: list[str], message: str) -> None:
+    outcome = run(*arguments)
+    assert outcome.code == 2
+    assert message in outcome.err
+
+
+def test_a_recipe_without_data_needs_the_option(run: Run, recipe: Path, tmp_path: Path) -> None:
+    outcome = run("train", recipe, "--output", tmp_path / "model")
+    assert outcome.code == 2 and "--data" in outcome.err
+    assert not (tmp_path / "model").exists()
+
+
+def test_failures_are_one_line_and_exit_code_1(run: Run, folder: Path, recipe: Path, tmp_path: Path) -> None:
+    missing = tmp_path / "missing"
+    output = tmp_path / "output"
+    for arguments, named in [
+        (["train", missing, "--data", folder, "--output", output], missing),
+        (["train", recipe, "--data", missing, "--output", output], missing),
+        (
+            ["train", recipe, "--data", folder, "--output", output, "--set", "training.step=3"],
+            "training.steps",
+        ),
+        (["evaluate", missing, "--data", folder, "--output", output], missing),
+        (["evaluate", missing, "--data", missing, "--output", output], missing),
+        (["predict", missing, folder / "images", "--output", output], missing),
+        (["compare", recipe, "--data", missing, "--output", output], missing),
+    ]:
+        outcome = run(*arguments)
+        assert outcome.code == 1, arguments
+        assert outcome.err.startswith("ccsegformer: error: "), outcome.err
+        assert len(outcome.err.splitlines()) == 1, outcome.err
+        assert str(named) in outcome.err
+        assert not output.exists(), arguments
+
+
+def test_version_and_help(run: Run) -> None:
+    assert run("--version").out.strip() == f"ccsegformer {__version__}"
+    for command in ("train", "evaluate", "predict", "compare", "demo"):
+        outcome = run(command, "--help")
+        assert outcome.code == 0
+        assert f"ccsegformer {command} " in outcome.out, "the help has no example"
+
+
+def test_the_demo_has_a_valid_recipe() -> None:
+    from importlib.resources import as_file, files
+
+    from ccsegformer.training.recipe import load_recipe
+
+    with as_file(files("ccsegformer.cli") / "demo.yaml") as path:
+        assert load_recipe(path).data == "procedural"
+
+
+def test_shipped_recipes_are_valid() -> None:
+    from ccsegformer.training.recipe import load_recipe
+
+    recipes = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
+    assert recipes
+    for path in recipes:
+        load_recipe(path)
+        assert path.read_text().startswith("# "), f"{path}: no header"
