@@ -18,12 +18,6 @@ def trainer_arguments(recipe: Recipe, output: Path, steps: int) -> TrainingArgum
     """
     training, optimizer, schedule = recipe.training, recipe.optimizer, recipe.schedule
     has_cuda = torch.cuda.is_available()
-    world_size = int(os.environ.get("WORLD_SIZE", 1))
-    if training.accumulation % world_size:
-        raise RecipeError(
-            f"training.accumulation: {training.accumulation} micro-batches cannot be shared equally by "
-            f"{world_size} processes; use a multiple of {world_size}"
-        )
     if training.precision == "fp16" and not has_cuda:
         raise RecipeError("training.precision: fp16 needs a GPU; use bf16 or fp32")
     workers = training.workers
@@ -34,7 +28,6 @@ def trainer_arguments(recipe: Recipe, output: Path, steps: int) -> TrainingArgum
             output_dir=str(output),
             max_steps=steps,
             per_device_train_batch_size=training.batch_size,
-            gradient_accumulation_steps=training.accumulation // world_size,
             train_sampling_strategy="sequential",  # the order is the stream's
             remove_unused_columns=False,
             optim={"adamw": "adamw_torch", "adafactor": "adafactor"}[optimizer.name],
@@ -45,6 +38,8 @@ def trainer_arguments(recipe: Recipe, output: Path, steps: int) -> TrainingArgum
             warmup_steps=schedule.warmup_steps,
             bf16=training.precision == "bf16",
             fp16=training.precision == "fp16",
+            # Unasked, the Trainer would take no notice of torchrun where there is no GPU.
+            use_cpu=not torch.accelerator.is_available(),
             seed=training.seed,
             logging_steps=max(1, steps // 200),
             logging_first_step=True,
@@ -57,9 +52,15 @@ def trainer_arguments(recipe: Recipe, output: Path, steps: int) -> TrainingArgum
             dataloader_num_workers=workers,
             dataloader_pin_memory=has_cuda,
             ddp_find_unused_parameters=False,
-            ddp_broadcast_buffers=False,
         )
     except ValueError as error:
         raise RecipeError(f"training: {str(error).partition(chr(10))[0]}") from error
+    processes = arguments.world_size
+    if training.accumulation % processes:
+        raise RecipeError(
+            f"training.accumulation: {training.accumulation} micro-batches cannot be shared equally by "
+            f"{processes} processes; use a multiple of {processes}"
+        )
+    arguments.gradient_accumulation_steps = training.accumulation // processes
     arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs are for torchrun, not for DataParallel
     return arguments

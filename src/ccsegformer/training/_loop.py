@@ -16,7 +16,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import Trainer
 from transformers.trainer_callback import PrinterCallback
 
+from ccsegformer.data.labels import Classes, write_classes
 from ccsegformer.errors import OutputError, TrainingError
+from ccsegformer.models import load_pretrained
 from ccsegformer.training._output import reason
 
 
@@ -34,9 +36,10 @@ class SegmentationTrainer(Trainer):
         OutputError: a checkpoint cannot be written.
     """
 
-    def __init__(self, *, epoch_length: float, **kwargs: Any) -> None:
-        """`epoch_length` is in optimizer steps; everything else is the Trainer's."""
+    def __init__(self, *, classes: Classes, epoch_length: float, **kwargs: Any) -> None:
+        """`epoch_length` is in optimizer steps; everything but the classes is the Trainer's."""
         super().__init__(**kwargs)
+        self.classes = classes
         self.epoch_length = epoch_length
         # The model takes any keyword, which the Trainer reads as "divides its loss by num_items_in_batch".
         self.model_accepts_loss_kwargs = False
@@ -98,6 +101,23 @@ class SegmentationTrainer(Trainer):
         except (OSError, SafetensorError, RuntimeError) as error:  # torch.save's own errors are RuntimeErrors
             shutil.rmtree(folder, ignore_errors=True)
             raise OutputError(f"{folder}: cannot be written: {reason(error)}") from error
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if self.is_fsdp_enabled:
+            return super()._load_from_checkpoint(resume_from_checkpoint, model)
+        # The Trainer takes keys as they stand in the file, where they have the hub's names, not the model's,
+        # and passes over all it does not know.
+        stored, _ = load_pretrained(resume_from_checkpoint, config=self.model.config)
+        self.model.load_state_dict(stored.state_dict())
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        if (
+            self.args.should_save
+        ):  # a checkpoint is a whole model folder, without the Trainer's pickled arguments
+            folder = Path(output_dir or self.args.output_dir)
+            write_classes(self.classes, folder / "classes.json")
+            (folder / "training_args.bin").unlink()
 
 
 @contextmanager

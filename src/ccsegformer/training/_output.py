@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 from safetensors import SafetensorError
+from torch import Tensor
 from transformers import PreTrainedModel, SegformerImageProcessor
 
 from ccsegformer.data.labels import Classes, read_classes, write_classes
@@ -88,7 +89,9 @@ def find_checkpoint(output: Path, recipe: Recipe, classes: Classes) -> Path:
     return max(complete, key=lambda path: int(path.name.removeprefix("checkpoint-")))
 
 
-def finish_run(output: Path, model: PreTrainedModel, log: dict[str, object]) -> None:
+def finish_run(
+    output: Path, model: PreTrainedModel, weights: dict[str, Tensor], log: dict[str, object]
+) -> None:
     """Write the trained model and its log; the weights come last, so that a folder with weights is complete.
 
     Raises:
@@ -96,9 +99,9 @@ def finish_run(output: Path, model: PreTrainedModel, log: dict[str, object]) -> 
     """
     aside = output / ".model"
     try:
-        model.save_pretrained(aside)
+        model.save_pretrained(aside, state_dict=weights)
         image_processor().save_pretrained(aside)
-        write_atomically(output / "training_log.json", json.dumps(log, indent=1) + "\n")
+        write_atomically(output / "training_log.json", json.dumps(log) + "\n")
         for path in sorted(aside.iterdir(), key=lambda path: path.name == WEIGHTS):
             path.replace(output / path.name)
     except (OSError, SafetensorError) as error:

@@ -60,8 +60,10 @@ class ProgressBar(TrainerCallback):
         if tenth and state.is_world_process_zero and not self.console.is_terminal:
             seconds = (time.monotonic() - self.began) / (step - self.first) * (steps - step)
             minutes, seconds = divmod(round(seconds), 60)
-            self.console.print(f"{self.title}: step {step}/{steps}, {self.loss}, {minutes}:{seconds:02} left")
+            parts = (f"{self.title}: step {step}/{steps}", self.loss, f"{minutes}:{seconds:02} left")
+            self.console.print(", ".join(part for part in parts if part))
 
     def close(self) -> None:
         """Give the terminal back, however the run ended."""
-        self.bar.stop()
+        if self.bar.live.is_started:
+            self.bar.stop()

@@ -160,28 +160,25 @@ def _path(location: tuple[int | str, ...]) -> list[str]:
 
 
 def _nearest_key(path: list[str], location: tuple[int | str, ...]) -> str:
-    """A right name in the same section, or failing that in any section."""
-    if path[0] == "transforms" and len(location) == 4:
-        chain = next(
-            t for t in get_args(get_args(Transform)[0]) if t.model_fields["name"].default == location[2]
-        )
-        return _nearest(path[-1], chain.model_fields)
-    names = [
-        f"{section}.{key}"
-        for section, field in Recipe.model_fields.items()
-        for key in getattr(field.annotation, "model_fields", ())
-    ]
-    siblings = (
-        [name for name in names if name.startswith(f"{path[0]}.")] if len(path) > 1 else Recipe.model_fields
-    )
-    hint = _nearest(".".join(path), siblings)
-    same_ending = [name for name in names if name.endswith(f".{path[-1]}")]
-    return f"; did you mean '{same_ending[0]}'?" if same_ending and not hint else hint
+    """The same key in another section, where it belongs, or else a right name for this one."""
+    *parents, key = path
+    if parents[:1] == ["transforms"]:  # the location says of which kind
+        kinds = get_args(get_args(Transform)[0])
+        kind = next(kind for kind in kinds if kind.model_fields["name"].default == location[2])
+        return _nearest(key, kind.model_fields, parents)
+    sections = {
+        name: list(getattr(field.annotation, "model_fields", ()))
+        for name, field in Recipe.model_fields.items()
+    }
+    for section, names in sections.items():
+        if key in names:
+            return f"; did you mean '{section}.{key}'?"
+    return _nearest(key, sections[parents[0]] if parents else sections, parents)
 
 
-def _nearest(word: object, choices: Iterable[str]) -> str:
+def _nearest(word: object, choices: Iterable[str], parents: Sequence[str] = ()) -> str:
     matches = difflib.get_close_matches(str(word), list(choices), n=1)
-    return f"; did you mean '{matches[0]}'?" if matches else ""
+    return f"; did you mean '{'.'.join([*parents, *matches])}'?" if matches else ""
 
 
 def _choice(expected: str, value: object) -> str:

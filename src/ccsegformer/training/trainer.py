@@ -1,8 +1,8 @@
 """One training run, from a recipe and a data set to a folder that holds a model."""
 
 import math
-import os
 import random
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -94,15 +94,12 @@ def train(
     dataset = open_dataset(data, "training")
     global_batch = recipe.training.batch_size * recipe.training.accumulation
     steps = _count_steps(recipe, len(dataset))
-    is_main = int(os.environ.get("RANK", 0)) == 0
-    if resume:
-        checkpoint = find_checkpoint(output, recipe, dataset.classes)
-    else:
-        checkpoint = None
-        if is_main:
-            check_unused(output, overwrite)
     with _own_randomness(recipe.training.seed), _quiet_transformers():
         arguments = trainer_arguments(recipe, output, steps)
+        is_main = arguments.process_index == 0
+        checkpoint = find_checkpoint(output, recipe, dataset.classes) if resume else None
+        if is_main and not resume:
+            check_unused(output, overwrite)
         model, report = build_model(recipe, dataset.classes)
         freeze(model, recipe.training.freeze, report.new if report else None)
         if is_main and not resume:
@@ -117,6 +114,7 @@ def train(
             data_collator=partial(collate, ignore_index=dataset.classes.ignore_index),
             processing_class=image_processor(),
             callbacks=[_tensorboard(output, checkpoint)] + [bar] * progress,
+            classes=dataset.classes,
             epoch_length=len(dataset) / global_batch,
         )
         del model.config.use_cache  # the Trainer's, for models that generate
@@ -133,19 +131,17 @@ def train(
         finally:
             bar.close()
         history = [(entry["step"], entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
-        result = TrainingResult(_whole_model(trainer), history, trainer.seconds(), steps, report)
-        if is_main:
-            log = {
-                "steps": steps,
-                "seconds": round(result.seconds, 3),
-                "images": len(dataset),
-                "global_batch": global_batch,
-                "processes": arguments.world_size,
-                "device": str(arguments.device),
-                "loss": history,
-            }
-            finish_run(output, result.model, log)
-    return result
+        log = {
+            "steps": steps,
+            "seconds": round(trainer.seconds(), 3),
+            "images": len(dataset),
+            "global_batch": global_batch,
+            "processes": arguments.world_size,
+            "device": str(arguments.device),
+            "loss": history,
+        }
+        trained = _finish(trainer, output, log)
+    return TrainingResult(trained, history, trainer.seconds(), steps, report)
 
 
 def build_model(
@@ -198,9 +194,17 @@ def _tensorboard(output: Path, checkpoint: Path | None) -> TensorBoardCallback:
     return TensorBoardCallback(SummaryWriter(output / "logs", purge_step=step))
 
 
-def _whole_model(trainer: SegmentationTrainer) -> CrissCrossSegformerForSemanticSegmentation:
-    """The trained model of one process, whatever it was wrapped in or shared by."""
+def _finish(
+    trainer: SegmentationTrainer, output: Path, log: dict[str, object]
+) -> CrissCrossSegformerForSemanticSegmentation:
+    """Write the model, unwrapped and gathered, once; every process gets it whole and in evaluation mode."""
     model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
+    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    if trainer.args.should_save:
+        finish_run(output, model, weights, log)
+    trainer.accelerator.wait_for_everyone()
+    if trainer.is_fsdp_enabled:  # each process holds a part
+        model = load_pretrained(str(output))[0].to(trainer.args.device)
     return model.eval()
 
 
@@ -219,13 +223,15 @@ def _own_randomness(seed: int) -> Iterator[None]:
 
 @contextmanager
 def _quiet_transformers() -> Iterator[None]:
-    """Keep transformers' own bars and warnings off the screen."""
+    """Keep transformers' bars and warnings off the screen, and a remark on speed by distributed training."""
     logging = transformers.utils.logging
     verbosity, had_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+            yield
     finally:
         logging.set_verbosity(verbosity)
         if had_bars:
