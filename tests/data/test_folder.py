@@ -9,7 +9,6 @@ import torch
 from PIL import Image
 
 from ccsegformer.data.folder import ImageMaskFolder
-from ccsegformer.data.sources import open_dataset
 from ccsegformer.errors import DataError
 
 NAMES = ("b.day1", "a")
@@ -47,13 +46,6 @@ def test_samples_are_in_the_order_of_their_names(root: Path) -> None:
         assert sample["image"].shape == (3, 4, 6)
         stored = np.asarray(Image.open(root / "annotations" / "training" / f"{name}.png"))
         np.testing.assert_array_equal(sample["mask"], stored)
-
-
-def test_the_source_of_a_folder_is_the_folder(root: Path) -> None:
-    dataset = open_dataset(str(root), "training")
-    assert isinstance(dataset, ImageMaskFolder)
-    with pytest.raises(DataError, match="no split 'test'; the splits are training, validation"):
-        open_dataset("procedural", "test")
 
 
 def test_a_pickled_data_set_reads_the_same(root: Path) -> None:
