@@ -168,6 +168,7 @@ def test_mixed_precision_is_close() -> None:
         ({"attention": ["efficient"] * 3}, "or a list of 4"),
         ({"projection": "single"}, "projection must be one of multi_head, ccnet"),
         ({"recurrence": 0}, "recurrence must be at least 1"),
+        ({"num_attention_heads": (1, 2, 7, 8)}, "must be multiples of num_attention_heads"),
         ({"num_labels": 1}, "num_labels must be at least 2"),
         ({"attention_probs_dropout_prob": 0.1}, "has no dropout"),
     ],

@@ -38,8 +38,8 @@ class CrissCrossSegformerConfig(SegformerConfig):
     one, so that transformers loads it without this package.
 
     Raises:
-        ValueError: an unknown attention or projection, a recurrence below 1, fewer than two labels, or
-            attention dropout beside criss-cross attention, which has none.
+        ValueError: an unknown attention or projection, a recurrence below 1, fewer than two labels, widths
+            that the heads do not divide, or attention dropout beside criss-cross attention, which has none.
     """
 
     model_type = "ccsegformer"
@@ -56,6 +56,13 @@ class CrissCrossSegformerConfig(SegformerConfig):
             raise ValueError(
                 f"attention must be one of {', '.join(ATTENTIONS)}, or a list of {self.num_encoder_blocks}, "
                 f"not {self.attention!r}"
+            )
+        if any(
+            width % heads for width, heads in zip(self.hidden_sizes, self.num_attention_heads, strict=True)
+        ):
+            raise ValueError(
+                f"hidden_sizes {tuple(self.hidden_sizes)} must be multiples of num_attention_heads "
+                f"{tuple(self.num_attention_heads)}"
             )
         if self.projection not in PROJECTIONS:
             raise ValueError(f"projection must be one of {', '.join(PROJECTIONS)}, not {self.projection!r}")
