@@ -1,0 +1,70 @@
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ccsegformer.training.recipe import Recipe, save_recipe
+from ccsegformer.training.trainer import train
+
+SCRIPT = """
+import sys
+import torch
+from ccsegformer.models import configuration_ccsegformer
+from ccsegformer.training.recipe import load_recipe
+from ccsegformer.training.trainer import train
+
+torch.set_num_threads(1)
+configuration_ccsegformer._MIT["b0"] = ((8, 16, 40, 64), (1, 1, 1, 1), 16)
+recipe, data, output = sys.argv[1:]
+result = train(load_recipe(recipe), data, output)
+assert not result.model.training
+torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.usefixtures("tiny")
+def test_two_processes_train_as_one(tmp_path: Path, data: Path, recipe: Callable[..., Recipe]) -> None:
+    """The same recipe, so the same global batch; dropout, stochastic depth and batch norm are all at work."""
+    four_steps = recipe(training={"steps": 4, "accumulation": 4})
+    save_recipe(four_steps, tmp_path / "recipe.yaml")
+    (tmp_path / "script.py").write_text(SCRIPT)
+    output = tmp_path / "two"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    arguments = [tmp_path / "script.py", tmp_path / "recipe.yaml", data, output]
+    finished = subprocess.run(
+        [*command, *map(str, arguments)], capture_output=True, text=True, timeout=240, check=False
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stderr.count("step 4/4") == 1  # one process speaks
+
+    one = train(four_steps, data, tmp_path / "one")
+
+    log = json.loads((output / "training_log.json").read_text())
+    assert (log["processes"], log["global_batch"]) == (2, 8)
+    assert [loss for _, loss in log["loss"]] == pytest.approx(
+        [loss for _, loss in one.loss_history], rel=1e-4
+    )
+    assert_close(output, tmp_path / "one")
+    # What two processes began, one can finish.
+    shutil.rmtree(output / "checkpoint-4")
+    (output / "model.safetensors").unlink()
+    train(four_steps, data, output, resume=True)
+    assert_close(output, tmp_path / "one")
+
+
+def assert_close(one: Path, other: Path) -> None:
+    left, right = (load_file(folder / "model.safetensors") for folder in (one, other))
+    assert left.keys() == right.keys()
+    for name, expected in right.items():
+        # Batch norm takes away again what these add: their gradient is rounding, which Adam makes a step of.
+        shift = name.startswith(("decode_head.linear_c", "segformer.encoder.layer_norm")) and "bias" in name
+        absolute = 1e-3 if shift or name.endswith("running_mean") else 1e-5
+        torch.testing.assert_close(
+            left[name], expected, rtol=1e-4, atol=absolute, msg=lambda m, n=name: f"{n}: {m}"
+        )
