@@ -5,7 +5,6 @@ import shutil
 from pathlib import Path
 
 from safetensors import SafetensorError
-from torch import Tensor
 from transformers import PreTrainedModel, SegformerImageProcessor
 
 from ccsegformer.data.labels import Classes, read_classes, write_classes
@@ -89,9 +88,7 @@ def find_checkpoint(output: Path, recipe: Recipe, classes: Classes) -> Path:
     return max(complete, key=lambda path: int(path.name.removeprefix("checkpoint-")))
 
 
-def finish_run(
-    output: Path, model: PreTrainedModel, weights: dict[str, Tensor], log: dict[str, object]
-) -> None:
+def finish_run(output: Path, model: PreTrainedModel, log: dict[str, object]) -> None:
     """Write the trained model and its log; the weights come last, so that a folder with weights is complete.
 
     Raises:
@@ -99,7 +96,7 @@ def finish_run(
     """
     aside = output / ".model"
     try:
-        model.save_pretrained(aside, state_dict=weights)
+        model.save_pretrained(aside)
         image_processor().save_pretrained(aside)
         write_atomically(output / "training_log.json", json.dumps(log) + "\n")
         for path in sorted(aside.iterdir(), key=lambda path: path.name == WEIGHTS):

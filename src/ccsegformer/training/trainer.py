@@ -197,14 +197,18 @@ def _tensorboard(output: Path, checkpoint: Path | None) -> TensorBoardCallback:
 def _finish(
     trainer: SegmentationTrainer, output: Path, log: dict[str, object]
 ) -> CrissCrossSegformerForSemanticSegmentation:
-    """Write the model, unwrapped and gathered, once; every process gets it whole and in evaluation mode."""
+    """Write the model once; every process gets it whole, in evaluation mode and without a wrapper."""
     model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
-    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    if trainer.is_fsdp_enabled:  # a part in each process, and in classes of FSDP's own
+        weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+        model = CrissCrossSegformerForSemanticSegmentation(model.config)
+        if trainer.args.should_save:
+            model.load_state_dict(weights)
     if trainer.args.should_save:
-        finish_run(output, model, weights, log)
+        finish_run(output, model, log)
     trainer.accelerator.wait_for_everyone()
-    if trainer.is_fsdp_enabled:  # each process holds a part
-        model = load_pretrained(str(output))[0].to(trainer.args.device)
+    if trainer.is_fsdp_enabled:
+        model = load_pretrained(str(output), config=model.config)[0].to(trainer.args.device)
     return model.eval()
 
 
