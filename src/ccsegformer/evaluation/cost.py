@@ -5,6 +5,7 @@ Peak memory means little in a process that has trained a model, so everything is
 """
 
 import argparse
+import ctypes
 import dataclasses
 import json
 import re
@@ -37,7 +38,8 @@ class Cost:
     gflops: float
     """10^9 floating-point operations; a multiply-add is 2 of them (many papers count it once)."""
     peak_memory_mib: float
-    """What the forward pass needs beyond the weights. CPU: resident memory, CUDA: allocated memory."""
+    """What the forward pass needs beyond the weights. CPU: resident memory, which repeats to about a tenth;
+    CUDA: allocated memory. The median of three passes."""
     images_per_second: float
     """From the median time of several passes, after one that is not timed."""
     height: int
@@ -89,8 +91,11 @@ def _measure(model: nn.Module, height: int, width: int, device: str, repeats: in
     pixels = torch.zeros(1, 3, height, width, device=device)
     with evaluation_mode(model), torch.inference_mode():
         model(pixels[..., :64, :64])  # loads libraries and makes thread pools, which are not the model's
-        peak = (_peak_cuda if device.startswith("cuda") else _peak_resident)(lambda: model(pixels))
+        _seconds(model, pixels)
         seconds = statistics.median(_seconds(model, pixels) for _ in range(repeats))
+        _free_at_once()
+        peak_of = _peak_cuda if device.startswith("cuda") else _peak_resident
+        peak = statistics.median(peak_of(lambda: model(pixels)) for _ in range(3))
     return Cost(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         gflops=count_flops(model, height, width) / GIGA,
@@ -116,6 +121,13 @@ def _peak_cuda(run: Callable[[], object]) -> int:
     torch.cuda.reset_peak_memory_stats()
     run()
     return torch.cuda.max_memory_allocated() - before
+
+
+def _free_at_once() -> None:
+    """Have glibc give back a tensor's memory as it is freed; otherwise a peak depends on what went before."""
+    if sys.platform == "linux":
+        mmap_threshold, larger_than = -3, 2**17
+        getattr(ctypes.CDLL(None), "mallopt", lambda *_: 0)(mmap_threshold, larger_than)
 
 
 def _peak_resident(run: Callable[[], object]) -> int:

@@ -48,7 +48,7 @@ def render_page(results: dict[str, Any], examples: list[Example]) -> str:
         "number": number,
         "span": span,
         "percent": lambda share: f"{100 * (share or 0):.1f}%",
-        "words": lambda key: key.replace("_", " ").capitalize().replace("Gpu", "GPU"),
+        "words": _words,
         "plain": _plain,
     }
     models, data, verdict = results["models"], results["data"], results["verdict"]
@@ -149,8 +149,8 @@ def _protocol(results: dict[str, Any]) -> dict[str, Any]:
     cost = protocol.pop("cost")
     protocol["cost"] = (
         f"one float32 image of {cost['width']} × {cost['height']} on {cost['device']}, "
-        f"{cost['threads']} CPU threads; memory in a fresh process, speed from the median of "
-        "several passes"
+        f"CPU threads: {cost['threads']}; memory and speed are medians of several passes in a "
+        "fresh process"
     )
     if verdict["resamples"]:
         protocol["intervals"] = (
@@ -169,6 +169,14 @@ def _commands(results: dict[str, Any]) -> str:
             arguments = ["ccsegformer", "evaluate", run["folder"], "--data", results["data"]["name"]]
             lines.append(shlex.join(arguments))
     return "\n".join(lines)
+
+
+def _words(key: str) -> str:
+    """A key of the results as a caption."""
+    words = key.replace("_", " ").capitalize()
+    for written, read in (("iou", "IoU"), (" gib", ", GiB"), ("Gpu", "GPU")):
+        words = words.replace(written, read)
+    return words
 
 
 def _plain(value: object) -> str:
