@@ -147,5 +147,5 @@ def test_load_model_refuses_classes_of_another_number(model, tmp_path):
 
 def test_load_model_refuses_an_encoder_alone(tmp_path, capsys):
     CrissCrossSegformerModel(CrissCrossSegformerConfig(**TINY)).save_pretrained(tmp_path)
-    with pytest.raises(CheckpointError, match="train it first"):
+    with pytest.raises(CheckpointError, match="not a trained segmentation model"):
         load_model(tmp_path)

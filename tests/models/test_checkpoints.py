@@ -102,6 +102,7 @@ def test_one_stage_changed_is_one_stage_new(fine_tuned: Path) -> None:
     _, report = load_pretrained(str(fine_tuned), attention=attention)
     assert report.new == ()
     assert {name.split(".")[2] for name in report.dropped} == {"1", "3"}
+    assert report.new_attention == (1, 3)
 
 
 def test_encoder_only_checkpoints_give_a_fresh_head(encoder_only: Path) -> None:

@@ -32,9 +32,14 @@ def train(
 
       torchrun --nproc-per-node 2 -m ccsegformer train recipes/report.yaml --data DIR --output runs/report
     """
+    from accelerate import PartialState
+
     from ccsegformer.training.recipe import load_recipe
     from ccsegformer.training.trainer import train as run
 
     loaded = load_recipe(recipe, set_ or [])
     run(loaded, data_or_usage_error(data, loaded.data), output, resume=resume, overwrite=overwrite)
-    typer.echo(f"{output}: trained")
+    process = PartialState()
+    if process.is_main_process:
+        typer.echo(f"{output}: trained")
+    process.destroy_process_group()

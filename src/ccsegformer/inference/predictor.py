@@ -12,10 +12,10 @@ from rich.progress import track
 
 from ccsegformer.data.images import read_image
 from ccsegformer.data.labels import Classes, colorize, read_classes
-from ccsegformer.errors import CheckpointError, DataError, OutputError
+from ccsegformer.errors import DataError, OutputError
 from ccsegformer.evaluation.evaluate import predict_labels
 from ccsegformer.files import write_atomically
-from ccsegformer.models import CrissCrossSegformerForSemanticSegmentation, load_pretrained
+from ccsegformer.models import CrissCrossSegformerForSemanticSegmentation, load_trained
 
 
 def load_model(
@@ -30,12 +30,7 @@ def load_model(
         CheckpointError: not a SegFormer, or one with parts that were never trained, such as an encoder alone.
         DataError: `classes.json` is wrong, or does not have one class for each of the model's.
     """
-    model, report = load_pretrained(str(name_or_path))
-    if report.new:
-        raise CheckpointError(
-            f"{name_or_path}: holds no {report.new[0]} (nor {len(report.new) - 1} other parameters): "
-            "train it first, with the checkpoint as the recipe's model.pretrained"
-        )
+    model = load_trained(str(name_or_path))
     listing = Path(name_or_path) / "classes.json"
     names = tuple(model.config.id2label[index] for index in range(model.config.num_labels))
     ignore_index = max(model.config.semantic_loss_ignore_index, len(names))
@@ -43,7 +38,7 @@ def load_model(
     if len(classes) != len(names):
         raise DataError(f"{listing}: {len(classes)} classes for a model of {len(names)}")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return model.eval().to(device), classes
+    return model.to(device), classes
 
 
 def predict_files(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import os
 import re
 import sys
 from collections import Counter
@@ -14,6 +15,7 @@ from transformers.conversion_mapping import (
     get_checkpoint_conversion_mapping,
     register_checkpoint_conversion_mapping,
 )
+from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
 from ccsegformer.errors import CheckpointError
 from ccsegformer.models.configuration_ccsegformer import CrissCrossSegformerConfig
@@ -39,12 +41,15 @@ class LoadReport:
         loaded: taken from the checkpoint.
         new: made afresh, at random.
         dropped: in the checkpoint, and of no use to the model.
+        new_attention: stages, from 0, whose kind of attention the checkpoint did not have, even where its
+            projections were taken over.
     """
 
     source: str
     loaded: tuple[str, ...]
     new: tuple[str, ...]
     dropped: tuple[str, ...]
+    new_attention: tuple[int, ...]
 
     def table(self) -> str:
         """One short table: a line for each fate and kind of module."""
@@ -71,7 +76,7 @@ def load_checkpoint(
     wants_information = kwargs.pop("output_loading_info", False)
     kwargs["use_safetensors"] = True
     try:
-        with _quiet("transformers.modeling_utils"):
+        with _quiet():
             model, information = from_pretrained(
                 name_or_path,
                 *args,
@@ -89,7 +94,7 @@ def load_checkpoint(
             raise
         raise CheckpointError(f"{name_or_path}: damaged model.safetensors: {_first_line(error)}") from error
     report = _account(model, information, saved, str(name_or_path))
-    if report.new or report.dropped:
+    if (report.new or report.dropped) and os.environ.get("RANK", "0") == "0":
         print(report.table(), file=sys.stderr)
     return (model, {**information, "report": report}) if wants_information else model
 
@@ -159,12 +164,16 @@ def _account(model: Any, information: dict[str, Any], saved: dict[str, Any], sou
                 f"{source}: {name} is {tuple(theirs)} in the weights, {tuple(ours)} in the model"
             )
     return LoadReport(
-        source, tuple(sorted(loaded)), tuple(sorted(missing | set(misshapen))), tuple(sorted(unexpected))
+        source,
+        loaded=tuple(sorted(loaded)),
+        new=tuple(sorted(missing | set(misshapen))),
+        dropped=tuple(sorted(unexpected)),
+        new_attention=tuple(sorted(changed)),
     )
 
 
 def _stages_that_attend_otherwise(saved: dict[str, Any], config: CrissCrossSegformerConfig) -> set[int]:
-    """Stages whose attention has other parameters than it had in the checkpoint."""
+    """Stages with another kind of attention than they had in the checkpoint."""
     attention = saved_attention(saved)
     before = [attention] * len(config.depths) if isinstance(attention, str) else attention
     same_projection = saved.get("projection", "multi_head") == config.projection
@@ -189,11 +198,15 @@ def _first_line(error: Exception) -> str:
 
 
 @contextmanager
-def _quiet(logger_name: str) -> Iterator[None]:
-    """Keep transformers' own, longer account of the same to itself."""
-    logger = logging.getLogger(logger_name)
+def _quiet() -> Iterator[None]:
+    """Keep transformers' own, longer account of the same to itself, and its progress bar."""
+    logger = logging.getLogger("transformers.modeling_utils")
     before, logger.disabled = logger.disabled, True
+    has_bars = is_progress_bar_enabled()
+    disable_progress_bar()
     try:
         yield
     finally:
         logger.disabled = before
+        if has_bars:
+            enable_progress_bar()

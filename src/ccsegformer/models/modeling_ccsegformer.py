@@ -147,6 +147,10 @@ class CrissCrossSegformerModel(CrissCrossSegformerPreTrainedModel):
         )
         self.post_init()
 
+    def get_input_embeddings(self) -> nn.Module:
+        """The first stage's patch embeddings, which FSDP asks for."""
+        return self.stages[0].get_submodule("patch_embeddings")
+
     @can_return_tuple
     def forward(
         self, pixel_values: Tensor, output_hidden_states: bool | None = None, **_: Any
@@ -241,9 +245,10 @@ def load_trained(name_or_path: str) -> CrissCrossSegformerForSemanticSegmentatio
     attention = saved_attention(saved_config(name_or_path, {}))
     model, report = load_pretrained(name_or_path, attention=attention)
     if report.new or report.dropped:
+        unfit = (report.new or report.dropped)[0]
         raise CheckpointError(
-            f"{name_or_path}: not a trained segmentation model: {len(report.new)} parameters are missing, "
-            f"such as {(report.new or report.dropped)[0]}; train one from it (model.pretrained)"
+            f"{name_or_path}: not a trained segmentation model ({unfit} does not fit); train one from it, "
+            "as the recipe's model.pretrained"
         )
     return model.eval()
 
@@ -253,4 +258,6 @@ AutoModel.register(CrissCrossSegformerConfig, CrissCrossSegformerModel)
 AutoModelForSemanticSegmentation.register(
     CrissCrossSegformerConfig, CrissCrossSegformerForSemanticSegmentation
 )
-AutoImageProcessor.register(CrissCrossSegformerConfig, slow_image_processor_class=SegformerImageProcessor)
+AutoImageProcessor.register(
+    CrissCrossSegformerConfig, image_processor_classes={"torchvision": SegformerImageProcessor}
+)

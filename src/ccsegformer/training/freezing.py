@@ -1,5 +1,6 @@
 """Which parameters a run trains."""
 
+import re
 from collections.abc import Collection
 from typing import Literal
 
@@ -11,7 +12,7 @@ HEAD = "decode_head."
 
 
 def freeze(
-    model: nn.Module, policy: Literal["none", "encoder", "report"], new_parameters: Collection[str] | None
+    model: nn.Module, policy: Literal["none", "encoder", "report"], new_attention: Collection[int] | None
 ) -> None:
     """Set `requires_grad` of every parameter of a segmentation model.
 
@@ -19,8 +20,8 @@ def freeze(
     frozen but the decode head and the new attention.
 
     Args:
-        new_parameters: names of those that were freshly made when pretrained weights were loaded, which
-            `report` trains beside the decode head. None when nothing was loaded: then every attention is new.
+        new_attention: stages, from 0, whose kind of attention the pretrained weights did not have; `report`
+            trains it beside the decode head. None when nothing was loaded: then every attention is new.
 
     Raises:
         TrainingError: nothing would be left to train.
@@ -31,8 +32,9 @@ def freeze(
         elif policy == "encoder":
             parameter.requires_grad = False
         else:
-            parameter.requires_grad = (
-                ".attention." in name if new_parameters is None else name in new_parameters
+            attention = re.search(r"stages\.(\d+)\..*\.attention\.", name)
+            parameter.requires_grad = attention is not None and (
+                new_attention is None or int(attention[1]) in new_attention
             )
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise TrainingError(f"training.freeze: '{policy}' leaves nothing to train; use 'none'")

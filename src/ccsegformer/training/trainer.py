@@ -101,7 +101,7 @@ def train(
         if is_main and not resume:
             check_unused(output, overwrite)
         model, report = build_model(recipe, dataset.classes)
-        freeze(model, recipe.training.freeze, report.new if report else None)
+        freeze(model, recipe.training.freeze, report.new_attention if report else None)
         if is_main and not resume:
             begin_run(output, recipe, dataset.classes)
         bar = ProgressBar("training")
