@@ -130,7 +130,7 @@ def draw_layout(rng: np.random.Generator, size: int) -> Layout:
     parcels = _draw_parcels(rng, extent)
     channel = _draw_channel(rng, extent)
     roads: list[Course] = []
-    for _ in range(max(1, round(extent / 150))):
+    for _ in range(round(np.sqrt(extent) / 8)):  # one at 128 pixels, two at 256, four at 1024
         roads.append(_draw_road(rng, extent, channel, roads))
     farmyard = _draw_farmyard(rng, extent, channel, roads)
     woods = tuple(_draw_wood(rng, extent, road) for road in roads)

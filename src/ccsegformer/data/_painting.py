@@ -70,28 +70,33 @@ def _paint_parcels(canvas: Canvas, layout: Layout, grain: np.ndarray, drift: np.
     middle = layout.extent / 2
     u, v = turn(canvas.x - middle, canvas.y - middle, parcels.angle)
     u, v = u + 5 * drift, v + 5 * drift[::-1]  # no border is quite straight
-    strip = np.clip(np.searchsorted(parcels.strips, u) - 1, 0, len(parcels.widths) - 1)
-    width = parcels.widths[strip]
-    along = v / width + parcels.shifts[strip]
+    borders, widths = parcels.strips.astype(np.float32), parcels.widths.astype(np.float32)
+    strip = np.clip(np.searchsorted(borders, u) - 1, 0, len(widths) - 1)
+    width = widths[strip]
+    along = v / width + parcels.shifts.astype(np.float32)[strip]
     part = (along - np.floor(along)) * width
     parcel = np.floor(along).astype(np.intp) % parcels.chance.shape[1]
-    edge = np.minimum(u - parcels.strips[strip], parcels.strips[strip + 1] - u)
+    edge = np.minimum(u - borders[strip], borders[strip + 1] - u)
     edge = np.minimum(edge, np.minimum(part, width - part))
 
-    chance = parcels.chance[strip, parcel]
-    hue, tone, spacing, direction = np.moveaxis(parcels.looks[strip, parcel].astype(np.float32), -1, 0)
-    field, bare = chance < FIELDS, chance >= FIELDS + WOODS
-
+    # Of every parcel first, then of every pixel: use, colour, and the frequency of its rows in u and v.
+    use = np.select([parcels.chance < FIELDS, parcels.chance < FIELDS + WOODS], [crop, FOREST], BARE)
+    hue, tone, spacing, direction = np.moveaxis(parcels.looks, -1, 0)
     heading = np.rint(direction * 8) * (np.pi / 8)
-    wave = (u * np.cos(heading) + v * np.sin(heading)) * (2 * np.pi / (4.5 + 3.5 * spacing))
-    furrow = (0.25 + 0.25 * np.sin(wave)) * (0.8 + 0.3 * grain)
+    frequency = 2 * np.pi / (4.5 + 3.5 * spacing)
+    tables = np.stack([hue, tone, frequency * np.cos(heading), frequency * np.sin(heading)])
+    hue, tone, by_u, by_v = tables.astype(np.float32)[:, strip, parcel]
+    label = use.astype(np.uint8)[strip, parcel]
+
+    furrow = (0.25 + 0.25 * np.sin((u * by_u + v * by_v).astype(np.float64))) * (0.8 + 0.3 * grain)
     crop_colour = mix(mix(GREEN, GOLD, np.clip(hue + 0.2 * drift, 0, 1)), FURROW, furrow)
     soil = mix(*SOILS, np.clip(hue + 0.5 * grain, 0, 1))
-    ground = np.where(field[..., None], crop_colour, np.where(bare[..., None], soil, UNDERGROWTH))
+    ground = np.where((label == crop)[..., None], crop_colour, soil)
+    ground[label == FOREST] = UNDERGROWTH
     ground *= (0.9 + 0.22 * tone + 0.07 * grain + 0.06 * drift)[..., None]
     ground *= np.clip(0.72 + 0.11 * edge, 0, 1).astype(np.float32)[..., None]
     canvas.albedo[:] = ground
-    canvas.label[:] = np.where(field, crop, np.where(bare, BARE, FOREST))
+    canvas.label[:] = label
 
 
 def _paint_yard(canvas: Canvas, building: Box, grain: np.ndarray) -> None:
