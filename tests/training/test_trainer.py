@@ -233,6 +233,20 @@ def test_a_run_that_diverges_stops_and_can_be_resumed(
     assert (tmp_path / "run" / "model.safetensors").exists()
 
 
+def test_a_run_that_fails_before_its_first_checkpoint_leaves_nothing(
+    tmp_path: Path, data: Path, recipe: MakeRecipe
+) -> None:
+    for image in (data / "images" / "training").iterdir():
+        image.write_bytes(b"not an image")
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "notes.txt").write_text("mine")
+    for folder in ("new", "kept"):
+        with pytest.raises(DataError, match="not an image"):
+            train(recipe(), data, tmp_path / folder)
+    assert not (tmp_path / "new").exists()
+    assert [path.name for path in (tmp_path / "kept").iterdir()] == ["notes.txt"]
+
+
 def make_trainer(
     model: nn.Module, recipe: Recipe, data: Path, output: Path, steps: int = 1, **kwargs: Any
 ) -> SegmentationTrainer:

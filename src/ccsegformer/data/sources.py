@@ -9,7 +9,7 @@ from ccsegformer.errors import DataError
 if TYPE_CHECKING:
     from ccsegformer.data.procedural import ProceduralScenes
 
-PROCEDURAL_COUNTS = {"training": 800, "validation": 60}
+PROCEDURAL_COUNTS = {"training": 400, "validation": 60}
 
 
 def open_dataset(data: str | Path, split: str) -> "ImageMaskFolder | ProceduralScenes":

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -58,6 +60,20 @@ def begin_run(output: Path, recipe: Recipe, classes: Classes) -> None:
         raise OutputError(f"{output}: cannot be cleared: {error.strerror or error}") from error
     save_recipe(recipe, output / "recipe.yaml")
     write_classes(classes, output / "classes.json")
+
+
+@contextmanager
+def nothing_half_begun(output: Path) -> Iterator[None]:
+    """Remove what this block leaves in `output` when it fails before there is a checkpoint to resume from."""
+    try:
+        yield
+    except BaseException:
+        if not any(_is_complete(path) for path in output.glob("checkpoint-*")):
+            for path in _run_files(output):
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+            with suppress(OSError):  # other files are there, or the folder is not
+                output.rmdir()
+        raise
 
 
 def find_checkpoint(output: Path, recipe: Recipe, classes: Classes) -> Path:

@@ -4,7 +4,7 @@ import math
 import random
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,7 @@ from ccsegformer.training._output import (
     find_checkpoint,
     finish_run,
     image_processor,
+    nothing_half_begun,
 )
 from ccsegformer.training._progress import ProgressBar
 from ccsegformer.training.freezing import freeze
@@ -94,7 +95,7 @@ def train(
     dataset = open_dataset(data, "training")
     global_batch = recipe.training.batch_size * recipe.training.accumulation
     steps = _count_steps(recipe, len(dataset))
-    with _own_randomness(recipe.training.seed), _quiet_transformers():
+    with _own_randomness(recipe.training.seed), _quiet_transformers(), ExitStack() as stack:
         arguments = trainer_arguments(recipe, output, steps)
         is_main = arguments.process_index == 0
         checkpoint = find_checkpoint(output, recipe, dataset.classes) if resume else None
@@ -103,6 +104,7 @@ def train(
         model, report = build_model(recipe, dataset.classes)
         freeze(model, recipe.training.freeze, report.new_attention if report else None)
         if is_main and not resume:
+            stack.enter_context(nothing_half_begun(output))
             begin_run(output, recipe, dataset.classes)
         bar = ProgressBar("training")
         trainer = SegmentationTrainer(
