@@ -183,6 +183,21 @@ def test_image_segmentation_pipeline(tmp_path: Path) -> None:
     assert segments[0]["mask"].size == (70, 50)
 
 
+def test_load_state_dict_takes_both_names(fine_tuned: Path) -> None:
+    # The Trainer resumes by a lenient load_state_dict of what save_pretrained wrote.
+    model, _ = load_pretrained(str(fine_tuned), attention="efficient")
+    other = CrissCrossSegformerForSemanticSegmentation(model.config)
+    for state in (load_file(fine_tuned / "model.safetensors"), model.state_dict()):
+        other.apply(lambda module: [p.data.fill_(7) for p in module.parameters()])
+        assert other.load_state_dict(state).missing_keys == []
+        assert all(
+            torch.equal(tensor, model.state_dict()[name]) for name, tensor in other.state_dict().items()
+        )
+    encoder = CrissCrossSegformerModel(model.config)
+    hub = load_file(fine_tuned / "model.safetensors")
+    encoder.load_state_dict({k.removeprefix("segformer."): v for k, v in hub.items() if "decode" not in k})
+
+
 def test_load_trained_changes_nothing(fine_tuned: Path, encoder_only: Path, tmp_path: Path) -> None:
     theirs = SegformerForSemanticSegmentation.from_pretrained(fine_tuned).eval()
     ours = load_trained(str(fine_tuned))

@@ -6,15 +6,18 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from transformers import PretrainedConfig, SegformerConfig
+from torch import Tensor
+from transformers import PretrainedConfig, PreTrainedModel, SegformerConfig
 from transformers.conversion_mapping import (
     get_checkpoint_conversion_mapping,
+    get_model_conversion_mapping,
     register_checkpoint_conversion_mapping,
 )
+from transformers.core_model_loading import apply_renamings
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
 from ccsegformer.errors import CheckpointError
@@ -97,6 +100,12 @@ def load_checkpoint(
     if (report.new or report.dropped) and os.environ.get("RANK", "0") == "0":
         print(report.table(), file=sys.stderr)
     return (model, {**information, "report": report}) if wants_information else model
+
+
+def with_current_names(model: PreTrainedModel, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict under the model's own names, whether it comes with those or with the hub's older ones."""
+    renamings = get_model_conversion_mapping(model, add_legacy=False)
+    return {apply_renamings(name, renamings): tensor for name, tensor in state_dict.items()}
 
 
 def saved_config(name_or_path: Any, finding: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """SegFormer with a choice of attention in each stage, as transformers models."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -23,7 +24,13 @@ from transformers.utils.generic import can_return_tuple
 
 from ccsegformer.errors import CheckpointError
 from ccsegformer.models.attention import CCNetAttention, CrissCrossAttention
-from ccsegformer.models.checkpoints import LoadReport, load_checkpoint, saved_attention, saved_config
+from ccsegformer.models.checkpoints import (
+    LoadReport,
+    load_checkpoint,
+    saved_attention,
+    saved_config,
+    with_current_names,
+)
 from ccsegformer.models.configuration_ccsegformer import CrissCrossSegformerConfig
 from ccsegformer.models.decode_head import FoldedDecodeHead
 
@@ -105,6 +112,7 @@ class CrissCrossSegformerPreTrainedModel(SegformerPreTrainedModel):
     config: CrissCrossSegformerConfig
     config_class = CrissCrossSegformerConfig
     _no_split_modules = ["CrissCrossSegformerLayer"]  # noqa: RUF012 - transformers' own form
+    accepts_loss_kwargs = False  # the loss is a micro-batch's own mean: the Trainer divides by accumulation
     _can_record_outputs: dict[str, Any] = {}  # noqa: RUF012 - forward returns its feature maps itself
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -117,6 +125,13 @@ class CrissCrossSegformerPreTrainedModel(SegformerPreTrainedModel):
             initialization.normal_(module.weight, std=0.01 if is_classifier else math.sqrt(2 / fan_out))
         elif isinstance(module, CCNetAttention):
             initialization.zeros_(module.gamma)
+
+    def load_state_dict(self, state_dict: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Any:
+        """As torch's, and takes the names that `save_pretrained` writes, which are the hub's.
+
+        The Trainer resumes by this from what it saved, and passes over every name that it does not know.
+        """
+        return super().load_state_dict(with_current_names(self, state_dict), *args, **kwargs)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:

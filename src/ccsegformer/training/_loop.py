@@ -18,7 +18,6 @@ from transformers.trainer_callback import PrinterCallback
 
 from ccsegformer.data.labels import Classes, write_classes
 from ccsegformer.errors import OutputError, TrainingError
-from ccsegformer.models import load_pretrained
 from ccsegformer.training._output import reason
 
 
@@ -41,8 +40,6 @@ class SegmentationTrainer(Trainer):
         super().__init__(**kwargs)
         self.classes = classes
         self.epoch_length = epoch_length
-        # The model takes any keyword, which the Trainer reads as "divides its loss by num_items_in_batch".
-        self.model_accepts_loss_kwargs = False
         self._micro_batch = 0
         self._started: float | None = None
         self.remove_callback(PrinterCallback)
@@ -101,14 +98,6 @@ class SegmentationTrainer(Trainer):
         except (OSError, SafetensorError, RuntimeError) as error:  # torch.save's own errors are RuntimeErrors
             shutil.rmtree(folder, ignore_errors=True)
             raise OutputError(f"{folder}: cannot be written: {reason(error)}") from error
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        if self.is_fsdp_enabled:
-            return super()._load_from_checkpoint(resume_from_checkpoint, model)
-        # The Trainer takes keys as they stand in the file, where they have the hub's names, not the model's,
-        # and passes over all it does not know.
-        stored, _ = load_pretrained(resume_from_checkpoint, config=self.model.config)
-        self.model.load_state_dict(stored.state_dict())
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         super()._save(output_dir, state_dict)
