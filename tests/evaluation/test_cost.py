@@ -65,7 +65,7 @@ def test_cost_of_a_saved_model_in_a_fresh_process(tmp_path):
     config = CrissCrossSegformerConfig.mit("b0", num_labels=4, attention="criss_cross")
     model = CrissCrossSegformerForSemanticSegmentation(config)
     model.save_pretrained(tmp_path)
-    measured = measure_cost(tmp_path, 64, 96, device="cpu", repeats=1)
+    measured = measure_cost(tmp_path, 64, 96, device="cpu")
     assert measured.parameters == sum(parameter.numel() for parameter in model.parameters())
     assert measured.gflops == count_flops(model, 64, 96) / 1e9
     assert (measured.height, measured.width, measured.device) == (64, 96, "cpu")

@@ -28,6 +28,8 @@ from ccsegformer.evaluation.evaluate import evaluation_mode
 
 MEBIBYTE = 2**20
 GIGA = 10**9
+MEASURED_SECONDS = 3
+FEWEST_PASSES = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Cost:
     """What the forward pass needs beyond the weights. CPU: resident memory, which repeats to about a tenth;
     CUDA: allocated memory. The median of three passes."""
     images_per_second: float
-    """From the median time of several passes, after one that is not timed."""
+    """From the median time of the passes of three seconds (at least five), after one that is not timed."""
     height: int
     width: int
     device: str
@@ -49,16 +51,14 @@ class Cost:
     """PyTorch's CPU threads."""
 
 
-def measure_cost(
-    model: str | Path, height: int, width: int, *, device: str | None = None, repeats: int = 5
-) -> Cost:
+def measure_cost(model: str | Path, height: int, width: int, *, device: str | None = None) -> Cost:
     """Measure a model folder (or hub name) in a fresh process, with this process's number of threads.
 
     `device` is "cuda" where there is a GPU, else "cpu". Raises CCSegformerError when the process fails.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     command = [sys.executable, "-m", __name__, str(model), "--height", str(height), "--width", str(width)]
-    command += ["--device", device, "--repeats", str(repeats), "--threads", str(torch.get_num_threads())]
+    command += ["--device", device, "--threads", str(torch.get_num_threads())]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["it was killed, perhaps for want of memory"])[-1]
@@ -85,14 +85,16 @@ def _criss_cross_flops(query_shape: tuple[int, ...], *_: object, **__: object) -
     return 2 * 2 * batch * heads * height * width * (height + width) * head_dim
 
 
-def _measure(model: nn.Module, height: int, width: int, device: str, repeats: int) -> Cost:
+def _measure(model: nn.Module, height: int, width: int, device: str) -> Cost:
     """The measuring itself; the memory figure is right only in a process that has done little else."""
     model = model.to(device)
-    pixels = torch.zeros(1, 3, height, width, device=device)
+    pixels = torch.randn(1, 3, height, width, generator=torch.Generator().manual_seed(0)).to(device)
     with evaluation_mode(model), torch.inference_mode():
         model(pixels[..., :64, :64])  # loads libraries and makes thread pools, which are not the model's
         _seconds(model, pixels)
-        seconds = statistics.median(_seconds(model, pixels) for _ in range(repeats))
+        times: list[float] = []
+        while sum(times) < MEASURED_SECONDS or len(times) < FEWEST_PASSES:
+            times.append(_seconds(model, pixels))
         _free_at_once()
         peak_of = _peak_cuda if device.startswith("cuda") else _peak_resident
         peak = statistics.median(peak_of(lambda: model(pixels)) for _ in range(3))
@@ -100,7 +102,7 @@ def _measure(model: nn.Module, height: int, width: int, device: str, repeats: in
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         gflops=count_flops(model, height, width) / GIGA,
         peak_memory_mib=peak / MEBIBYTE,
-        images_per_second=1 / seconds,
+        images_per_second=1 / statistics.median(times),
         height=height,
         width=width,
         device=device,
@@ -167,22 +169,21 @@ def _sampled_peak(run: Callable[[], object], process: psutil.Process) -> int:
 
 def main() -> None:
     """Print the cost of one model as a line of JSON."""
-    from ccsegformer.models import load_pretrained
+    from ccsegformer.models import load_trained
 
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("model")
     parser.add_argument("--height", type=int, required=True)
     parser.add_argument("--width", type=int, required=True)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     try:
-        model, _ = load_pretrained(options.model)
+        model = load_trained(options.model)
     except CCSegformerError as error:
         sys.exit(str(error))
-    cost = _measure(model, options.height, options.width, options.device, options.repeats)
+    cost = _measure(model, options.height, options.width, options.device)
     print(json.dumps(dataclasses.asdict(cost)))
 
 
