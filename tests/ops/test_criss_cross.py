@@ -5,10 +5,12 @@ import itertools
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.library import opcheck
 
-from ccsegformer.ops import criss_cross_attention, criss_cross_weights
+from ccsegformer.ops import criss_cross_attention, criss_cross_weights, flash
 
+DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 SIZES = [(1, 1), (1, 7), (33, 1), (7, 33), (33, 7), (40, 64)]
 
 
@@ -38,13 +40,15 @@ def brute_force(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tens
     return out
 
 
-def outputs_and_gradients(backend: str, inputs: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
-    *leaves, gradient = (tensor.to(dtype, copy=True) for tensor in inputs)
+def outputs_and_gradients(
+    backend: str, inputs: list[Tensor], dtype: torch.dtype, device: str = "cpu"
+) -> list[Tensor]:
+    *leaves, gradient = (tensor.to(device, dtype, copy=True) for tensor in inputs)
     for leaf in leaves:
         leaf.requires_grad_()
     out = criss_cross_attention(*leaves, backend=backend)
     out.backward(gradient)
-    return [out.detach(), *(leaf.grad for leaf in leaves)]
+    return [out.detach().cpu(), *(leaf.grad.cpu() for leaf in leaves)]
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1, 4), (2, 3, 4, 5, 4), (1, 2, 6, 1, 3)])
@@ -71,18 +75,34 @@ def test_gradcheck_of_the_reference() -> None:
     )
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("head_dim", [16, 32, 64])
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_flash_is_as_exact_as_the_reference(size: tuple[int, int], head_dim: int, dtype: torch.dtype) -> None:
+def test_flash_is_as_exact_as_the_reference(
+    size: tuple[int, int], head_dim: int, dtype: torch.dtype, device: str
+) -> None:
     # The tolerance is measured: twice the reference's own error against float64 in that dtype.
     inputs = [tensor.to(dtype).double() for tensor in tensors((1, 2, *size, head_dim))]
     exact = outputs_and_gradients("reference", inputs, torch.float64)
     reference = outputs_and_gradients("reference", inputs, dtype)
-    flash = outputs_and_gradients("flash", inputs, dtype)
-    for name, ours, theirs, truth in zip(("out", "dq", "dk", "dv"), flash, reference, exact, strict=True):
+    fast = outputs_and_gradients("flash", inputs, dtype, device)
+    for name, ours, theirs, truth in zip(("out", "dq", "dk", "dv"), fast, reference, exact, strict=True):
         ours_error, theirs_error = ((each.double() - truth).square().mean().sqrt() for each in (ours, theirs))
         assert ours_error <= 2 * theirs_error + 2e-6, f"{name}: {ours_error:.1e} against {theirs_error:.1e}"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("as_sequences", [flash._as_rows, flash._as_columns])
+def test_calls_of_the_cuda_kernels_fit(as_sequences: flash.AsSequences, dtype: torch.dtype) -> None:
+    # Without a GPU the kernels cannot run, but PyTorch can tell shapes and dtypes of what they would return.
+    shape = (2, 7, 33, 3, 16)
+    with FakeTensorMode():
+        query, key, value, gradient = (torch.empty(shape, dtype=dtype, device="cuda") for _ in range(4))
+        out, lse = flash._pass(as_sequences, query, key, value, 0.25)
+        assert (out.shape, out.dtype, lse.shape, lse.dtype) == (shape, dtype, shape[:-1], torch.float32)
+        grads = flash._pass_backward(as_sequences, (gradient, query, key, value, out, lse), 0.25)
+        assert [(grad.shape, grad.dtype, grad.device.type) for grad in grads] == [(shape, dtype, "cuda")] * 3
 
 
 def test_large_scores_do_not_overflow() -> None:
@@ -97,8 +117,8 @@ def test_large_scores_do_not_overflow() -> None:
 def test_value_dim_may_differ(head_dim: int, value_dim: int) -> None:
     inputs = tensors((1, 2, 7, 9, head_dim), value_dim=value_dim)
     exact = outputs_and_gradients("reference", inputs, torch.float64)
-    flash = outputs_and_gradients("flash", inputs, torch.float32)
-    for ours, truth in zip(flash, exact, strict=True):
+    fast = outputs_and_gradients("flash", inputs, torch.float32)
+    for ours, truth in zip(fast, exact, strict=True):
         assert ours.shape == truth.shape
         torch.testing.assert_close(ours.double(), truth, atol=1e-5, rtol=1e-4)
 
