@@ -137,6 +137,19 @@ def test_loss_is_the_mean_over_labelled_pixels() -> None:
     nothing.backward()
 
 
+def test_efficient_attention_is_pytorchs(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    original = torch.nn.functional.scaled_dot_product_attention
+
+    def counted(*args, **kwargs):  # type: ignore[no-untyped-def]
+        calls.append(args)
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", counted)
+    tiny(attention="efficient").eval()(pixels(1, 64, 64))
+    assert len(calls) == 4, "one a block"
+
+
 def test_gradient_checkpointing_changes_nothing() -> None:
     gradients = []
     for checkpointing in (False, True):
