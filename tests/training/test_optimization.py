@@ -1,0 +1,103 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from ccsegformer.data.sources import open_dataset
+from ccsegformer.data.stream import TrainingStream, collate
+from ccsegformer.models import CrissCrossSegformerConfig, CrissCrossSegformerForSemanticSegmentation
+from ccsegformer.training._arguments import trainer_arguments
+from ccsegformer.training._loop import SegmentationTrainer
+from ccsegformer.training.recipe import Recipe
+
+MakeRecipe = Callable[..., Recipe]
+pytestmark = pytest.mark.usefixtures("tiny")
+
+
+def make_trainer(
+    model: nn.Module, recipe: Recipe, data: Path, output: Path, steps: int = 1, **kwargs: Any
+) -> SegmentationTrainer:
+    dataset = open_dataset(data, "training")
+    batch = recipe.training.batch_size * recipe.training.accumulation
+    return SegmentationTrainer(
+        model=model,
+        args=trainer_arguments(recipe, output, steps),
+        train_dataset=TrainingStream(dataset, recipe.transforms, seed=0, length=steps * batch),
+        data_collator=lambda samples: collate(samples, 255),
+        classes=dataset.classes,
+        epoch_length=1.0,
+        **kwargs,
+    )
+
+
+def make_model(**config: Any) -> CrissCrossSegformerForSemanticSegmentation:
+    torch.manual_seed(0)
+    config = {"num_labels": 3, "drop_path_rate": 0.0, "classifier_dropout_prob": 0.0, **config}
+    return CrissCrossSegformerForSemanticSegmentation(CrissCrossSegformerConfig.mit("b0", **config))
+
+
+def test_a_step_s_gradient_is_the_mean_over_its_micro_batches(
+    tmp_path: Path, data: Path, recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one_step = recipe(training={"steps": 1, "batch_size": 2, "accumulation": 3})
+    stream = TrainingStream(open_dataset(data, "training"), one_step.transforms, seed=0, length=6)
+    model = make_model().train()
+    batches = [collate([stream[2 * i], stream[2 * i + 1]], 255) for i in range(3)]
+    loss = torch.stack([model(**batch).loss for batch in batches]).mean()
+    loss.backward()
+    expected = {name: parameter.grad for name, parameter in model.named_parameters()}
+
+    trained, seen = make_model(), {}
+
+    def keep(self: SegmentationTrainer, model: nn.Module) -> torch.Tensor:
+        seen.update({name: parameter.grad.clone() for name, parameter in trained.named_parameters()})
+        return torch.tensor(1.0)
+
+    monkeypatch.setattr(SegmentationTrainer, "_clip_grad_norm", keep)
+    trainer = make_trainer(trained, one_step, data, tmp_path)
+    trainer.train()
+    assert seen.keys() == expected.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(seen[name], gradient, rtol=1e-4, atol=1e-7)
+    assert trainer.state.log_history[0]["loss"] == pytest.approx(loss.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "factors"),
+    [
+        ({"name": "linear", "warmup_steps": 0}, [1, 3 / 4, 2 / 4, 1 / 4]),
+        ({"name": "linear", "warmup_steps": 2}, [0, 1 / 2, 1, 1 / 2]),
+        ({"name": "poly", "warmup_steps": 1, "power": 2.0}, [0, 1, 4 / 9, 1 / 9]),
+    ],
+)
+def test_schedules(
+    schedule: dict[str, Any], factors: list[float], tmp_path: Path, data: Path, recipe: MakeRecipe
+) -> None:
+    four = recipe(training={"steps": 4}, schedule=schedule, optimizer={"learning_rate": 1e-4})
+    trainer = make_trainer(make_model(), four, data, tmp_path, steps=4)
+    trainer.create_optimizer_and_scheduler(4)
+    for factor in factors:
+        assert trainer.lr_scheduler.get_last_lr()[0] == pytest.approx(1e-4 * factor, abs=1e-12)
+        trainer.optimizer.step()
+        trainer.lr_scheduler.step()
+
+
+def test_adafactor_is_the_report_s(tmp_path: Path, data: Path, recipe: MakeRecipe) -> None:
+    trainer = make_trainer(make_model(), recipe(optimizer={"name": "adafactor"}), data, tmp_path)
+    optimizer = trainer.create_optimizer()
+    assert type(optimizer).__name__ == "Adafactor"
+    for group in optimizer.param_groups:
+        assert (group["lr"], group["scale_parameter"], group["relative_step"]) == (1e-3, False, False)
+
+
+def test_weights_alone_decay(tmp_path: Path, data: Path, recipe: MakeRecipe) -> None:
+    trainer = make_trainer(
+        make_model(projection="ccnet"), recipe(optimizer={"weight_decay": 0.1}), data, tmp_path
+    )
+    decayed, kept = trainer.create_optimizer().param_groups
+    assert (decayed["weight_decay"], kept["weight_decay"]) == (0.1, 0.0)
+    assert all(parameter.ndim >= 2 for parameter in decayed["params"])
+    assert all(parameter.ndim == 1 for parameter in kept["params"])
