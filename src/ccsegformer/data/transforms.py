@@ -111,6 +111,9 @@ class RandomResize(_Transform):
         size = [max(1, round(ratio * side)) for side in image.shape[1:]]
         # "Nearest exact" samples at pixel centres as the image's bilinear does; plain "nearest" is shifted.
         labels = F.resize(mask, size, interpolation=InterpolationMode.NEAREST_EXACT)
+        if size == [1, 1]:  # PyTorch's kernel for 8 bits cannot make a single pixel
+            pixel = F.resize(image.float(), size, antialias=True).round().to(torch.uint8)
+            return Image(pixel), labels
         return F.resize(image, size, antialias=True), labels
 
 
