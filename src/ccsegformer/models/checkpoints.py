@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel, SegformerConfig
 from transformers.conversion_mapping import (
@@ -92,9 +93,7 @@ def load_checkpoint(
         raise CheckpointError(
             f"{name_or_path}: no model.safetensors (pickled weights are not read): {_first_line(error)}"
         ) from error
-    except Exception as error:
-        if type(error).__name__ != "SafetensorError":
-            raise
+    except SafetensorError as error:
         raise CheckpointError(f"{name_or_path}: damaged model.safetensors: {_first_line(error)}") from error
     report = _account(model, information, saved, str(name_or_path))
     if (report.new or report.dropped) and os.environ.get("RANK", "0") == "0":
@@ -203,7 +202,7 @@ def _label_count(saved: dict[str, Any]) -> int:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 @contextmanager
