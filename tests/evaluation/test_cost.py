@@ -1,9 +1,11 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
 
 from ccsegformer.errors import CCSegformerError
-from ccsegformer.evaluation import cost
 from ccsegformer.evaluation.cost import count_flops, measure_cost
 from ccsegformer.models import CrissCrossSegformerConfig, CrissCrossSegformerForSemanticSegmentation
 from ccsegformer.ops import criss_cross_attention
@@ -42,24 +44,21 @@ def test_counting_keeps_the_training_mode():
     assert model[1].training
 
 
-def test_peak_memory_is_that_of_the_largest_moment():
-    def run() -> None:
-        torch.ones(16 * 2**20 // 4)
-        torch.ones(48 * 2**20 // 4)
+def peak_mebibytes(measure: str) -> float:
+    """What an expression prints in a fresh process: one with a past has free memory to use again, unseen."""
+    lines = "import psutil, torch\nfrom ccsegformer.evaluation import cost\ncost._free_at_once()\n"
+    lines += "def one_after_the_other():\n    torch.ones(16 * 2**18)\n    torch.ones(48 * 2**18)\n"
+    lines += "def lasting():\n    kept = torch.ones(48 * 2**18)\n    for _ in range(20): kept.mul_(1)\n"
+    command = [sys.executable, "-c", f"{lines}print({measure})"]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout) / 2**20
 
-    cost._free_at_once()  # as before every measurement; else the first may still be held during the second
-    assert cost._peak_resident(run) / 2**20 == pytest.approx(48, abs=6)
+
+def test_peak_memory_is_that_of_the_largest_moment():
+    assert peak_mebibytes("cost._peak_resident(one_after_the_other)") == pytest.approx(48, abs=6)
 
 
 def test_sampled_peak_sees_what_lasts():
-    import psutil
-
-    def run() -> None:
-        kept = torch.ones(48 * 2**20 // 4)
-        for _ in range(20):
-            kept.mul_(1)
-
-    assert cost._sampled_peak(run, psutil.Process()) / 2**20 == pytest.approx(48, abs=6)
+    assert peak_mebibytes("cost._sampled_peak(lasting, psutil.Process())") == pytest.approx(48, abs=6)
 
 
 def test_cost_of_a_saved_model_in_a_fresh_process(tmp_path):
