@@ -1,0 +1,1 @@
+"""Which criss-cross design is at least as good as efficient attention."""

@@ -1,0 +1,98 @@
+"""Train criss-cross designs from scratch and from a trained efficient model, and tabulate their mIoU.
+
+python -m studies.closing_the_gap --data DIR --output runs/studies/NAME
+
+An interrupted study goes on where it was. In the output folder of the published experiment it finds that
+study's efficient models and begins with them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from ccsegformer.evaluation.cost import count_flops
+from ccsegformer.report.machine import describe_machine
+from studies.closing_the_gap.designs import Design, from_efficient, from_scratch
+from studies.harness import build, mean_iou
+from studies.options import Study, parse_study
+from studies.runs import PRETRAINED, scored, trained_weights, write_json
+from studies.tables import can_judge, dot_plot, markdown_table
+
+BASE = "efficient"
+COLUMNS = {"miou": "mIoU"}
+SIDES = (512, 2048)
+GROUPS = {"from_scratch": "From scratch", "from_efficient": "From the trained efficient model"}
+
+
+def run(study: Study, group: str, name: str, design: Design, seed: int) -> float:
+    """mIoU of a design on the whole validation split."""
+    folder, plan = study.folder(seed), design.plan
+    start = study.pretrained(seed) if plan.keep else None
+    training = PRETRAINED if name == BASE else f"{group}-{name}"
+    weights = trained_weights(folder, training, plan, study.training, seed, start)["end"]
+    matrices = scored(folder, f"{training}-end", plan, weights, study.validation, seed)
+    return mean_iou(matrices.sum(axis=0), len(study.validation.classes))
+
+
+def gigaflops(study: Study, design: Design) -> list[float]:
+    """Of one image of 512 x 512 and of 2048 x 2048, a multiply-add counted as two operations."""
+    model = build(replace(design.plan, keep=None), study.validation.classes, 0, None)
+    with FakeTensorMode(allow_non_fake_inputs=True):  # shapes alone are needed
+        return [round(count_flops(model, side, side) / 1e9, 1) for side in SIDES]
+
+
+def run_group(study: Study, group: str, designs: Mapping[str, Design]) -> dict[str, dict[str, Any]]:
+    """mIoU of every seed, and what a design costs."""
+    results: dict[str, dict[str, Any]] = {}
+    for name, design in designs.items():
+        scores = []
+        for seed in study.seeds:
+            scores.append(run(study, group, name, design, seed))
+            print(f"{group}, seed {seed}, {name}: {scores[-1]:.3f}", flush=True)
+        results[name] = {"guess": design.guess, "gflops": gigaflops(study, design), "miou": scores}
+    return results
+
+
+def write_group(study: Study, group: str, designs: Mapping[str, Design], results: dict[str, Any]) -> str:
+    """Write a group's plot; returns its table."""
+    rows = {name: {"miou": of["miou"]} for name, of in results.items()}
+    texts = {
+        "": {name: designs[name].what for name in results},
+        "guess": {name: of["guess"] for name, of in results.items()},
+        "GFLOPs at 512 / 2048": {name: "{} / {}".format(*of["gflops"]) for name, of in results.items()},
+    }
+    title = f"{GROUPS[group]}, on {study.name}"
+    dot_plot(rows, COLUMNS, BASE, title, study.output / f"closing_the_gap_{group}.svg")
+    table = f"### {title}\n\n" + markdown_table(rows, texts, COLUMNS, BASE)
+    if "none" in rows:
+        table += "\n" + can_judge(rows, "miou", [name for name in rows if name != "none"], "none") + "\n"
+    return table
+
+
+def main() -> None:
+    """Run what has not been run yet, then write the tables and the plots."""
+    study = parse_study(__doc__)
+    efficient = Design(
+        "Efficient Self-Attention", "", study.from_scratch(overrides=(("attention", "efficient"),))
+    )
+    groups: dict[str, dict[str, Design]] = {
+        "from_scratch": {BASE: efficient, **from_scratch(study)},
+        "from_efficient": {BASE: efficient, **from_efficient(study)},
+    }
+    if study.only:
+        kept = {BASE, *study.only}
+        groups = {group: {n: d for n, d in of.items() if n in kept} for group, of in groups.items()}
+    results = {group: run_group(study, group, designs) for group, designs in groups.items()}
+    tables = [write_group(study, group, designs, results[group]) for group, designs in groups.items()]
+    content = {"settings": study.settings, "seeds": study.seeds, "machine": describe_machine()}
+    date = datetime.now(UTC).date().isoformat()
+    write_json({"date": date, **content, "results": results}, study.output / "closing_the_gap.json")
+    (study.output / "closing_the_gap.md").write_text("\n".join(tables))
+    print("\n".join(tables))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,225 @@
+"""The designs that are compared, each with what was expected of it, written before its first run."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.functional import layer_norm
+
+from ccsegformer.models.attention import CrissCrossAttention
+from ccsegformer.ops import criss_cross_attention
+from ccsegformer.training.freezing import freeze
+from studies.augmentation import Augmentation
+from studies.harness import Model, Plan
+from studies.options import Study
+
+
+@dataclass(frozen=True)
+class Design:
+    """A training, and what was expected of its mIoU."""
+
+    what: str
+    guess: str
+    plan: Plan
+
+
+class Variant(CrissCrossAttention):
+    """Criss-cross attention with normalised queries and keys, a local detour, or both.
+
+    The detour adds a depthwise convolution of the values, 3 x 3, to what is attended, before the output
+    projection (as LePE in Dong et al., CSWin Transformer, https://arxiv.org/abs/2107.00652).
+    """
+
+    def __init__(self, hidden_size: int, num_heads: int, recurrence: int, *, normalised: bool, detour: bool):
+        super().__init__(hidden_size, num_heads, recurrence)
+        self.normalised = normalised
+        self.detour = (
+            nn.Conv2d(hidden_size, hidden_size, 3, padding=1, groups=hidden_size) if detour else None
+        )
+
+    def attend(self, hidden_states: Tensor, height: int, width: int) -> Tensor:
+        """One application."""
+        grid = (hidden_states.shape[0], height, width, self.num_heads, -1)
+        query, key, value = (
+            projection(hidden_states).view(grid).permute(0, 3, 1, 2, 4)
+            for projection in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        if self.normalised:
+            query, key = (layer_norm(each, each.shape[-1:]) for each in (query, key))
+        attended = criss_cross_attention(query, key, value).permute(0, 2, 3, 1, 4).flatten(3)
+        if self.detour is not None:
+            values = value.permute(0, 1, 4, 2, 3).flatten(1, 2)  # (batch, C, height, width)
+            attended = attended + self.detour(values).permute(0, 2, 3, 1)
+        return self.o_proj(attended.flatten(1, 2))
+
+
+class TwiceUnshared(nn.Module):
+    """Two criss-cross modules with weights of their own, the second one seeing what the first added."""
+
+    def __init__(self, hidden_size: int, num_heads: int) -> None:
+        super().__init__()
+        self.first = CrissCrossAttention(hidden_size, num_heads, 1)
+        self.second = CrissCrossAttention(hidden_size, num_heads, 1)
+
+    def forward(self, tokens: Tensor, height: int, width: int, **_: Any) -> tuple[Tensor, None]:
+        """(batch, H W, C) to the same."""
+        added = self.first.attend(tokens, height, width)
+        return added + self.second.attend(tokens + added, height, width), None
+
+
+def replace_attention(make: Callable[[int, int], nn.Module]) -> Callable[[Model], None]:
+    """An edit that puts what `make(hidden_size, num_heads)` returns in place of every attention."""
+
+    def edit(model: Model) -> None:
+        config = model.config
+        for stage, hidden_size, heads in zip(
+            model.segformer.stages, config.hidden_sizes, config.num_attention_heads, strict=True
+        ):
+            for block in stage.blocks:
+                block.attention = make(hidden_size, heads)
+                block.attention.apply(model._init_weights)
+                if detour := getattr(block.attention, "detour", None):
+                    nn.init.zeros_(detour.weight)
+
+    return edit
+
+
+def _variant(
+    *, recurrence: int = 1, normalised: bool = False, detour: bool = False
+) -> Callable[[Model], None]:
+    return replace_attention(
+        lambda hidden_size, heads: Variant(
+            hidden_size, heads, recurrence, normalised=normalised, detour=detour
+        )
+    )
+
+
+def _attention(*stages: str, **more: Any) -> tuple[tuple[str, Any], ...]:
+    return (("attention", stages[0] if len(stages) == 1 else list(stages)), *more.items())
+
+
+def from_scratch(study: Study) -> dict[str, Design]:
+    """Trained from scratch, all with the same recipe and budget as the efficient model."""
+    e, c = "efficient", "criss_cross"
+    designs = {
+        "cross": ("criss-cross attention, R = 1", "equal: two blocks a stage see the whole image", {}),
+        "cross twice": (
+            "R = 2, shared weights: every block sees the whole image",
+            "a little better, 0.005, at twice the projections",
+            {"overrides": _attention(c, recurrence=2)},
+        ),
+        "cross twice, unshared": (
+            "two modules in every block",
+            "as twice shared; more to learn in the same steps",
+            {"edits": (replace_attention(TwiceUnshared),)},
+        ),
+        "ccnet": (
+            "CCNet's module: C/8 queries and keys, gamma from 0",
+            "worse by 0.01: attention begins silent and has one head",
+            {"overrides": _attention(c, projection="ccnet")},
+        ),
+        "normalised": (
+            "queries and keys through a layer norm",
+            "a little better: the validation images are larger than the crops",
+            {"edits": (_variant(normalised=True),)},
+        ),
+        "detour": (
+            "plus a depthwise 3 x 3 convolution of the values",
+            "better by 0.01: the cross misses the diagonal neighbours",
+            {"edits": (_variant(detour=True),)},
+        ),
+        "cross late": (
+            "efficient in stages 1 and 2, criss-cross in 3 and 4",
+            "equal; most of the memory stays",
+            {"overrides": _attention(e, e, c, c)},
+        ),
+        "cross early": (
+            "criss-cross in stages 1 and 2, efficient in 3 and 4",
+            "equal or better: full attention where it is cheap",
+            {"overrides": _attention(c, c, e, e)},
+        ),
+        "none": ("no attention: the control", "within 0.01", {"overrides": _attention("none")}),
+    }
+    return {
+        name: Design(what, guess, study.from_scratch(**changes))
+        for name, (what, guess, changes) in designs.items()
+    }
+
+
+def from_efficient(study: Study) -> dict[str, Design]:
+    """Begun with all of the trained efficient model, for a quarter of its steps."""
+    augment, late = Augmentation(study.size), ("efficient", "efficient", "criss_cross", "criss_cross")
+    cross: dict[str, Any] = {"keep": everything}
+    designs: dict[str, tuple[str, str, dict[str, Any]]] = {
+        "efficient, longer": (
+            "the efficient model trained on: what the steps alone give",
+            "better by 0.01",
+            {**cross, "overrides": _attention("efficient")},
+        ),
+        "untrained": ("projections reused, not a step of training", "0.05 lost", {**cross, "steps": 0}),
+        "fresh": ("fresh projections, all is trained", "0.02 lost", {"keep": all_but_attention}),
+        "fresh, frozen": (
+            "fresh projections; only attention and head are trained, as in the report",
+            "0.03 lost",
+            {"keep": all_but_attention, "freeze": freeze_the_rest},
+        ),
+        "reused": ("projections reused, all is trained", "nothing lost", cross),
+        "reused, frozen": (
+            "projections reused; only attention and head are trained",
+            "0.01 lost",
+            {**cross, "freeze": freeze_the_rest},
+        ),
+        "reused, slow": (
+            "projections reused, a third of the learning rate",
+            "better than reused: less is forgotten",
+            {**cross, "learning_rate": 3e-4},
+        ),
+        "fresh, fast attention": (
+            "fresh projections that learn three times as fast as the rest, which is at 3e-4",
+            "between fresh and reused",
+            {"keep": all_but_attention, "learning_rate": 3e-4, "factor": _attention_faster},
+        ),
+        "reused, detour": (
+            "projections reused, a detour that begins at 0",
+            "as reused or a little better",
+            {**cross, "edits": (_variant(detour=True),), "keep": _but_detour},
+        ),
+        "reused, twice": (
+            "projections reused, R = 2",
+            "worse than R = 1: the second pass was never meant",
+            {**cross, "overrides": _attention("criss_cross", recurrence=2)},
+        ),
+        "reused, late": (
+            "projections reused, criss-cross in stages 3 and 4 only",
+            "as reused",
+            {**cross, "overrides": _attention(*late)},
+        ),
+    }
+    return {
+        name: Design(what, guess, Plan(augment, **{"steps": study.steps, **changes}))
+        for name, (what, guess, changes) in designs.items()
+    }
+
+
+def everything(name: str) -> bool:
+    """All that both models have."""
+    return True
+
+
+def all_but_attention(name: str) -> bool:
+    """All but the attention, which is made afresh."""
+    return ".attention." not in name
+
+
+def _but_detour(name: str) -> bool:
+    return ".detour." not in name
+
+
+def _attention_faster(name: str) -> float:
+    return 3.0 if ".attention." in name else 1.0
+
+
+def freeze_the_rest(model: Model) -> None:
+    """Train the attention and the decode head alone."""
+    freeze(model, "report", None)

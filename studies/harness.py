@@ -1,0 +1,162 @@
+"""What the studies share: one small training loop and one scoring pass, in which everything can be varied.
+
+The package's own `train` does one thing, the right one; a study of what goes wrong needs the seams open.
+Model, stream, transforms and confusion matrix are the package's.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torchvision.tv_tensors import Mask
+from transformers import Adafactor, get_linear_schedule_with_warmup
+
+from ccsegformer.data.labels import Classes
+from ccsegformer.data.stream import TrainingStream, collate
+from ccsegformer.data.transforms import normalize
+from ccsegformer.evaluation.confusion import confusion_matrix
+from ccsegformer.evaluation.evaluate import evaluation_mode
+from ccsegformer.evaluation.upsampling import upsampled_argmax
+from ccsegformer.models import CrissCrossSegformerConfig, CrissCrossSegformerForSemanticSegmentation
+
+Model = CrissCrossSegformerForSemanticSegmentation
+Matrices = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One training: what is built, what it begins with, what it sees and how it learns.
+
+    Attributes:
+        augment: called as the package's transforms are, with an image, its mask and a generator.
+        overrides: of `CrissCrossSegformerConfig.mit("b0", ...)`.
+        edits: change the freshly built model in place, in order.
+        keep: which tensors the efficient model trained before gives, by name; None: from scratch.
+        freeze: sets `requires_grad`.
+        relabel: new labels for a mask, to train and to score on; `outputs` says how many there then are.
+        admit: which images are trained on.
+        trainers: how many times optimizer and schedule begin afresh on the way.
+        factor: by how much a parameter learns faster than the others, by name.
+    """
+
+    augment: Callable[..., Any]
+    steps: int
+    overrides: tuple[tuple[str, Any], ...] = ()
+    edits: tuple[Callable[[Model], None], ...] = ()
+    keep: Callable[[str], bool] | None = None
+    freeze: Callable[[Model], None] | None = None
+    relabel: Callable[[Tensor, Classes], Tensor] | None = None
+    outputs: int | None = None
+    admit: Callable[[Tensor], bool] | None = None
+    batch_size: int = 4
+    accumulation: int = 1
+    trainers: int = 1
+    warmup_steps: int = 0
+    learning_rate: float = 1e-3
+    factor: Callable[[str], float] | None = None
+
+
+class Admitted:
+    """The samples of a data set that a plan trains on, with the labels that it trains on."""
+
+    def __init__(self, dataset: Any, plan: Plan) -> None:
+        self.dataset, self.plan, self.classes = dataset, plan, dataset.classes
+        everything = range(len(dataset))
+        self.indices = [i for i in everything if plan.admit is None or plan.admit(dataset[i]["image"])]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Any:
+        """As the data set's, relabelled."""
+        sample = self.dataset[self.indices[index]]
+        if self.plan.relabel is None:
+            return sample
+        return {**sample, "mask": Mask(self.plan.relabel(sample["mask"], self.classes))}
+
+
+def build(plan: Plan, classes: Classes, seed: int, trained: Mapping[str, Tensor] | None) -> Model:
+    """The model before its first step; `trained` is the efficient model's state dict."""
+    torch.manual_seed(seed)
+    overrides = {"attention": "criss_cross", **dict(plan.overrides)}
+    config = CrissCrossSegformerConfig.mit(
+        "b0",
+        num_labels=plan.outputs or len(classes),
+        semantic_loss_ignore_index=classes.ignore_index,
+        **overrides,
+    )
+    model = Model(config)
+    for edit in plan.edits:
+        edit(model)
+    if plan.keep is not None:
+        assert trained is not None, "this plan begins with the weights of a trained model"
+        own = model.state_dict()
+        model.load_state_dict(own | {name: trained[name] for name in own if plan.keep(name)})
+    if plan.freeze is not None:
+        plan.freeze(model)
+    return model
+
+
+def train(model: Model, dataset: Any, plan: Plan, seed: int) -> Iterator[int]:
+    """Train in place; yields the number of each step after it, so that the caller can save on the way."""
+    micro_batches = plan.steps * plan.accumulation
+    admitted = Admitted(dataset, plan)
+    stream = TrainingStream(admitted, [plan.augment], seed=seed, length=micro_batches * plan.batch_size)
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault(plan.factor(name) if plan.factor else 1.0, []).append(parameter)
+    trained = [parameter for group in groups.values() for parameter in group]
+    bounds = [round(part * plan.steps / plan.trainers) for part in range(plan.trainers + 1)]
+    model.train()
+    sample = step = 0
+    for first, last in pairwise(bounds):
+        optimizer = Adafactor(
+            [{"params": group, "lr": plan.learning_rate * factor} for factor, group in groups.items()],
+            lr=plan.learning_rate,
+            scale_parameter=False,
+            relative_step=False,
+        )
+        schedule = get_linear_schedule_with_warmup(optimizer, plan.warmup_steps, last - first)
+        for step in range(first + 1, last + 1):
+            for _ in range(plan.accumulation):
+                samples = [stream[sample + index] for index in range(plan.batch_size)]
+                batch = collate(samples, dataset.classes.ignore_index)
+                sample += plan.batch_size
+                (model(**batch).loss / plan.accumulation).backward()
+            nn.utils.clip_grad_norm_(trained, 1.0)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+            yield step
+
+
+@torch.inference_mode()
+def score(model: Model, dataset: Any, plan: Plan, *, in_training_mode: bool = False) -> Matrices:
+    """A confusion matrix (K + 2, K + 2) for each image, at its own size, K being the number of classes.
+
+    Rows are the truth as the plan relabels it. A relabelled mask may use K too; every output beyond K is
+    counted in the last column.
+    """
+    classes, matrices = dataset.classes, []
+    torch.manual_seed(0)  # of dropout, in training mode
+    with evaluation_mode(model):
+        model.train(in_training_mode)
+        for index in range(len(dataset)):
+            sample = dataset[index]
+            truth = plan.relabel(sample["mask"], classes) if plan.relabel else sample["mask"]
+            logits = model(pixel_values=normalize(sample["image"])[None]).logits
+            labels = upsampled_argmax(logits, *truth.shape).int().clamp(max=len(classes) + 1)
+            matrices.append(confusion_matrix(truth, labels, len(classes) + 2, classes.ignore_index).numpy())
+    return np.stack(matrices)
+
+
+def mean_iou(matrix: Matrices, classes: int) -> float:
+    """Of the first `classes` labels, over those present in truth or prediction; nan where none is."""
+    hits = matrix.diagonal()[:classes]
+    union = matrix.sum(axis=0)[:classes] + matrix.sum(axis=1)[:classes] - hits
+    return float((hits[union > 0] / union[union > 0]).mean()) if union.any() else float("nan")

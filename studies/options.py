@@ -1,0 +1,93 @@
+"""What the studies are told on the command line."""
+
+import argparse
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ccsegformer.data.sources import open_dataset
+from studies.augmentation import Augmentation
+from studies.harness import Plan
+from studies.runs import PRETRAINED, check_settings, trained_weights
+
+
+@dataclass(frozen=True)
+class Study:
+    """A data set, a budget and a folder of runs.
+
+    Attributes:
+        size: side of the training crops, in pixels.
+        steps: of 4 images, of a run that begins with the efficient model.
+        pretraining_steps: of the efficient model, and of other runs from scratch.
+        only: the rows of the table that are asked for; none: all.
+    """
+
+    data: str
+    output: Path
+    seeds: tuple[int, ...]
+    size: int
+    steps: int
+    pretraining_steps: int
+    only: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Of the data set."""
+        return Path(self.data).name
+
+    @cached_property
+    def training(self) -> Any:
+        """The training split."""
+        return open_dataset(self.data, "training")
+
+    @cached_property
+    def validation(self) -> Any:
+        """The split that is scored."""
+        return open_dataset(self.data, "validation")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that decides the runs, but the seeds."""
+        return {
+            "data": self.name,
+            "images": {"training": len(self.training), "validation": len(self.validation)},
+            "size": self.size,
+            "steps": self.steps,
+            "pretraining_steps": self.pretraining_steps,
+        }
+
+    def from_scratch(self, **changes: Any) -> Plan:
+        """A training from scratch, with criss-cross attention unless changed."""
+        steps = self.pretraining_steps
+        return Plan(Augmentation(self.size), steps, warmup_steps=steps // 20, **changes)
+
+    def folder(self, seed: int) -> Path:
+        """Of the runs of a seed."""
+        return self.output / f"seed-{seed}"
+
+    def pretrained(self, seed: int) -> dict[str, Tensor]:
+        """The state dict of the efficient model of a seed, trained now if it is not there yet."""
+        plan = self.from_scratch(overrides=(("attention", "efficient"),))
+        return trained_weights(self.folder(seed), PRETRAINED, plan, self.training, seed, None)["end"]
+
+
+def parse_study(description: str | None) -> Study:
+    """The study that the command line asks for."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", required=True, help="a folder of images and masks, or 'procedural'")
+    parser.add_argument("--output", type=Path, required=True, help="the folder of the runs")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--size", type=int, default=128, help="side of the training crops")
+    parser.add_argument("--steps", type=int, default=300, help="after the efficient model")
+    parser.add_argument("--pretraining-steps", type=int, default=1200, help="of it, and from scratch")
+    parser.add_argument("--only", nargs="+", default=[], help="only these rows of the table")
+    given = parser.parse_args()
+    budget = (given.size, given.steps, given.pretraining_steps)
+    study = Study(given.data, given.output, tuple(given.seeds), *budget, only=tuple(given.only))
+    check_settings(study.output, study.settings)
+    return study

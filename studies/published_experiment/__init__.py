@@ -1,0 +1,1 @@
+"""What each difference between the report's code and its text did to mIoU."""
