@@ -64,9 +64,12 @@ class Admitted:
     """The samples of a data set that a plan trains on, with the labels that it trains on."""
 
     def __init__(self, dataset: Any, plan: Plan) -> None:
-        self.dataset, self.plan, self.classes = dataset, plan, dataset.classes
+        self.dataset, self.plan = dataset, plan
+        self.classes: Classes = dataset.classes
         everything = range(len(dataset))
         self.indices = [i for i in everything if plan.admit is None or plan.admit(dataset[i]["image"])]
+
+        self.names = [dataset.names[index] for index in self.indices]
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -105,7 +108,8 @@ def train(model: Model, dataset: Any, plan: Plan, seed: int) -> Iterator[int]:
     """Train in place; yields the number of each step after it, so that the caller can save on the way."""
     micro_batches = plan.steps * plan.accumulation
     admitted = Admitted(dataset, plan)
-    stream = TrainingStream(admitted, [plan.augment], seed=seed, length=micro_batches * plan.batch_size)
+    chain: list[Any] = [plan.augment]
+    stream = TrainingStream(admitted, chain, seed=seed, length=micro_batches * plan.batch_size)
     groups: dict[float, list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
 from ccsegformer.models.attention import CrissCrossAttention
+from ccsegformer.models.modeling_ccsegformer import CrissCrossSegformerLayer
 from ccsegformer.ops import criss_cross_attention
 from ccsegformer.training.freezing import freeze
 from studies.augmentation import Augmentation
@@ -72,15 +73,14 @@ def replace_attention(make: Callable[[int, int], nn.Module]) -> Callable[[Model]
     """An edit that puts what `make(hidden_size, num_heads)` returns in place of every attention."""
 
     def edit(model: Model) -> None:
-        config = model.config
-        for stage, hidden_size, heads in zip(
-            model.segformer.stages, config.hidden_sizes, config.num_attention_heads, strict=True
-        ):
-            for block in stage.blocks:
-                block.attention = make(hidden_size, heads)
-                block.attention.apply(model._init_weights)
-                if detour := getattr(block.attention, "detour", None):
-                    nn.init.zeros_(detour.weight)
+        for block in model.modules():
+            if isinstance(block, CrissCrossSegformerLayer):
+                replaced = block.attention
+                assert isinstance(replaced, CrissCrossAttention)
+                own = make(replaced.q_proj.in_features, replaced.num_heads)
+                block.attention = own.apply(model._init_weights)
+                if isinstance(own, Variant) and own.detour is not None:
+                    nn.init.zeros_(own.detour.weight)
 
     return edit
 
@@ -102,7 +102,7 @@ def _attention(*stages: str, **more: Any) -> tuple[tuple[str, Any], ...]:
 def from_scratch(study: Study) -> dict[str, Design]:
     """Trained from scratch, all with the same recipe and budget as the efficient model."""
     e, c = "efficient", "criss_cross"
-    designs = {
+    designs: dict[str, tuple[str, str, dict[str, Any]]] = {
         "cross": ("criss-cross attention, R = 1", "equal: two blocks a stage see the whole image", {}),
         "cross twice": (
             "R = 2, shared weights: every block sees the whole image",

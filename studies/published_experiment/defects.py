@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ccsegformer.data.labels import Classes
+from ccsegformer.models.modeling_ccsegformer import CrissCrossSegformerLayer
 from ccsegformer.training.freezing import freeze
 from studies.harness import Model, Plan
 
@@ -57,8 +58,8 @@ def wrap_attention(wrapper: Callable[[nn.Module], nn.Module]) -> Callable[[Model
     """An edit that wraps the attention of every block."""
 
     def edit(model: Model) -> None:
-        for stage in model.segformer.stages:
-            for block in stage.blocks:
+        for block in model.modules():
+            if isinstance(block, CrissCrossSegformerLayer):
                 block.attention = wrapper(block.attention)
 
     return edit

@@ -1,0 +1,69 @@
+"""The designs: each differs from criss-cross attention in what it says, and begins where it says."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from ccsegformer.data.labels import Classes
+from ccsegformer.models.attention import CrissCrossAttention
+from studies.closing_the_gap.designs import TwiceUnshared, Variant, from_efficient, from_scratch
+from studies.harness import build
+from studies.options import Study
+
+CLASSES = Classes(("red", "green", "blue"))
+STUDY = Study("data", Path("runs"), (0,), 32, 4, 8, only=())
+
+
+def twin(variant: Variant) -> CrissCrossAttention:
+    plain = CrissCrossAttention(32, 2, 1)
+    plain.load_state_dict(variant.state_dict(), strict=False)
+    return plain
+
+
+def test_a_detour_begins_silent_and_sees_the_diagonal() -> None:
+    torch.manual_seed(0)
+    variant, tokens = Variant(32, 2, 1, normalised=False, detour=True), torch.randn(1, 20, 32)
+    assert variant.detour is not None
+    torch.nn.init.zeros_(variant.detour.weight)
+    torch.nn.init.zeros_(variant.detour.bias)
+    torch.testing.assert_close(variant.attend(tokens, 4, 5), twin(variant).attend(tokens, 4, 5))
+    torch.nn.init.ones_(variant.detour.weight)
+    moved = tokens.clone()
+    moved[:, 6] += 1  # row 1, column 1: diagonal to row 0, column 0
+    change = variant.attend(moved, 4, 5) - variant.attend(tokens, 4, 5)
+    assert change[:, 0].abs().max() > 1e-3
+    assert change[:, 3].abs().max() < 1e-6
+
+
+def test_normalised_queries_do_not_care_for_their_length() -> None:
+    variant, tokens = Variant(32, 2, 1, normalised=True, detour=False), torch.randn(1, 20, 32)
+    before = variant.attend(tokens, 4, 5)
+    for projection in (variant.q_proj, variant.k_proj):
+        projection.weight.data *= 3
+        projection.bias.data *= 3
+    torch.testing.assert_close(variant.attend(tokens, 4, 5), before, rtol=1e-3, atol=1e-3)
+
+
+def test_the_second_of_two_sees_what_the_first_added() -> None:
+    both, tokens = TwiceUnshared(32, 2), torch.randn(1, 20, 32)
+    first = both.first.attend(tokens, 4, 5)
+    torch.testing.assert_close(both(tokens, 4, 5)[0], first + both.second.attend(tokens + first, 4, 5))
+
+
+@pytest.mark.parametrize("name", from_scratch(STUDY))
+def test_every_design_from_scratch_labels_images(name: str) -> None:
+    model = build(from_scratch(STUDY)[name].plan, CLASSES, 0, None)
+    assert model(pixel_values=torch.zeros(2, 3, 64, 64)).logits.shape == (2, 3, 16, 16)
+
+
+@pytest.mark.parametrize("name", from_efficient(STUDY))
+def test_every_conversion_takes_what_it_says(name: str) -> None:
+    efficient = build(STUDY.from_scratch(overrides=(("attention", "efficient"),)), CLASSES, 1, None)
+    start = efficient.state_dict()
+    plan = from_efficient(STUDY)[name].plan
+    taken = build(plan, CLASSES, 0, start).state_dict()
+    query = "segformer.stages.3.blocks.0.attention.q_proj.weight"
+    assert torch.equal(taken[query], start[query]) == ("fresh" not in name)
+    for part in ("segformer.stages.3.blocks.0.mlp.fc1.weight", "decode_head.classifier.weight"):
+        assert torch.equal(taken[part], start[part])
