@@ -1,3 +1,4 @@
+import colorsys
 import math
 from typing import Any
 
@@ -16,6 +17,7 @@ from ccsegformer.data.transforms import (
     Grayscale,
     HorizontalFlip,
     Invert,
+    PhotometricDistortion,
     RandomCrop,
     RandomResize,
     Transform,
@@ -25,11 +27,14 @@ from ccsegformer.data.transforms import (
 
 IGNORE = 65535
 CHAIN = TypeAdapter(list[Transform])
-PHOTOMETRIC = (Invert, Grayscale, GaussianBlur)
+PHOTOMETRIC = (Invert, Grayscale, GaussianBlur, PhotometricDistortion)
 
 probabilities = st.sampled_from([0.25, 0.5, 1.0])
 crops = st.builds(
-    RandomCrop, probability=probabilities, sizes=st.lists(st.integers(1, 150), min_size=1).map(tuple)
+    RandomCrop,
+    probability=probabilities,
+    sizes=st.lists(st.integers(1, 150), min_size=1).map(tuple),
+    max_class_share=st.sampled_from([None, 0.01, 0.75]),
 )
 flips = st.builds(HorizontalFlip, probability=probabilities)
 resizes = st.builds(RandomResize, probability=probabilities)
@@ -116,21 +121,31 @@ def test_resized_labels_are_those_of_the_pixel_centres() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["horizontal_flip", "invert", "grayscale", "gaussian_blur", "random_resize", "random_crop"]
+    "settings",
+    [
+        *({"name": name} for name in ("horizontal_flip", "invert", "grayscale", "gaussian_blur")),
+        *({"name": name} for name in ("photometric_distortion", "random_resize", "random_crop")),
+        {"name": "random_resize", "scale": [30, 20]},
+        {"name": "random_crop", "sizes": [8], "max_class_share": 0.01},
+    ],
+    ids=lambda settings: "-".join(map(str, settings.values())),
 )
 @pytest.mark.parametrize("shape", [(1, 1), (40, 1), (1, 40), (17, 23)])
-def test_every_transform_takes_any_shape_and_draws_alike(name: str, shape: tuple[int, int]) -> None:
+def test_every_transform_takes_any_shape_and_draws_alike(
+    settings: dict[str, Any], shape: tuple[int, int]
+) -> None:
     pair = position_map(*shape)
     before = torch.get_rng_state()
     states = []
-    for probability in (0.0, 1.0):
-        (transform,) = CHAIN.validate_python([{"name": name, "probability": probability}])
+    for values in ({**settings, "probability": 0.0}, {**settings, "probability": 1.0}, settings):
+        probability = values.get("probability", 1)
+        (transform,) = CHAIN.validate_python([values])
         generator = seeded(3)
         image, mask = transform(*pair, generator, ignore_index=IGNORE)
         states.append(generator.get_state())
         assert image.shape == (3, *mask.shape)
         assert probability == 1 or (image is pair[0] and mask is pair[1])
-    assert torch.equal(*states), "the number of draws depends on the outcome"
+    assert all(torch.equal(states[0], state) for state in states), "the draws depend on the outcome"
     assert torch.equal(before, torch.get_rng_state()), "drew from the global generator"
 
 
@@ -176,6 +191,137 @@ def test_resize_ratios_and_crop_places_cover_their_range() -> None:
     assert {row.index(next(v for v in row if v != IGNORE)) for row in seen if len(row) == 12} == {0, 1, 2}
 
 
+@settings(max_examples=60, deadline=None)
+@given(sides, sides, st.floats(0.5, 2), st.integers(1, 150), st.integers(1, 150))
+def test_a_resize_to_a_scale_fits_it_and_keeps_the_aspect_ratio(
+    height: int, width: int, ratio: float, one: int, other: int
+) -> None:
+    resize = RandomResize(probability=1, ratio=(ratio, ratio), scale=(one, other))
+    _, mask = resize(*position_map(height, width), seeded(0))
+    long, short = ratio * max(one, other), ratio * min(one, other)
+    factor = min(long / max(height, width), short / min(height, width))  # the largest that fits
+    for side, made in zip((height, width), mask.shape, strict=True):
+        assert made == 1 or abs(made - factor * side) <= 0.5 + 1e-6
+    assert max(mask.shape) <= max(1, long + 0.5) and min(mask.shape) <= max(1, short + 0.5)
+
+
+@pytest.mark.parametrize(
+    ("shape", "ratio", "resized"),
+    [
+        ((512, 683), 1.0, (512, 683)),
+        ((300, 400), 2.0, (1024, 1365)),
+        ((1000, 700), 0.5, (366, 256)),
+        ((200, 2000), 1.0, (205, 2048)),
+    ],
+)
+def test_a_scale_is_the_literature_s(shape: tuple[int, int], ratio: float, resized: tuple[int, int]) -> None:
+    image, mask = (
+        Image(torch.zeros(3, *shape, dtype=torch.uint8)),
+        Mask(torch.zeros(shape, dtype=torch.uint8)),
+    )
+    for scale in ((2048, 512), (512, 2048)):
+        resize = RandomResize(probability=1, ratio=(ratio, ratio), scale=scale)
+        assert resize(image, mask, seeded(0))[1].shape == resized
+
+
+def shares(mask: Mask) -> list[float]:
+    """Of the labelled pixels, the share of each class."""
+    _, counts = mask[mask != 255].unique(return_counts=True)
+    return [count / sum(counts.tolist()) for count in counts.tolist()]
+
+
+def test_a_crop_is_drawn_again_until_no_class_fills_it() -> None:
+    image = Image(torch.zeros(3, 40, 40, dtype=torch.uint8))
+    mask = Mask(torch.zeros(40, 40, dtype=torch.uint8))
+    mask[:, 30:] = 1  # 6 of the 25 places across have a share of less than 0.75
+    kept = {}
+    for share in (None, 0.75):
+        crop = RandomCrop(probability=1, sizes=(16,), max_class_share=share)
+        crops = [crop(image, mask, seeded(seed))[1] for seed in range(400)]
+        assert {cut.shape for cut in crops} == {(16, 16)}
+        kept[share] = [max(shares(cut)) < 0.75 for cut in crops]
+        if share is None:
+            free = crops
+    assert sum(kept[None]) / 400 == pytest.approx(6 / 25, abs=0.08)
+    assert sum(kept[0.75]) / 400 == pytest.approx(1 - (19 / 25) ** 11, abs=0.04)
+    for cut, at_first, good in zip(crops, free, kept[None], strict=True):
+        assert not good or torch.equal(cut, at_first), "a first place that would do was given up"
+
+
+def test_only_labelled_pixels_count_for_a_crop_s_classes() -> None:
+    image, mask = position_map(30, 30)
+    halves = Mask((torch.arange(900).reshape(30, 30) % 2).to(torch.uint8))
+    halves[torch.rand(30, 30, generator=seeded(0)) < 0.9] = 255
+    empty = Mask(torch.full((30, 30), 255, dtype=torch.uint8))
+    one = Mask(torch.zeros(30, 30, dtype=torch.uint8))
+    for seed in range(20):
+        free = RandomCrop(probability=1, sizes=(20,))(image, mask, seeded(seed))[0]
+        held = RandomCrop(probability=1, sizes=(20,), max_class_share=0.75)
+        assert torch.equal(held(image, halves, seeded(seed))[0], free)
+        last = held(image, empty, seeded(seed))[0]  # nothing will do: the last place drawn
+        assert torch.equal(last, held(image, one, seeded(seed))[0])
+        assert not torch.equal(last, free)
+
+
+def distorted(image: Image, **parts: float) -> Image:
+    """An image after the named parts of photometric distortion, each by a draw in [0, 1)."""
+    names = ("brightness", "contrast", "contrast_first", "saturation", "hue")
+    coins = [0.0 if name in parts else 0.9 for name in names]
+    values = [parts.get(name, 0.5) for name in names if name != "contrast_first"]
+    mask = Mask(torch.zeros(image.shape[1:], dtype=torch.uint8))
+    result, same = PhotometricDistortion()._apply(image, mask, coins + values, 255)
+    assert same is mask and isinstance(result, Image) and result.dtype == torch.uint8
+    return result
+
+
+@pytest.mark.parametrize("draw", [0.0, 0.25, 0.6, 0.999])
+def test_photometric_distortion_agrees_with_colorsys(draw: float) -> None:
+    image = Image(torch.randint(0, 256, (3, 12, 13), generator=seeded(0), dtype=torch.uint8))
+    image[:, :, :4] = torch.tensor([[0, 255, 7, 90], [0, 255, 7, 0], [0, 255, 7, 0]])[:, None]
+
+    def expected(change: Any) -> torch.Tensor:
+        pixels = [
+            [255 * value for value in colorsys.hsv_to_rgb(*change(*colorsys.rgb_to_hsv(*pixel)))]
+            for pixel in (image.double() / 255).flatten(1).T.tolist()
+        ]
+        return torch.tensor(pixels).T.reshape(image.shape)
+
+    turned = expected(lambda h, s, v: ((h + 0.1 * (2 * draw - 1)) % 1, s, v))
+    assert (distorted(image, hue=draw) - turned).abs().max() <= 1
+    saturated = expected(lambda h, s, v: (h, min(1, s * (0.5 + draw)), v))
+    assert (distorted(image, saturation=draw) - saturated).abs().max() <= 0.51
+    values = image.double()
+    brighter = (values + 32 * (2 * draw - 1)).clamp(0, 255)
+    assert (distorted(image, brightness=draw) - brighter).abs().max() < 1
+    stronger = (values * (0.5 + draw)).clamp(0, 255)
+    assert (distorted(image, contrast=draw) - stronger).abs().max() < 1
+
+
+def test_the_parts_of_photometric_distortion_follow_one_another() -> None:
+    image = Image(torch.randint(0, 256, (3, 12, 13), generator=seeded(0), dtype=torch.uint8))
+    assert torch.equal(distorted(image), image)
+    brighter, colours = {"brightness": 0.9}, {"saturation": 0.9, "hue": 0.9}
+    last = distorted(distorted(distorted(image, **brighter), **colours), contrast=0.9)
+    first = distorted(distorted(distorted(image, **brighter), contrast=0.9), **colours)
+    assert not torch.equal(first, last)
+    everything = {**brighter, **colours, "contrast": 0.9}
+    assert torch.equal(distorted(image, **everything), last)
+    assert torch.equal(distorted(image, **everything, contrast_first=0.0), first)
+
+
+def test_each_part_of_photometric_distortion_has_a_fair_coin() -> None:
+    mask, generator, trials = Mask(torch.zeros(1, 1)), seeded(0), 1500
+    gray, red = (
+        Image(torch.tensor(color, dtype=torch.uint8)[:, None, None]) for color in ((100,) * 3, (180, 100, 60))
+    )
+    distort = PhotometricDistortion(probability=1)
+    grays = [distort(gray, mask, generator)[0][0].item() for _ in range(trials)]
+    reds = [torch.equal(distort(red, mask, generator)[0], red) for _ in range(trials)]
+    assert grays.count(100) / trials == pytest.approx(1 / 4, abs=0.04)  # brightness and contrast
+    assert sum(reds) / trials == pytest.approx(1 / 16, abs=0.02)  # all four
+    assert (100 - 32) * 0.5 - 1 <= min(grays) < 45 and 180 < max(grays) <= (100 + 32) * 1.5
+
+
 def test_padding_of_an_8_bit_mask_holds_any_ignore_index() -> None:
     image, mask = Image(torch.zeros(3, 2, 2, dtype=torch.uint8)), Mask(torch.ones(2, 2, dtype=torch.uint8))
     _, padded = RandomCrop(probability=1, sizes=(4,))(image, mask, seeded(0), ignore_index=1000)
@@ -192,6 +338,11 @@ def test_padding_of_an_8_bit_mask_holds_any_ignore_index() -> None:
         {"name": "random_resize", "ratio": [2, 0.5]},
         {"name": "random_resize", "ratio": [0, 1]},
         {"name": "random_resize", "ratio": [1, math.inf]},
+        {"name": "random_resize", "scale": [2048]},
+        {"name": "random_resize", "scale": [2048, 0]},
+        {"name": "random_crop", "max_class_share": 0},
+        {"name": "random_crop", "max_class_share": 75},
+        {"name": "photometric_distortion", "hue": 18},
         {"name": "random_crop", "sizes": []},
         {"name": "random_crop", "sizes": [0]},
     ],
@@ -202,7 +353,12 @@ def test_wrong_settings_are_refused(wrong: dict[str, Any]) -> None:
 
 
 def test_settings_survive_a_round_trip() -> None:
-    chain = [HorizontalFlip(), GaussianBlur(sigma=(1, 3)), RandomCrop(probability=1, sizes=(64, 128))]
+    chain = [
+        GaussianBlur(sigma=(1, 3)),
+        PhotometricDistortion(),
+        RandomResize(scale=(2048, 512)),
+        RandomCrop(probability=1, sizes=(64, 128), max_class_share=0.75),
+    ]
     assert CHAIN.validate_json(CHAIN.dump_json(chain)) == chain
 
 

@@ -1,8 +1,8 @@
 """Joint transforms of an image and its mask, and the normalisation that the networks expect.
 
-The augmentations are those of the report's section 4.2, each with a probability of its own. A transform
-draws only from the generator it is given, and as many values whether it acts or not, so that changing one of
-a chain leaves what the others draw as it was.
+The augmentations are those of the report's section 4.2 and of SegFormer's training on ADE20K, each with a
+probability of its own. A transform draws only from the generator it is given, and as many values whatever its
+settings and whether it acts or not, so that changing one of a chain leaves what the others draw as it was.
 """
 
 import math
@@ -18,6 +18,11 @@ from torchvision.tv_tensors import Image, Mask
 IMAGE_MEAN = (0.485, 0.456, 0.406)  # of ImageNet's training images, RGB in 0-1
 IMAGE_STD = (0.229, 0.224, 0.225)
 MEAN_COLOR = tuple(round(255 * mean) for mean in IMAGE_MEAN)
+
+BRIGHTNESS = 32  # the most added to or taken from 8-bit values
+CONTRAST = SATURATION = (0.5, 1.5)
+HUE = 0.1  # of the circle of colours, either way
+CROP_RETRIES = 10
 
 
 def normalize(image: torch.Tensor) -> torch.Tensor:
@@ -99,15 +104,52 @@ class GaussianBlur(_Transform):
         return F.gaussian_blur(image, kernel_size=[width, height], sigma=[sigma, sigma]), mask
 
 
+class PhotometricDistortion(_Transform):
+    """Change brightness, contrast, saturation and hue, each or not by a fair coin, as MMSegmentation does.
+
+    Up to 32 is added to or taken from the 8-bit values (brightness), they are multiplied by 0.5 to 1.5
+    (contrast; before or after the colours, by another coin), and so is HSV's saturation; the hue is turned by
+    up to 36 degrees. torchvision's RandomPhotometricDistort differs: it multiplies for brightness, and blends
+    with the image's mean grey for contrast and with each pixel's own grey for saturation.
+    """
+
+    name: Literal["photometric_distortion"] = "photometric_distortion"
+    draws: ClassVar[int] = 9
+
+    def _apply(self, image: Image, mask: Mask, draws: list[float], ignore_index: int) -> tuple[Image, Mask]:
+        brightness, contrast, contrast_first, saturation, hue = (draw < 0.5 for draw in draws[:5])
+        shift, gain = _between((-BRIGHTNESS, BRIGHTNESS), draws[5]), _between(CONTRAST, draws[6])
+        if brightness:
+            image = Image((image + shift).clamp_(0, 255).to(torch.uint8))
+        if contrast and contrast_first:
+            image = F.adjust_brightness(image, gain)
+        if saturation:
+            image = _saturate(image, _between(SATURATION, draws[7]))
+        if hue:
+            image = F.adjust_hue(image, _between((-HUE, HUE), draws[8]))
+        if contrast and not contrast_first:
+            image = F.adjust_brightness(image, gain)
+        return image, mask
+
+
 class RandomResize(_Transform):
-    """Scale both sides by one factor, uniform in `ratio`; the mask takes the nearest pixel's label."""
+    """Scale both sides by one factor; the mask takes the nearest pixel's label.
+
+    The factor is uniform in `ratio`. Given a `scale`, it is relative to the largest size that fits in: a long
+    side of at most the larger and a short side of at most the smaller of the two numbers, in pixels.
+    """
 
     name: Literal["random_resize"] = "random_resize"
     ratio: Range = (0.5, 2.0)
+    scale: tuple[PositiveInt, PositiveInt] | None = None
     draws: ClassVar[int] = 1
 
     def _apply(self, image: Image, mask: Mask, draws: list[float], ignore_index: int) -> tuple[Image, Mask]:
         ratio = _between(self.ratio, draws[0])
+        if self.scale:
+            ratio *= min(
+                limit / side for limit, side in zip(sorted(self.scale), sorted(image.shape[1:]), strict=True)
+            )
         size = [max(1, round(ratio * side)) for side in image.shape[1:]]
         # "Nearest exact" samples at pixel centres as the image's bilinear does; plain "nearest" is shifted.
         labels = F.resize(mask, size, interpolation=InterpolationMode.NEAREST_EXACT)
@@ -122,19 +164,27 @@ class RandomCrop(_Transform):
 
     A smaller image keeps all its pixels on that side, at a random place on ImageNet's mean colour, which is
     about zero once normalised; the mask is `ignore_index` there.
+
+    Given a `max_class_share`, the place is drawn anew, up to ten times, while a class has that share of the
+    labelled pixels or more, or none is labelled (MMSegmentation's `cat_max_ratio`).
     """
 
     name: Literal["random_crop"] = "random_crop"
     sizes: tuple[PositiveInt, ...] = Field(default=(512, 1024), min_length=1)
-    draws: ClassVar[int] = 3
+    max_class_share: float | None = Field(default=None, gt=0, le=1)
+    draws: ClassVar[int] = 3 + 2 * CROP_RETRIES
 
     def _apply(self, image: Image, mask: Mask, draws: list[float], ignore_index: int) -> tuple[Image, Mask]:
         height, width = image.shape[1:]
         size = self.sizes[int(draws[0] * len(self.sizes))]
-        top, above = _place(size, height, draws[1])
-        left, before = _place(size, width, draws[2])
-        window = (top, left, min(size, height), min(size, width))
-        image, mask = F.crop(image, *window), F.crop(mask, *window)
+        for down, right in zip(draws[1::2], draws[2::2], strict=True):
+            top, above = _place(size, height, down)
+            left, before = _place(size, width, right)
+            window = (top, left, min(size, height), min(size, width))
+            cut = F.crop(mask, *window)
+            if self.max_class_share is None or _largest_share(cut, ignore_index) < self.max_class_share:
+                break
+        image, mask = F.crop(image, *window), cut
         if height >= size and width >= size:
             return image, mask
         if ignore_index > 255 and mask.dtype == torch.uint8:
@@ -144,7 +194,7 @@ class RandomCrop(_Transform):
 
 
 Transform = Annotated[
-    HorizontalFlip | Invert | Grayscale | GaussianBlur | RandomResize | RandomCrop,
+    HorizontalFlip | Invert | Grayscale | GaussianBlur | PhotometricDistortion | RandomResize | RandomCrop,
     Field(discriminator="name"),
 ]
 
@@ -172,3 +222,20 @@ def _place(size: int, length: int, draw: float) -> tuple[int, int]:
     """Start of a window of `size` in a side of `length`, or else how much padding goes before the side."""
     start = int(draw * (abs(length - size) + 1))
     return (start, 0) if length >= size else (0, start)
+
+
+def _saturate(image: Image, factor: float) -> Image:
+    """Multiply HSV's saturation, (largest - smallest) / largest of R, G and B, by `factor`, up to 1.
+
+    Value and hue stay, so the largest channel does, and the distances of the others to it are multiplied.
+    """
+    smallest, largest = (extreme.float() for extreme in torch.aminmax(image.as_subclass(torch.Tensor), dim=0))
+    # The factor that takes a pixel's saturation to 1; a grey one has distances of 0 to multiply.
+    factors = (largest / (largest - smallest).clamp_(min=1)).clamp_(max=factor)
+    return Image((largest - factors * (largest - image)).round_().to(torch.uint8))
+
+
+def _largest_share(mask: Mask, ignore_index: int) -> float:
+    """Share of the labelled pixels, integer (H, W), that the commonest class has; 1 where there are none."""
+    counts = mask[mask != ignore_index].bincount()
+    return counts.max().item() / counts.sum().item() if len(counts) else 1.0
