@@ -31,7 +31,10 @@ torch.distributed.destroy_process_group()
 @pytest.mark.usefixtures("tiny")
 def test_two_processes_train_as_one(tmp_path: Path, data: Path, recipe: Callable[..., Recipe]) -> None:
     """The same recipe, so the same global batch; dropout, stochastic depth and batch norm are all at work."""
-    four_steps = recipe(training={"steps": 4, "accumulation": 4})
+    four_steps = recipe(
+        training={"steps": 4, "accumulation": 4},
+        optimizer={"head_learning_rate_factor": 2.0, "weight_decay": 0.01, "decay_biases": True},
+    )
     save_recipe(four_steps, tmp_path / "recipe.yaml")
     (tmp_path / "script.py").write_text(SCRIPT)
     output = tmp_path / "two"

@@ -28,6 +28,7 @@ def make_trainer(
         train_dataset=TrainingStream(dataset, recipe.transforms, seed=0, length=steps * batch),
         data_collator=lambda samples: collate(samples, 255),
         classes=dataset.classes,
+        optimization=recipe.optimizer,
         epoch_length=1.0,
         **kwargs,
     )
@@ -85,12 +86,52 @@ def test_schedules(
         trainer.lr_scheduler.step()
 
 
+def test_the_head_s_learning_rate_follows_the_schedule(
+    tmp_path: Path, data: Path, recipe: MakeRecipe
+) -> None:
+    optimizer = {"learning_rate": 1e-4, "head_learning_rate_factor": 10.0}
+    four = recipe(training={"steps": 4}, schedule={"name": "poly"}, optimizer=optimizer)
+    trainer = make_trainer(make_model(), four, data, tmp_path, steps=4)
+    trainer.create_optimizer_and_scheduler(4)
+    for factor in [0, 1 / 2, 1, 1 / 2]:
+        rates = sorted({group["lr"] for group in trainer.optimizer.param_groups})
+        assert rates == pytest.approx([1e-4 * factor, 1e-3 * factor][: len(rates)], abs=1e-12)
+        assert len(rates) == (2 if factor else 1)
+        trainer.optimizer.step()
+        trainer.lr_scheduler.step()
+
+
 def test_adafactor_is_the_report_s(tmp_path: Path, data: Path, recipe: MakeRecipe) -> None:
     trainer = make_trainer(make_model(), recipe(optimizer={"name": "adafactor"}), data, tmp_path)
     optimizer = trainer.create_optimizer()
     assert type(optimizer).__name__ == "Adafactor"
     for group in optimizer.param_groups:
         assert (group["lr"], group["scale_parameter"], group["relative_step"]) == (1e-3, False, False)
+
+
+@pytest.mark.parametrize("name", ["adamw", "adafactor"])
+def test_a_first_step_is_larger_in_the_head_and_shrinks_what_decays(
+    name: str, tmp_path: Path, data: Path, recipe: MakeRecipe
+) -> None:
+    def step(**optimizer: Any) -> dict[str, torch.Tensor]:
+        model = make_model()
+        before = {key: parameter.detach().clone() for key, parameter in model.named_parameters()}
+        once = recipe(
+            training={"steps": 1}, schedule={"warmup_steps": 0}, optimizer={"name": name, **optimizer}
+        )
+        make_trainer(model, once, data, tmp_path).train()
+        return {key: parameter - before[key] for key, parameter in model.named_parameters()}
+
+    plain, faster = step(), step(head_learning_rate_factor=10.0)
+    for key in plain:
+        factor = 10 if key.startswith("decode_head.") else 1
+        torch.testing.assert_close(faster[key], factor * plain[key], rtol=1e-3, atol=1e-6)
+    decayed = step(weight_decay=0.5)
+    model = dict(make_model().named_parameters())
+    for key in plain:
+        decays = key.endswith("weight") and "norm" not in key
+        shrunk = plain[key] - 1e-3 * 0.5 * decays * model[key]
+        torch.testing.assert_close(decayed[key], shrunk, rtol=1e-2, atol=2e-6)
 
 
 def test_weights_alone_decay(tmp_path: Path, data: Path, recipe: MakeRecipe) -> None:

@@ -4,11 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ccsegformer.data.transforms import HorizontalFlip, PhotometricDistortion, RandomCrop, RandomResize
 from ccsegformer.errors import RecipeError
 from ccsegformer.training.recipe import (
     ModelSection,
     OptimizerSection,
     Recipe,
+    ScheduleSection,
     TrainingSection,
     differing_keys,
     load_recipe,
@@ -45,6 +47,26 @@ def test_the_report_s_recipe_is_its_section_5() -> None:
     )
     assert recipe.optimizer == OptimizerSection(name="adafactor", learning_rate=6e-5, weight_decay=0)
     assert [transform.probability for transform in recipe.transforms] == [0.25] * 6
+
+
+def test_segformer_s_recipe_is_the_paper_s() -> None:
+    recipe = load_recipe(RECIPES / "segformer.yaml")
+    assert recipe.model == ModelSection(size="b0", attention="efficient", pretrained="nvidia/mit-b0")
+    assert recipe.training == TrainingSection(steps=160_000, batch_size=16, accumulation=1, save_steps=4000)
+    assert recipe.optimizer == OptimizerSection(
+        name="adamw",
+        learning_rate=6e-5,
+        head_learning_rate_factor=10,
+        weight_decay=0.01,
+        decay_biases=True,
+    )
+    assert recipe.schedule == ScheduleSection(name="poly", warmup_steps=1500, power=1)
+    assert recipe.transforms == (
+        RandomResize(probability=1, ratio=(0.5, 2), scale=(2048, 512)),
+        PhotometricDistortion(probability=1),
+        RandomCrop(probability=1, sizes=(512,), max_class_share=0.75),
+        HorizontalFlip(probability=0.5),
+    )
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
@@ -132,6 +154,30 @@ def test_overrides(path: Path) -> None:
             "'model.attention.3' must be",
         ),
         ("{training: {steps: 1}, model: {attention: [none, none]}}", "key 'model.attention.2' is missing"),
+        (
+            "{training: {steps: 1}, optimizer: {head_lr_factor: 10}}",
+            "'optimizer.head_lr_factor'; did you mean 'optimizer.head_learning_rate_factor'?",
+        ),
+        (
+            "{training: {steps: 1, decay_bias: true}, optimizer: {decay_biases: 1}}",
+            "'optimizer.decay_biases' should be a valid boolean, not 1",
+        ),
+        (
+            "{training: {steps: 1}, transforms: [{name: random_crop, max_class_ratio: 0.75}]}",
+            "did you mean 'transforms.0.max_class_share'?",
+        ),
+        (
+            "{training: {steps: 1}, transforms: [{name: random_resize, scale: [2048]}]}",
+            "key 'transforms.0.scale.1' is missing",
+        ),
+        (
+            "{training: {steps: 1}, transforms: [{name: random_resize, scale: 512}]}",
+            "'transforms.0.scale' should be a valid array, not 512",
+        ),
+        (
+            "{training: {steps: 1}, transforms: [{name: photometric_distorsion}]}",
+            "did you mean 'photometric_distortion'?",
+        ),
         ("training: {steps: many}", "'training.steps' should be a valid integer, not \"many\""),
         ("training: {steps: 2.5}", "'training.steps' should be a valid integer"),
         ("training: {steps: yes}", "'training.steps' should be a valid integer, not true"),

@@ -12,6 +12,7 @@ from torch import nn
 from transformers import (
     AutoImageProcessor,
     AutoModelForSemanticSegmentation,
+    SegformerForImageClassification,
     SegformerForSemanticSegmentation,
 )
 
@@ -113,18 +114,25 @@ def test_the_seed_decides_the_run(tmp_path: Path, data: Path, recipe: MakeRecipe
 
 @pytest.mark.parametrize(
     ("attention", "optimizer", "schedule"),
-    [("efficient", "adamw", "poly"), ("criss_cross", "adafactor", "linear")],
+    [
+        (
+            "efficient",
+            {"name": "adamw", "head_learning_rate_factor": 10.0, "weight_decay": 0.1, "decay_biases": True},
+            "poly",
+        ),
+        ("criss_cross", {"name": "adafactor"}, "linear"),
+    ],
 )
 def test_a_resumed_run_gives_the_weights_of_an_unbroken_one(
     attention: str,
-    optimizer: str,
+    optimizer: dict[str, Any],
     schedule: str,
     tmp_path: Path,
     data: Path,
     recipe: MakeRecipe,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    full = recipe(model={"attention": attention}, optimizer={"name": optimizer}, schedule={"name": schedule})
+    full = recipe(model={"attention": attention}, optimizer=optimizer, schedule={"name": schedule})
     unbroken = train(full, data, tmp_path / "unbroken")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         break_off(patch, step=4)
@@ -285,6 +293,38 @@ def test_pretrained_weights_and_the_report_s_freezing(tmp_path: Path, data: Path
         bigger = report.model_copy(update={"model": report.model.model_copy(update={"size": "b1"})})
         train(bigger, data, tmp_path / "other")
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "smaller"),
+    [
+        ("report", ["training.epochs=0.8", "transforms.5.sizes=[48, 64]"]),
+        (
+            "segformer",
+            [
+                *("training.steps=3", "training.batch_size=2", "schedule.warmup_steps=1"),
+                *("transforms.0.scale=[128, 64]", "transforms.2.sizes=[64]"),
+            ],
+        ),
+    ],
+)
+def test_the_literature_s_recipes_train(name: str, smaller: list[str], tmp_path: Path, data: Path) -> None:
+    """Unchanged but for sizes, lengths and the encoder, an ImageNet classifier as nvidia/mit-b0 is."""
+    plain = CrissCrossSegformerConfig.mit("b0", attention="efficient", num_labels=1000).to_dict()
+    plain.pop("model_type")
+    encoder = SegformerForImageClassification(SegformerForImageClassification.config_class(**plain))
+    encoder.save_pretrained(tmp_path / "pretrained")
+    overrides = [f"model.pretrained={tmp_path / 'pretrained'}", *smaller]
+    recipe = load_recipe(Path(__file__).parents[2] / "recipes" / f"{name}.yaml", overrides)
+    result = train(recipe, data, tmp_path / "run")
+    assert result.load_report is not None
+    before, after = encoder.state_dict(), result.model.state_dict()
+    taken_over = before.keys() & after.keys()
+    assert any(".mlp." in key for key in taken_over)
+    # The report trains nothing of the pretrained encoder, the paper all of it.
+    unmoved = {key for key in taken_over if torch.equal(before[key], after[key])}
+    assert unmoved == (taken_over if name == "report" else set())
+    assert all(np.isfinite(loss) for _, loss in result.loss_history)
 
 
 def test_what_the_machine_cannot_do(

@@ -32,7 +32,6 @@ def trainer_arguments(recipe: Recipe, output: Path, steps: int) -> TrainingArgum
             remove_unused_columns=False,
             optim={"adamw": "adamw_torch", "adafactor": "adafactor"}[optimizer.name],
             learning_rate=optimizer.learning_rate,
-            weight_decay=optimizer.weight_decay,
             lr_scheduler_type={"linear": "linear", "poly": "polynomial"}[schedule.name],
             lr_scheduler_kwargs={"lr_end": 0.0, "power": schedule.power} if schedule.name == "poly" else None,
             warmup_steps=schedule.warmup_steps,

@@ -19,6 +19,8 @@ from transformers.trainer_callback import PrinterCallback
 from ccsegformer.data.labels import Classes, write_classes
 from ccsegformer.errors import OutputError, TrainingError
 from ccsegformer.training._output import reason
+from ccsegformer.training._parameters import parameter_groups
+from ccsegformer.training.recipe import OptimizerSection
 
 
 class SegmentationTrainer(Trainer):
@@ -35,10 +37,15 @@ class SegmentationTrainer(Trainer):
         OutputError: a checkpoint cannot be written.
     """
 
-    def __init__(self, *, classes: Classes, epoch_length: float, **kwargs: Any) -> None:
-        """`epoch_length` is in optimizer steps; everything but the classes is the Trainer's."""
+    optimizer: Any  # the Trainer's, made by `create_optimizer`
+
+    def __init__(
+        self, *, classes: Classes, optimization: OptimizerSection, epoch_length: float, **kwargs: Any
+    ) -> None:
+        """`optimization` groups the parameters, `epoch_length` is in steps; the rest is the Trainer's."""
         super().__init__(**kwargs)
         self.classes = classes
+        self.optimization = optimization
         self.epoch_length = epoch_length
         self._micro_batch = 0
         self._started: float | None = None
@@ -76,9 +83,13 @@ class SegmentationTrainer(Trainer):
             f"training.precision (checkpoints hold the weights from before step {step})"
         )
 
-    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """Weights but no biases, norms, or the scale that decides how much an attention says."""
-        return [name for name in super().get_decay_parameter_names(model) if not name.endswith(".gamma")]
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """The Trainer's optimizer, over the recipe's groups of parameters."""
+        if self.optimizer is None:
+            model = self.model if model is None else model
+            kind, settings = self.get_optimizer_cls_and_kwargs(self.args, model)
+            self.optimizer = kind(parameter_groups(model, self.optimization), **settings)
+        return self.optimizer
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log with the data set's epochs, and with the seconds of training so far."""

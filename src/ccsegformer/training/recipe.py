@@ -65,11 +65,17 @@ class TrainingSection(_Section):
 
 
 class OptimizerSection(_Section):
-    """AdamW, or Adafactor with a given learning rate (`scale_parameter=False, relative_step=False`)."""
+    """AdamW, or Adafactor with a given learning rate (`scale_parameter=False, relative_step=False`).
+
+    The decode head learns at `learning_rate * head_learning_rate_factor`. Weights decay, norms and CCNet's
+    gamma do not; the biases of linear and convolutional layers do with `decay_biases`.
+    """
 
     name: Literal["adamw", "adafactor"] = "adamw"
     learning_rate: Positive = 6e-5
+    head_learning_rate_factor: Positive = 1.0
     weight_decay: NotNegative = 0.0
+    decay_biases: bool = False
 
 
 class ScheduleSection(_Section):

@@ -117,6 +117,7 @@ def train(
             processing_class=image_processor(),
             callbacks=[_tensorboard(output, checkpoint)] + [bar] * progress,
             classes=dataset.classes,
+            optimization=recipe.optimizer,
             epoch_length=len(dataset) / global_batch,
         )
         del model.config.use_cache  # the Trainer's, for models that generate
