@@ -22,6 +22,7 @@ def parameter_groups(model: nn.Module, optimizer: OptimizerSection) -> list[dict
             continue
         factor = optimizer.head_learning_rate_factor if name.startswith(HEAD) else 1.0
         module, _, kind = name.rpartition(".")
+        # Gamma is how much a CCNet attention says: decay would silence it.
         kept = module in norms or kind == "gamma" or (kind == "bias" and not optimizer.decay_biases)
         groups[factor, kept].append(parameter)
     return [
