@@ -263,6 +263,17 @@ def test_only_labelled_pixels_count_for_a_crop_s_classes() -> None:
         assert not torch.equal(last, free)
 
 
+def test_a_class_share_changes_nothing_that_others_draw() -> None:
+    mask = Mask(torch.zeros(30, 30, dtype=torch.uint8))
+    states = []
+    for share in (None, 0.75):
+        generator = seeded(0)
+        crop = RandomCrop(probability=1, sizes=(20,), max_class_share=share)
+        crop(position_map(30, 30)[0], mask, generator)
+        states.append(generator.get_state())
+    assert torch.equal(*states)
+
+
 def distorted(image: Image, **parts: float) -> Image:
     """An image after the named parts of photometric distortion, each by a draw in [0, 1)."""
     names = ("brightness", "contrast", "contrast_first", "saturation", "hue")

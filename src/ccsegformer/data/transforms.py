@@ -172,12 +172,17 @@ class RandomCrop(_Transform):
     name: Literal["random_crop"] = "random_crop"
     sizes: tuple[PositiveInt, ...] = Field(default=(512, 1024), min_length=1)
     max_class_share: float | None = Field(default=None, gt=0, le=1)
-    draws: ClassVar[int] = 3 + 2 * CROP_RETRIES
+    draws: ClassVar[int] = 3
 
     def _apply(self, image: Image, mask: Mask, draws: list[float], ignore_index: int) -> tuple[Image, Mask]:
         height, width = image.shape[1:]
         size = self.sizes[int(draws[0] * len(self.sizes))]
-        for down, right in zip(draws[1::2], draws[2::2], strict=True):
+        places = [draws[1:]]
+        if self.max_class_share is not None:
+            # Further places follow from the first, so that the others of a chain draw the same with them.
+            further = torch.Generator().manual_seed(int(draws[1] * 2**53))
+            places += torch.rand(CROP_RETRIES, 2, dtype=torch.float64, generator=further).tolist()
+        for down, right in places:
             top, above = _place(size, height, down)
             left, before = _place(size, width, right)
             window = (top, left, min(size, height), min(size, width))
