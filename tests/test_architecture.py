@@ -8,7 +8,10 @@ from pathlib import Path
 import ccsegformer
 
 PACKAGE = Path(ccsegformer.__file__).parent
-LAYERS = ("errors", "files", "ops", "models", "data", "evaluation", "training", "inference", "report", "cli")
+LAYERS = (
+    *("errors", "files", "settings", "ops", "models", "data"),
+    *("evaluation", "training", "inference", "report", "cli"),
+)
 
 
 def imports_of(path: Path) -> set[str]:

@@ -10,7 +10,7 @@ class DataError(CCSegformerError):
 
 
 class RecipeError(CCSegformerError):
-    """A recipe that cannot be used; the message names the file and the key."""
+    """A recipe or protocol that cannot be used; the message names the file and the key."""
 
 
 class CheckpointError(CCSegformerError):
