@@ -18,7 +18,8 @@ from ccsegformer.data.folder import ImageMaskFolder, Sample
 from ccsegformer.data.labels import Classes, write_classes
 from ccsegformer.errors import DataError, OutputError
 from ccsegformer.evaluation.confusion import compute_metrics
-from ccsegformer.evaluation.evaluate import evaluate, predict_labels, write_metrics
+from ccsegformer.evaluation.evaluate import evaluate, predict_labels, write_confusion, write_metrics
+from ccsegformer.evaluation.protocol import EvaluationProtocol, ResizeSection
 from ccsegformer.models import CrissCrossSegformerConfig, CrissCrossSegformerForSemanticSegmentation
 
 CLASSES = Classes(("dark", "light", "never"))
@@ -81,7 +82,7 @@ def test_scores_and_protocol() -> None:
     assert evaluation.metrics.pixel_accuracy == pytest.approx(right / (right + wrong), abs=0.03)
     assert evaluation.metrics.per_class["never"]["iou"] is None
     assert evaluation.protocol["ignore_index"] == 255
-    assert evaluation.protocol["precision"] == "float32"
+    assert evaluation.protocol["precision"] == "fp32"
 
 
 def test_matrices_of_the_images_add_up() -> None:
@@ -152,6 +153,79 @@ def test_what_cannot_be_scored_is_one_line() -> None:
         evaluate(model, Halves(2))
 
 
+def test_the_protocol_decides_what_the_model_sees_and_is_stored_whole() -> None:
+    seen = []
+    model = Threshold()
+    model.register_forward_pre_hook(
+        lambda _, __, keywords: seen.append(tuple(keywords["pixel_values"].shape[2:])), with_kwargs=True
+    )
+    protocol = EvaluationProtocol(resize=ResizeSection(short_side=66, multiple_of=32), flip=True)
+    evaluation = evaluate(model, Halves(1), protocol=protocol)
+    assert seen == [(96, 128)] * 2
+    assert evaluation.protocol["resize"] == {"short_side": 66, "long_side": None, "multiple_of": 32}
+    assert evaluation.protocol.items() >= protocol.model_dump(mode="json").items()
+    assert (evaluation.protocol["name"], evaluation.protocol["device"]) == ("own", "cpu")
+    assert evaluation.metrics.pixel_accuracy > 0.95
+
+
+def test_each_image_has_a_score_of_its_own() -> None:
+    dataset = Halves(4)
+    matrices: dict[str, torch.Tensor] = {}
+    evaluation = evaluate(Threshold(), dataset, on_image=matrices.__setitem__)
+    assert list(evaluation.image_iou) == list(dataset.names)
+    for name, matrix in matrices.items():
+        assert evaluation.image_iou[name] == compute_metrics(matrix, CLASSES.names).mean_iou
+    assert evaluation.mean_image_iou == pytest.approx(np.mean(list(evaluation.image_iou.values())))
+    assert evaluation.mean_image_iou != pytest.approx(evaluation.metrics.mean_iou, abs=1e-4)
+    assert evaluation.confusion == torch.stack(list(matrices.values())).sum(dim=0).tolist()
+
+
+def test_an_image_without_labels_is_left_out_of_the_mean() -> None:
+    class OneBlank(Halves):
+        def __getitem__(self, index: int) -> Sample:
+            sample = super().__getitem__(index)
+            if index == 0:
+                sample["mask"].fill_(255)
+            return sample
+
+    evaluation = evaluate(Threshold(), OneBlank(2))
+    first, second = evaluation.image_iou.values()
+    assert first is None
+    assert evaluation.mean_image_iou == second
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_the_network_runs_in_the_protocol_s_precision(precision: Any, dtype: torch.dtype) -> None:
+    model = nn.Module()
+    model.layer = nn.Conv2d(3, 2, 1)
+    model.config = SimpleNamespace(num_labels=2)
+    found = []
+
+    def forward(pixel_values: torch.Tensor) -> SimpleNamespace:
+        found.append((logits := model.layer(pixel_values)).dtype)
+        return SimpleNamespace(logits=logits)
+
+    model.forward = forward
+    predict_labels(model, torch.zeros(3, 40, 40, dtype=torch.uint8), EvaluationProtocol(precision=precision))
+    assert found == [dtype]
+    assert model.layer.weight.dtype == torch.float32
+
+
+def test_an_image_that_the_protocol_makes_too_large_is_refused() -> None:
+    protocol = EvaluationProtocol(resize=ResizeSection(short_side=7000), scales=(0.5, 1.0))
+    with pytest.raises(DataError, match=r"a: 40x32 resized to 8750x7000 is 61\.2 megapixels"):
+        predict_labels(Threshold(), torch.zeros(3, 32, 40, dtype=torch.uint8), protocol, name="a")
+
+
+def test_the_confusion_matrix_as_a_file(tmp_path: Path) -> None:
+    evaluation = evaluate(Threshold(), Halves(2))
+    write_confusion(evaluation, tmp_path / "confusion.csv")
+    header, *rows = (line.split(",") for line in (tmp_path / "confusion.csv").read_text().splitlines())
+    assert header == ["true \\ predicted", *CLASSES.names]
+    assert [row[0] for row in rows] == list(CLASSES.names)
+    assert [[int(cell) for cell in row[1:]] for row in rows] == evaluation.confusion
+
+
 def test_metrics_json(tmp_path: Path) -> None:
     write_metrics(evaluate(Threshold(), Halves(2)), tmp_path / "scores" / "metrics.json")
     written: dict[str, Any] = json.loads((tmp_path / "scores" / "metrics.json").read_text())
@@ -160,9 +234,11 @@ def test_metrics_json(tmp_path: Path) -> None:
         "mean_accuracy",
         "pixel_accuracy",
         "devkit_mean_iou",
+        "mean_image_iou",
         "per_class",
         "images",
         "protocol",
+        "image_iou",
     }
     assert written["images"] == 2
     assert list(written["per_class"]) == list(CLASSES.names)
@@ -196,7 +272,7 @@ root, rank = sys.argv[1], int(sys.argv[2])
 dist.init_process_group("gloo", init_method=f"file://{root}/store", rank=rank, world_size=2)
 names = []
 evaluation = evaluate(Channels(), ImageMaskFolder(root), on_image=lambda name, matrix: names.append(name))
-print(json.dumps([names, evaluation.to_dict()]))
+print(json.dumps([names, evaluation.to_dict(), evaluation.confusion]))
 dist.destroy_process_group()
 """
 
@@ -219,8 +295,10 @@ def test_two_processes_share_the_images_and_agree(tmp_path: Path) -> None:
         for rank in (0, 1)
     ]
     outputs = [process.communicate(timeout=120)[0] for process in processes]
-    (first, together), (second, other) = map(json.loads, outputs)
+    (first, *together), (second, *other) = map(json.loads, outputs)
     assert (first, second) == (["a", "c"], ["b"])
     scope: dict[str, Any] = {}
     exec(CHANNELS, scope)
-    assert together == other == evaluate(scope["Channels"](), ImageMaskFolder(tmp_path)).to_dict()
+    alone = evaluate(scope["Channels"](), ImageMaskFolder(tmp_path))
+    assert together == other == [alone.to_dict(), alone.confusion]
+    assert list(together[0]["image_iou"]) == ["a", "b", "c"]

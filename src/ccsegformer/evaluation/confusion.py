@@ -61,6 +61,12 @@ def confusion_matrix(
     return counts[:cells].view(num_classes, num_classes)
 
 
+def mean_iou(matrix: torch.Tensor | NDArray[np.integer]) -> float | None:
+    """Mean IoU of a confusion matrix (K, K) over the classes in truth or prediction; None if it is empty."""
+    iou, union = _iou(np.asarray(matrix, dtype=np.int64))
+    return float(iou[union > 0].mean()) if union.any() else None
+
+
 def compute_metrics(matrix: torch.Tensor | NDArray[np.integer], names: Sequence[str]) -> Metrics:
     """Score a confusion matrix (K, K), rows truth, of classes `names`.
 
@@ -75,9 +81,9 @@ def compute_metrics(matrix: torch.Tensor | NDArray[np.integer], names: Sequence[
         raise ValueError(f"a matrix of {counts.shape} does not fit {len(names)} classes")
     if counts.sum() == 0:
         raise DataError("no labelled pixel to score: the masks hold nothing but the ignore index")
-    hits, true, predicted = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)
-    union = true + predicted - hits
-    iou, accuracy = hits / np.maximum(union, 1), hits / np.maximum(true, 1)
+    iou, union = _iou(counts)
+    hits, true = counts.diagonal(), counts.sum(axis=1)
+    accuracy = hits / np.maximum(true, 1)
     return Metrics(
         mean_iou=float(iou[union > 0].mean()),
         mean_accuracy=float(accuracy[true > 0].mean()),
@@ -92,3 +98,10 @@ def compute_metrics(matrix: torch.Tensor | NDArray[np.integer], names: Sequence[
             for label, name in enumerate(names)
         },
     )
+
+
+def _iou(counts: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Each class's IoU, 0 for one in neither truth nor prediction, and the pixels of its union."""
+    hits = counts.diagonal()
+    union = counts.sum(axis=1) + counts.sum(axis=0) - hits
+    return hits / np.maximum(union, 1), union

@@ -1,5 +1,7 @@
 """Scores of a model on a data set, at the original resolution of every image."""
 
+import csv
+import io
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,17 +16,19 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ccsegformer.data.folder import LabelledImages, Sample
-from ccsegformer.data.stream import MINIMUM_SIDE, pad_to, plain_data_errors
-from ccsegformer.data.transforms import normalize
+from ccsegformer.data.stream import plain_data_errors
 from ccsegformer.errors import DataError
-from ccsegformer.evaluation.confusion import Metrics, compute_metrics, confusion_matrix
-from ccsegformer.evaluation.upsampling import upsampled_argmax
+from ccsegformer.evaluation.confusion import Metrics, compute_metrics, confusion_matrix, mean_iou
+from ccsegformer.evaluation.multiview import input_sizes, label_views
+from ccsegformer.evaluation.protocol import EvaluationProtocol
 from ccsegformer.files import write_atomically
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-MAX_MEGAPIXELS = 36  # of an image that goes through the network in one piece
+MAX_MEGAPIXELS = 36  # of an image as the network is given it
+DEFAULT = EvaluationProtocol()
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -34,42 +38,71 @@ class Evaluation:
     metrics: Metrics
     images: int
     protocol: dict[str, Any]
+    image_iou: dict[str, float | None]
+    """Each image's own mean IoU, over the classes in its truth or prediction; None with no labelled pixel."""
+    confusion: list[list[int]]
+    """Pixels of the whole set by true class (rows) and predicted class (columns)."""
+
+    @property
+    def mean_image_iou(self) -> float:
+        """The mean of the images' own mean IoU, which is not the mean IoU of the data set."""
+        known = [score for score in self.image_iou.values() if score is not None]
+        return sum(known) / len(known)
 
     def to_dict(self) -> dict[str, Any]:
-        """The scores, the number of images and the protocol, as `metrics.json` holds them."""
-        return {**self.metrics.to_dict(), "images": self.images, "protocol": self.protocol}
+        """What `metrics.json` holds: all but the confusion matrix."""
+        return {
+            **self.metrics.to_dict(),
+            "mean_image_iou": self.mean_image_iou,
+            "images": self.images,
+            "protocol": self.protocol,
+            "image_iou": self.image_iou,
+        }
 
 
 @torch.inference_mode()
-def predict_labels(model: "PreTrainedModel", image: torch.Tensor, *, name: str = "image") -> torch.Tensor:
+def predict_labels(
+    model: "PreTrainedModel",
+    image: torch.Tensor,
+    protocol: EvaluationProtocol = DEFAULT,
+    *,
+    name: str = "image",
+) -> torch.Tensor:
     """Label every pixel of an 8-bit RGB image (3, H, W), in evaluation mode and on the model's device.
 
-    The whole image goes through the network once and its logits are resized to H x W, where the best class is
-    taken. A side below 32 pixels is padded to that.
+    By default the whole image goes through the network once and its logits are resized to H x W, where the
+    best class is taken. A side below 32 pixels is padded to that.
 
     Returns:
         Labels (H, W) on the CPU: uint8, or int32 for more than 256 classes.
 
     Raises:
-        DataError: an image of more than 36 megapixels; the message calls it `name`.
+        DataError: an image of more than 36 megapixels, after any resizing; the message calls it `name`.
     """
     height, width = image.shape[1:]
-    if height * width > MAX_MEGAPIXELS * 1_000_000:
+    _, (rows, columns) = input_sizes(height, width, protocol.resize, max(protocol.scales))
+    if rows * columns > MAX_MEGAPIXELS * 1_000_000:
+        resized = "" if (rows, columns) == (height, width) else f" resized to {columns}x{rows}"
         raise DataError(
-            f"{name}: {width}x{height} is {height * width / 1_000_000:.1f} megapixels, and an image in one "
-            f"piece may have {MAX_MEGAPIXELS}; cut it into smaller ones"
+            f"{name}: {width}x{height}{resized} is {rows * columns / 1_000_000:.1f} megapixels, and an image "
+            f"in one piece may have {MAX_MEGAPIXELS}; cut it into smaller ones"
         )
     parameter = next(model.parameters())
-    pixels = pad_to(normalize(image.to(parameter.device)), MINIMUM_SIDE, MINIMUM_SIDE, 0)
-    with evaluation_mode(model):
-        logits = model(pixel_values=pixels[None].to(parameter.dtype)).logits
-    return upsampled_argmax(logits, *pixels.shape[1:])[:height, :width].cpu()
+    device, dtype = parameter.device, DTYPES[protocol.precision]
+
+    def network(pixels: torch.Tensor) -> torch.Tensor:
+        return model(pixel_values=pixels.to(parameter.dtype)).logits
+
+    autocast = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+    with evaluation_mode(model), autocast:
+        return label_views(network, image.to(device), protocol).cpu()
 
 
 def evaluate(
     model: "PreTrainedModel",
     dataset: LabelledImages,
     *,
+    protocol: EvaluationProtocol = DEFAULT,
     device: str | torch.device | None = None,
     workers: int = 0,
     on_image: Callable[[str, torch.Tensor], None] | None = None,
@@ -84,6 +117,7 @@ def evaluate(
     Args:
         model: gives `logits` (1, K, h, w) for `pixel_values` (1, 3, H, W), K being the number of classes.
         dataset: images and masks.
+        protocol: how images are shown to the model.
         device: moves the model there first; by default it stays where it is.
         workers: processes that read images ahead; 0 reads in this one.
         on_image: called with the name and the confusion matrix of each image of this process.
@@ -113,26 +147,29 @@ def evaluate(
     )
     samples = track(loader, "Scoring", total=len(share), disable=not progress or rank > 0, transient=True)
     total = torch.zeros(len(classes), len(classes), dtype=torch.int64)
+    image_iou: dict[str, float | None] = {}
     with plain_data_errors(), evaluation_mode(model):
         for sample in samples:
-            prediction = predict_labels(model, sample["image"], name=sample["name"])
+            prediction = predict_labels(model, sample["image"], protocol, name=sample["name"])
             matrix = confusion_matrix(sample["mask"], prediction, len(classes), classes.ignore_index)
             total += matrix
+            image_iou[sample["name"]] = mean_iou(matrix)
             if on_image is not None:
                 on_image(sample["name"], matrix)
     if world > 1:
         total = total.to(parameter.device)
         dist.all_reduce(total)
-    protocol = {
-        "inference": "whole image, one scale",
-        "resolution": "original; logits resized bilinearly before argmax",
-        "mean_iou": "one confusion matrix over all images; classes present in truth or prediction",
-        "devkit_mean_iou": "the same matrix; all classes, an absent one scores 0",
-        "ignore_index": classes.ignore_index,
-        "precision": str(parameter.dtype).removeprefix("torch."),
-        "device": parameter.device.type,
-    }
-    return Evaluation(compute_metrics(total.cpu(), classes.names), len(dataset), protocol)
+        shares: list[dict[str, float | None]] = [{}] * world
+        dist.all_gather_object(shares, image_iou)
+        image_iou = {name: score for of in shares for name, score in of.items()}
+    total = total.cpu()
+    return Evaluation(
+        metrics=compute_metrics(total, classes.names),
+        images=len(dataset),
+        protocol=_record(protocol, classes.ignore_index, parameter),
+        image_iou={name: image_iou[name] for name in dataset.names},
+        confusion=total.tolist(),
+    )
 
 
 def write_metrics(evaluation: Evaluation, path: str | Path) -> None:
@@ -146,6 +183,20 @@ def write_metrics(evaluation: Evaluation, path: str | Path) -> None:
     )
 
 
+def write_confusion(evaluation: Evaluation, path: str | Path) -> None:
+    """Write the confusion matrix as CSV, whole or not at all: a row for each true class, its name first.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    text = io.StringIO()
+    names = list(evaluation.metrics.per_class)
+    table = csv.writer(text)
+    table.writerow(["true \\ predicted", *names])
+    table.writerows([name, *row] for name, row in zip(names, evaluation.confusion, strict=True))
+    write_atomically(path, text.getvalue())
+
+
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Put a model into evaluation mode, and each of its modules back into the mode it had."""
@@ -156,6 +207,23 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+def _record(protocol: EvaluationProtocol, ignore_index: int, parameter: nn.Parameter) -> dict[str, Any]:
+    """The protocol as it is stored with every figure, with what the scores mean and what computed them."""
+    computed_in = parameter.dtype if parameter.dtype != torch.float32 else DTYPES[protocol.precision]
+    return {
+        "name": protocol.name,
+        "summary": protocol.summary(),
+        **protocol.model_dump(mode="json"),
+        "precision": {dtype: name for name, dtype in DTYPES.items()}.get(computed_in, str(computed_in)),
+        "resolution": "original; logits resized bilinearly, to the input's size first, before argmax",
+        "mean_iou": "one confusion matrix over all images; classes present in truth or prediction",
+        "devkit_mean_iou": "the same matrix; all classes, an absent one scores 0",
+        "mean_image_iou": "mean over the images of each one's mean IoU; classes in its truth or prediction",
+        "ignore_index": ignore_index,
+        "device": parameter.device.type,
+    }
 
 
 def _is_distributed() -> bool:

@@ -25,6 +25,8 @@ RUN_FILES = (
     WEIGHTS,
     "training_log.json",
     "metrics.json",
+    "confusion.csv",
+    "evaluation.html",
     "checkpoint-*",
     "logs",
 )
