@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from ccsegformer.data.labels import default_palette
+from ccsegformer.evaluation.protocol import EvaluationProtocol
 from ccsegformer.report.page import Example
 from ccsegformer.report.verdict import judge, mean_iou
 
@@ -98,7 +99,10 @@ def _make_results(scores=None, *, images: int = 60, seeds: int = 1, classes=None
             "images": [f"scene_{index:04}" for index in range(images)],
         },
         "protocol": {
-            "split": "validation",
+            "name": EvaluationProtocol().name,
+            "summary": EvaluationProtocol().summary(),
+            **EvaluationProtocol().model_dump(mode="json"),
+            "device": "cpu",
             "cost": {"height": 256, "width": 256, "device": "cpu", "threads": 2},
         },
         "verdict": verdict,

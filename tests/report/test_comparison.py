@@ -7,6 +7,7 @@ from PIL import Image
 from ccsegformer.data.labels import Classes, write_classes
 from ccsegformer.errors import CCSegformerError, OutputError
 from ccsegformer.evaluation.cost import Cost
+from ccsegformer.evaluation.protocol import EvaluationProtocol, ResizeSection, load_protocol
 from ccsegformer.report import comparison
 from ccsegformer.report.comparison import compare
 from ccsegformer.training.recipe import Recipe
@@ -124,6 +125,24 @@ def test_a_folder_of_something_else_is_refused(data, tmp_path, name):
 def test_attentions_that_cannot_be_compared(data, tmp_path, attentions):
     with pytest.raises(CCSegformerError, match="attentions to compare"):
         compare(recipe(), data, tmp_path / "out", attentions=attentions)
+
+
+def test_a_comparison_under_a_protocol_of_its_own(data, tmp_path):
+    output = tmp_path / "out"
+    protocol = EvaluationProtocol(resize=ResizeSection(short_side=96), flip=True)
+    results = compare(recipe(), data, output, attentions=["criss_cross"], protocol=protocol, progress=False)
+    assert results["protocol"].items() >= protocol.model_dump(mode="json").items()
+    assert load_protocol(output / "protocol.yaml") == protocol
+    assert f"--protocol {output / 'protocol.yaml'}" in results["command"]
+    page = (output / "report.html").read_text()
+    assert "own: shorter side resized to 96; whole image; one scale; with flip" in page
+    assert page.count(f"--protocol {output / 'protocol.yaml'}") == 3  # the comparison and each model
+
+
+def test_a_comparison_is_judged_by_the_data_set_s_mean_iou(data, tmp_path):
+    with pytest.raises(CCSegformerError, match="compare judges by mean_iou"):
+        compare(recipe(), data, tmp_path / "out", protocol=load_protocol("report"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_no_seeds(data, tmp_path):

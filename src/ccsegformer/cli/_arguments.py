@@ -20,6 +20,14 @@ Set = Annotated[
         "--set", help="Change a recipe's key, as in training.epochs=2. May be repeated.", show_default=False
     ),
 ]
+Protocol = Annotated[
+    str | None,
+    typer.Option(
+        help="How images are shown and scored: segformer, mmsegmentation, report, or a YAML file. "
+        "Default: whole images at their own size.",
+        show_default=False,
+    ),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Remove the run that OUTPUT holds.")]
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ccsegformer.cli._arguments import Data, Overwrite, Recipe, Set, data_or_usage_error
+from ccsegformer.cli._arguments import Data, Overwrite, Protocol, Recipe, Set, data_or_usage_error
 
 
 class Attention(StrEnum):
@@ -32,6 +32,7 @@ def compare(
     seeds: Annotated[
         int, typer.Option(min=1, help="Runs with each attention, from the recipe's seed on.")
     ] = 1,
+    protocol: Protocol = None,
     set_: Set = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -47,6 +48,8 @@ def compare(
     """
     from rich.console import Console
 
+    from ccsegformer.evaluation.evaluate import DEFAULT
+    from ccsegformer.evaluation.protocol import load_protocol
     from ccsegformer.report.comparison import compare as run
     from ccsegformer.report.table import print_table
     from ccsegformer.training.recipe import load_recipe
@@ -58,6 +61,7 @@ def compare(
         output,
         attentions=[each.value for each in attention or Attention],
         seeds=seeds,
+        protocol=load_protocol(protocol) if protocol else DEFAULT,
         overwrite=overwrite,
         command=shlex.join(["ccsegformer", *sys.argv[1:]]),
     )

@@ -19,7 +19,8 @@ from ccsegformer.data.folder import LabelledImages
 from ccsegformer.data.sources import open_dataset
 from ccsegformer.errors import CCSegformerError, OutputError
 from ccsegformer.evaluation.cost import Cost, measure_cost
-from ccsegformer.evaluation.evaluate import evaluate, write_metrics
+from ccsegformer.evaluation.evaluate import DEFAULT, evaluate, write_metrics
+from ccsegformer.evaluation.protocol import EvaluationProtocol, save_protocol
 from ccsegformer.files import write_atomically
 from ccsegformer.inference.predictor import load_model
 from ccsegformer.report.machine import describe_machine
@@ -38,6 +39,7 @@ def compare(
     *,
     attentions: Sequence[str] = ("efficient", "criss_cross"),
     seeds: int = 1,
+    protocol: EvaluationProtocol = DEFAULT,
     overwrite: bool = False,
     command: str | None = None,
     progress: bool = True,
@@ -55,6 +57,7 @@ def compare(
         output: a folder that holds no other comparison, unless `overwrite`.
         attentions: "efficient", "criss_cross" or both; "none" is added.
         seeds: how many runs of each.
+        protocol: how the models are scored; one that is not the default is also written, as `protocol.yaml`.
         overwrite: remove the comparison that `output` holds.
         command: the command line, for the page; without it that of an equal comparison.
         progress: whether to show on stderr which model is trained, and how long it takes.
@@ -72,13 +75,17 @@ def compare(
         )
     if seeds < 1:
         raise CCSegformerError(f"seeds must be 1 or more, not {seeds}")
+    if protocol.score != "mean_iou":
+        raise CCSegformerError(f"compare judges by mean_iou, not by the protocol's score, {protocol.score}")
     output, recipe = Path(output), recipe.model_copy(update={"data": str(data)})
     dataset, training = open_dataset(data, "validation"), open_dataset(data, "training")
     _claim(output, recipe, overwrite)
+    if protocol != DEFAULT:
+        save_protocol(protocol, output / "protocol.yaml")
 
     console = Console(stderr=True, quiet=not progress, highlight=False)
     runs: dict[str, list[Run]] = {attention: [] for attention in models}
-    for run in _train_and_score(recipe, dataset, output, models, seeds, console):
+    for run in _train_and_score(recipe, dataset, output, models, seeds, protocol, console):
         runs[run.attention].append(run)
     verdict = judge({attention: np.stack([run.counts for run in of]) for attention, of in runs.items()})
     height, width = dataset[0]["image"].shape[-2:]
@@ -87,7 +94,7 @@ def compare(
     results = {
         "created": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC",
         "version": ccsegformer.__version__,
-        "command": command or _command(output, data, attentions, seeds),
+        "command": command or _command(output, data, attentions, seeds, protocol),
         "machine": describe_machine(),
         "recipe": recipe.model_dump(mode="json"),
         "data": {
@@ -110,7 +117,7 @@ def compare(
         },
     }
     shown = [of[0] for of in runs.values()]
-    examples = choose_examples(shown, verdict["differences"][0], dataset)
+    examples = choose_examples(shown, verdict["differences"][0], dataset, protocol)
     write_atomically(output / "results.json", json.dumps(results, indent=1, allow_nan=False) + "\n")
     write_atomically(output / "report.html", render_page(results, examples))
     return results
@@ -127,7 +134,7 @@ def _claim(output: Path, recipe: Recipe, overwrite: bool) -> None:
         for attention in get_args(Attention):
             for folder in output.glob(f"{attention}-seed*/"):
                 shutil.rmtree(folder)
-        for name in ("results.json", "report.html"):
+        for name in ("results.json", "report.html", "protocol.yaml"):
             (output / name).unlink(missing_ok=True)
     elif written.exists():
         differing = differing_keys(load_recipe(written), recipe)
@@ -147,6 +154,7 @@ def _train_and_score(
     output: Path,
     attentions: Sequence[str],
     seeds: int,
+    protocol: EvaluationProtocol,
     console: Console,
 ) -> Iterator[Run]:
     """The runs, seed by seed, so that a comparison that is broken off has pairs to compare."""
@@ -171,18 +179,25 @@ def _train_and_score(
                 overwrite=not resume,
                 progress=not console.quiet,
             )
-        yield _score(attention, seed, folder, dataset, not console.quiet)
+        yield _score(attention, seed, folder, dataset, protocol, not console.quiet)
         seconds.append(time.monotonic() - begin)
 
 
-def _score(attention: str, seed: int, folder: Path, dataset: LabelledImages, progress: bool) -> Run:
+def _score(
+    attention: str,
+    seed: int,
+    folder: Path,
+    dataset: LabelledImages,
+    protocol: EvaluationProtocol,
+    progress: bool,
+) -> Run:
     model, _ = load_model(folder)
     counts: dict[str, Counts] = {}
 
     def keep(name: str, confusion: Tensor) -> None:
         counts[name] = class_counts(confusion.numpy())
 
-    evaluation = evaluate(model, dataset, on_image=keep, progress=progress)
+    evaluation = evaluate(model, dataset, protocol=protocol, on_image=keep, progress=progress)
     write_metrics(evaluation, folder / "metrics.json")
     return Run(attention, seed, folder, evaluation, np.stack([counts[name] for name in dataset.names]))
 
@@ -192,8 +207,12 @@ def _cost_figures(cost: Cost) -> dict[str, float]:
     return {name: getattr(cost, name) for name in names}
 
 
-def _command(output: Path, data: str | Path, attentions: Sequence[str], seeds: int) -> str:
+def _command(
+    output: Path, data: str | Path, attentions: Sequence[str], seeds: int, protocol: EvaluationProtocol
+) -> str:
     """The command line of an equal comparison."""
     words = ["ccsegformer", "compare", str(output / "recipe.yaml"), "--data", str(data)]
     words += ["--output", f"{output}-again", "--seeds", str(seeds)]
+    if protocol != DEFAULT:
+        words += ["--protocol", str(output / "protocol.yaml")]
     return shlex.join(words + [word for name in attentions for word in ("--attention", name)])

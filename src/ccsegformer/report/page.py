@@ -1,25 +1,20 @@
 """A comparison as one self-contained HTML page: nothing is fetched, and no script runs."""
 
-import base64
-import io
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from numpy.typing import NDArray
-from PIL import Image
 
 from ccsegformer.data.labels import Classes, colorize
 from ccsegformer.report import figures
-from ccsegformer.report.table import LABELS, model_label, number, span, table_rows
-
-LONGEST_SIDE = 1024
-"""Pixels; larger example images are shown smaller, to keep the page's size in bounds."""
+from ccsegformer.report._html import environment, panel, protocol_words
+from ccsegformer.report.table import LABELS, model_label, number, table_rows
 
 
 @dataclass(frozen=True)
@@ -37,40 +32,32 @@ class Example:
 
 def render_page(results: dict[str, Any], examples: list[Example]) -> str:
     """The page of a comparison's results (see `compare`), as HTML."""
-    environment = Environment(
-        loader=PackageLoader("ccsegformer.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "number": number,
-        "span": span,
-        "percent": lambda share: f"{100 * (share or 0):.1f}%",
-        "words": _words,
-        "plain": _plain,
-    }
     models, data, verdict = results["models"], results["data"], results["verdict"]
     classes = Classes(
         tuple(data["classes"]), tuple((r, g, b) for r, g, b in data["palette"]), data["ignore_index"]
     )
     pair = verdict["differences"][0]
     labels = {attention: model_label(attention, model) for attention, model in models.items()}
-    return environment.get_template("report.html.j2").render(
-        results=results,
-        data=data,
-        verdict=verdict,
-        labels=labels,
-        rows=table_rows(results),
-        charts=_charts(results),
-        leads=_leads(results),
-        pair_label=f"{LABELS[pair['first']].lower()} and {LABELS[pair['second']].lower()}",
-        legend=[(name, f"rgb{color}") for name, color in zip(classes.names, classes.palette, strict=True)],
-        examples=[_example(example, classes) for example in examples],
-        protocol=_protocol(results),
-        commands=_commands(results),
-        recipe=yaml.safe_dump(results["recipe"], sort_keys=False, allow_unicode=True),
+    return (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            results=results,
+            data=data,
+            verdict=verdict,
+            labels=labels,
+            rows=table_rows(results),
+            charts=_charts(results),
+            leads=_leads(results),
+            pair_label=f"{LABELS[pair['first']].lower()} and {LABELS[pair['second']].lower()}",
+            legend=[
+                (name, f"rgb{color}") for name, color in zip(classes.names, classes.palette, strict=True)
+            ],
+            examples=[_example(example, classes) for example in examples],
+            protocol=_protocol(results),
+            commands=_commands(results),
+            recipe=yaml.safe_dump(results["recipe"], sort_keys=False, allow_unicode=True),
+        )
     )
 
 
@@ -111,41 +98,20 @@ def _leads(results: dict[str, Any]) -> str:
 def _example(example: Example, classes: Classes) -> dict[str, Any]:
     """What the template shows of an example: its panels from left to right."""
     panels = [
-        _panel(example.image, "Image", f"{example.name}: the image", is_labels=False),
-        _panel(colorize(example.truth, classes), "Truth", f"{example.name}: the true classes"),
+        panel(example.image, "Image", f"{example.name}: the image", is_labels=False),
+        panel(colorize(example.truth, classes), "Truth", f"{example.name}: the true classes"),
     ]
     for attention, labels in example.predictions.items():
         score = example.scores[attention]
         alt = f"{example.name}: classes predicted with {LABELS[attention].lower()}, mean IoU {number(score)}"
-        panel = _panel(colorize(labels, classes), LABELS[attention], alt)
-        panels.append({**panel, "attention": attention, "score": score})
+        shown = panel(colorize(labels, classes), LABELS[attention], alt)
+        panels.append({**shown, "attention": attention, "score": score})
     return {"name": example.name, "caption": example.caption, "panels": panels}
-
-
-def _panel(pixels: NDArray[np.uint8], title: str, alt: str, *, is_labels: bool = True) -> dict[str, Any]:
-    picture = Image.fromarray(pixels)
-    shown = Image.Resampling.NEAREST if is_labels else Image.Resampling.LANCZOS
-    picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE), shown)
-    buffer = io.BytesIO()
-    if is_labels:
-        picture.quantize(256, dither=Image.Dither.NONE).save(buffer, format="PNG", optimize=True)
-    else:
-        picture.save(buffer, format="JPEG", quality=88)
-    kind = "png" if is_labels else "jpeg"
-    return {
-        "source": f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}",
-        "title": title,
-        "alt": alt,
-        "width": picture.width,
-        "height": picture.height,
-        "is_labels": is_labels,
-        "attention": None,
-    }
 
 
 def _protocol(results: dict[str, Any]) -> dict[str, Any]:
     """The protocol in words and numbers, with how the intervals were made."""
-    protocol, verdict = dict(results["protocol"]), results["verdict"]
+    protocol, verdict = protocol_words(results["protocol"]), results["verdict"]
     cost = protocol.pop("cost")
     protocol["cost"] = (
         f"one float32 image of {cost['width']} × {cost['height']} on {cost['device']}, "
@@ -163,26 +129,12 @@ def _protocol(results: dict[str, Any]) -> dict[str, Any]:
 
 def _commands(results: dict[str, Any]) -> str:
     """The command of the whole comparison, and one that scores each trained model again."""
+    own_protocol = results["protocol"]["name"] != "default"
     lines = ["# everything", results["command"], "", "# one model's scores"]
     for model in results["models"].values():
         for run in model["runs"]:
             arguments = ["ccsegformer", "evaluate", run["folder"], "--data", results["data"]["name"]]
+            if own_protocol:
+                arguments += ["--protocol", str(Path(run["folder"]).parent / "protocol.yaml")]
             lines.append(shlex.join(arguments))
     return "\n".join(lines)
-
-
-def _words(key: str) -> str:
-    """A key of the results as a caption."""
-    words = key.replace("_", " ").capitalize()
-    for written, read in (("iou", "IoU"), (" gib", ", GiB"), ("Gpu", "GPU")):
-        words = words.replace(written, read)
-    return words
-
-
-def _plain(value: object) -> str:
-    """A value for reading: lists joined, numbers short."""
-    if isinstance(value, list | tuple):
-        return ", ".join(_plain(each) for each in value)
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {_plain(each)}" for key, each in value.items())
-    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ccsegformer.data.folder import LabelledImages
 from ccsegformer.evaluation.evaluate import Evaluation, predict_labels
+from ccsegformer.evaluation.protocol import EvaluationProtocol
 from ccsegformer.inference.predictor import load_model
 from ccsegformer.report.page import Example
 from ccsegformer.report.table import LABELS
@@ -66,7 +67,9 @@ def summarize(runs: Sequence[Run], recipe: Recipe, verdict: Verdict) -> dict[str
     }
 
 
-def choose_examples(runs: Sequence[Run], pair: Difference, dataset: LabelledImages) -> list[Example]:
+def choose_examples(
+    runs: Sequence[Run], pair: Difference, dataset: LabelledImages, protocol: EvaluationProtocol
+) -> list[Example]:
     """The images on which the pair's models differ most either way, and by the median; one of `runs` each."""
     first, second = pair["first"], pair["second"]
     scores = {run.attention: mean_iou(run.counts) for run in runs}
@@ -82,7 +85,8 @@ def choose_examples(runs: Sequence[Run], pair: Difference, dataset: LabelledImag
     for run in runs:
         model, _ = load_model(run.folder)
         predictions[run.attention] = [
-            predict_labels(model, sample["image"], name=sample["name"]).numpy() for sample in samples
+            predict_labels(model, sample["image"], protocol, name=sample["name"]).numpy()
+            for sample in samples
         ]
     return [
         Example(
