@@ -93,6 +93,21 @@ def test_train_evaluate_predict(run: Run, folder: Path, recipe: Path, tmp_path: 
     assert metrics["images"] == 2
     assert f"mean IoU {metrics['mean_iou']:.3f} over 2 images" in scored.out
 
+    assert {path.name for path in (tmp_path / "scores").iterdir()} == {
+        "metrics.json", "confusion.csv", "evaluation.html"
+    }  # fmt: skip
+    assert "<h1>" in (tmp_path / "scores" / "evaluation.html").read_text()
+
+    protocol = tmp_path / "mine.yaml"
+    protocol.write_text("resize: {short_side: 64}\nwindow: {size: 48, stride: 40}\nflip: true")
+    for given in (protocol, "report"):
+        scored = run("evaluate", model, "--data", folder, "--protocol", given, "--output", tmp_path / "other")
+        assert scored.code == 0, scored.err
+        metrics = json.loads((tmp_path / "other" / "metrics.json").read_text())
+        assert metrics["protocol"]["name"] in ("own", "report")
+        assert metrics["protocol"]["flip"] is (given == protocol)
+    assert f"mean of the images' own mIoU {metrics['mean_image_iou']:.3f}" in scored.out
+
     image = folder / "images" / "validation" / "0.png"
     predicted = run("predict", model, image, "--output", tmp_path / "labelled")
     assert predicted.code == 0, predicted.err
@@ -149,6 +164,10 @@ def test_failures_are_one_line_and_exit_code_1(run: Run, folder: Path, recipe: P
         ),
         (["evaluate", missing, "--data", folder, "--output", output], missing),
         (["evaluate", missing, "--data", missing, "--output", output], missing),
+        (["evaluate", missing, "--data", folder, "--output", output, "--protocol", "pascal"], "segformer"),
+        (["evaluate", missing, "--data", folder, "--output", output, "--protocol", recipe], "transforms"),
+        (["compare", recipe, "--data", folder, "--output", output, "--protocol", "pascal"], "segformer"),
+        (["compare", recipe, "--data", folder, "--output", output, "--protocol", "report"], "mean_iou"),
         (["predict", missing, folder / "images", "--output", output], missing),
         (["compare", recipe, "--data", missing, "--output", output], missing),
     ]:

@@ -1,11 +1,12 @@
 """`ccsegformer evaluate`."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ccsegformer.cli._arguments import Model
+from ccsegformer.cli._arguments import Model, Protocol
 
 
 def evaluate(
@@ -16,10 +17,14 @@ def evaluate(
     split: Annotated[str, typer.Option(help="The split to score on.")] = "validation",
     output: Annotated[
         Path | None,
-        typer.Option(help="Folder for metrics.json; without it, nothing is written.", show_default=False),
+        typer.Option(
+            help="Folder for metrics.json, confusion.csv and evaluation.html; without it, none is written.",
+            show_default=False,
+        ),
     ] = None,
+    protocol: Protocol = None,
 ) -> None:
-    """Score a model: mIoU of the whole set, at each image's original resolution.
+    """Score a model, at each image's original resolution, and show where it fails.
 
     [bold]Examples[/bold]
 
@@ -27,23 +32,41 @@ def evaluate(
 
       ccsegformer evaluate nvidia/segformer-b0-finetuned-ade-512-512 --data DIR --output scores
 
+      ccsegformer evaluate runs/report --data DIR --protocol report --output scores
+
       torchrun --nproc-per-node 2 -m ccsegformer evaluate runs/report --data DIR
     """
     import torch
     from accelerate import PartialState
 
     from ccsegformer.data.sources import open_dataset
+    from ccsegformer.evaluation.evaluate import DEFAULT, write_confusion, write_metrics
     from ccsegformer.evaluation.evaluate import evaluate as score
-    from ccsegformer.evaluation.evaluate import write_metrics
+    from ccsegformer.evaluation.protocol import load_protocol
+    from ccsegformer.files import write_atomically
     from ccsegformer.inference.predictor import load_model
+    from ccsegformer.report.failures import render_failures, worst_images
     from ccsegformer.report.scores import print_scores
 
+    chosen = load_protocol(protocol) if protocol else DEFAULT
     process = PartialState(cpu=not torch.cuda.is_available())
     dataset = open_dataset(data, split)
     loaded, _ = load_model(model, device=process.device)
-    evaluation = score(loaded, dataset, progress=True)
+    evaluation = score(loaded, dataset, protocol=chosen, progress=True)
     if process.is_main_process:
-        if output is not None:
-            write_metrics(evaluation, output / "metrics.json")
         print_scores(evaluation)
+        if output is not None:
+            page = render_failures(
+                evaluation,
+                dataset.classes,
+                worst_images(loaded, dataset, evaluation, chosen),
+                model=model,
+                data=data,
+                split=split,
+                command=["ccsegformer", *sys.argv[1:]],
+            )
+            write_metrics(evaluation, output / "metrics.json")
+            write_confusion(evaluation, output / "confusion.csv")
+            write_atomically(output / "evaluation.html", page)
+            typer.echo(f"{output / 'evaluation.html'}")
     process.destroy_process_group()

@@ -4,27 +4,37 @@ from rich.console import Console
 from rich.table import Table
 
 from ccsegformer.evaluation.evaluate import Evaluation
+from ccsegformer.evaluation.losses import rank_losses
 from ccsegformer.report.table import number
 
 
 def print_scores(evaluation: Evaluation, console: Console | None = None) -> None:
-    """Print each class, the worst IoU first, and then the scores of the whole set."""
+    """Print each class, the greatest loss of mean IoU first, the protocol and the scores of the set."""
     metrics = evaluation.metrics
+    names = list(metrics.per_class)
+    losses = rank_losses(evaluation.confusion, names)
     table = Table(header_style="bold")
     table.add_column("class")
-    for column in ("IoU", "accuracy", "pixels"):
+    for column in ("takes from mIoU", "IoU", "accuracy", "pixels"):
         table.add_column(column, justify="right")
-    present = {name: row for name, row in metrics.per_class.items() if row["iou"] is not None}
-    for name, row in sorted(present.items(), key=lambda item: item[1]["iou"] or 0):
-        table.add_row(name, number(row["iou"]), number(row["accuracy"]), f"{row['pixels']:,}")
+    table.add_column("most confused with")
+    for of in losses:
+        scores = [number(score) for score in (of.loss, of.iou, of.accuracy)]
+        table.add_row(of.name, *scores, f"{of.pixels:,}", of.confused_with or "–")
     console = console or Console()
     console.print(table)
-    absent = len(metrics.per_class) - len(present)
+    absent = len(names) - len(losses)
     if absent:
-        console.print(f"{absent} classes occur neither in truth nor in prediction", highlight=False)
+        occur = "class occurs" if absent == 1 else "classes occur"
+        console.print(f"{absent} {occur} in neither truth nor prediction", highlight=False)
     console.print(
+        f"protocol {evaluation.protocol['name']}: {evaluation.protocol['summary']}", highlight=False
+    )
+    scores = [
         f"mean IoU {number(metrics.mean_iou)} over {evaluation.images} images "
         f"(devkit {number(metrics.devkit_mean_iou)}), mean accuracy {number(metrics.mean_accuracy)}, "
         f"pixel accuracy {number(metrics.pixel_accuracy)}",
-        highlight=False,
-    )
+        f"mean of the images' own mIoU {number(evaluation.mean_image_iou)}, another quantity than mean IoU",
+    ]
+    for line in scores[::-1] if evaluation.protocol["score"] == "mean_image_iou" else scores:
+        console.print(line, highlight=False)
