@@ -191,6 +191,6 @@ def _sentence(losses: Sequence[ClassLoss]) -> str:
     names = ", ".join(of.name for of in worst[:-1]) + (" and " if worst[1:] else "") + worst[-1].name
     take = "take" if worst[1:] else "takes"
     return (
-        f"{number(missing)} of the mIoU is missing: {names} {take} {share:.0%} of that, and "
+        f"{number(missing)} of the data set's mIoU is missing: {names} {take} {share:.0%} of that, and "
         f"{worst[0].name} is most confused with {worst[0].confused_with}."
     )
