@@ -80,14 +80,15 @@ def parse_study(description: str | None) -> Study:
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", required=True, help="a folder of images and masks, or 'procedural'")
-    parser.add_argument("--output", type=Path, required=True, help="the folder of the runs")
+    parser.add_argument("--output", type=Path, help="the folder of the runs; default: runs/studies/NAME")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--size", type=int, default=128, help="side of the training crops")
     parser.add_argument("--steps", type=int, default=300, help="after the efficient model")
     parser.add_argument("--pretraining-steps", type=int, default=1200, help="of it, and from scratch")
     parser.add_argument("--only", nargs="+", default=[], help="only these rows of the table")
     given = parser.parse_args()
+    output = given.output or Path("runs/studies") / Path(given.data).name
     budget = (given.size, given.steps, given.pretraining_steps)
-    study = Study(given.data, given.output, tuple(given.seeds), *budget, only=tuple(given.only))
+    study = Study(given.data, output, tuple(given.seeds), *budget, only=tuple(given.only))
     check_settings(study.output, study.settings)
     return study

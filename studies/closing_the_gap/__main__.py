@@ -1,9 +1,9 @@
 """Train criss-cross designs from scratch and from a trained efficient model, and tabulate their mIoU.
 
-python -m studies.closing_the_gap --data DIR --output runs/studies/NAME
+python -m studies.closing_the_gap --data DIR
 
-An interrupted study goes on where it was. In the output folder of the published experiment it finds that
-study's efficient models and begins with them.
+An interrupted study goes on where it was. In the folder of the published experiment, which is
+the default, it finds that study's efficient models and begins with them.
 """
 
 from collections.abc import Mapping

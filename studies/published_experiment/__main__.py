@@ -1,6 +1,6 @@
 """Train the report's experiment, with each of its fifteen defects and with all, and tabulate their mIoU.
 
-python -m studies.published_experiment --data DIR --output runs/studies/NAME
+python -m studies.published_experiment --data DIR
 
 An interrupted study goes on where it was. Each run begins with the encoder of a SegFormer that was trained
 with efficient attention on the same images, as the report began with one trained on ImageNet.
