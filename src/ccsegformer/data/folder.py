@@ -9,8 +9,9 @@ from PIL import Image
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
-from ccsegformer.data.images import read_image, read_mask
-from ccsegformer.data.labels import Classes, read_classes
+from ccsegformer.data.images import read_image
+from ccsegformer.data.labels import Classes
+from ccsegformer.data.scene_parse import ReadMask, folder_labels
 from ccsegformer.errors import DataError
 
 
@@ -41,6 +42,7 @@ class LabelledImages(Protocol):
 class ImageMaskFolder(Dataset[Sample]):
     """The images `images/SPLIT/NAME.*` with their masks `annotations/SPLIT/NAME.png`, and `classes.json`.
 
+    A folder with `objectInfo150.txt` and no `classes.json` is the official SceneParse150: see `scene_parse`.
     Samples are in the order of their `names`. That every image has its mask is checked here, from file names
     alone; sizes and labels are checked whenever a sample is read.
 
@@ -53,7 +55,9 @@ class ImageMaskFolder(Dataset[Sample]):
         if not self.root.is_dir():
             raise DataError(f"{root}: no such folder")
         self.split = split
-        self.classes: Classes = read_classes(self.root / "classes.json")
+        self.classes: Classes
+        self._read_mask: ReadMask
+        self.classes, self._read_mask = folder_labels(self.root)
         folder = self.root / "images" / split
         images = _files_by_stem(folder, Image.registered_extensions())
         masks = _files_by_stem(self.root / "annotations" / split, [".png"])
@@ -73,13 +77,20 @@ class ImageMaskFolder(Dataset[Sample]):
     def __getitem__(self, index: int) -> Sample:
         """Read a sample, checking that image and mask fit each other and the classes."""
         image_path, mask_path = self._files[index]
-        image, mask = read_image(image_path), read_mask(mask_path)
-        if mask.shape != image.shape[1:]:
-            raise DataError(
-                f"{mask_path}: mask of {_size(mask)} pixels for an image of {_size(image)}: {image_path}"
-            )
+        image, mask = read_image(image_path), self._read_mask(mask_path, None)
+        check_size(mask, image, mask_path, image_path)
         check_labels(mask, self.classes, mask_path)
         return {"image": image, "mask": mask, "name": self.names[index]}
+
+
+def check_size(mask: torch.Tensor, image: torch.Tensor, mask_path: str | Path, path: str | Path) -> None:
+    """Make sure that a mask (H, W) is as large as its image (3, H, W).
+
+    Raises:
+        DataError: it is not; the message names both.
+    """
+    if mask.shape != image.shape[1:]:
+        raise DataError(f"{mask_path}: mask of {_size(mask)} pixels for an image of {_size(image)}: {path}")
 
 
 def check_labels(mask: torch.Tensor, classes: Classes, path: str | Path) -> None:

@@ -1,5 +1,6 @@
 """Image and mask files, of any kind that Pillow opens, as tensors."""
 
+import io
 import warnings
 from pathlib import Path
 
@@ -11,8 +12,10 @@ from torchvision import tv_tensors
 from ccsegformer.errors import DataError
 
 
-def read_image(path: str | Path) -> tv_tensors.Image:
+def read_image(path: str | Path, content: bytes | None = None) -> tv_tensors.Image:
     """Read an image as uint8 RGB (3, H, W), turned upright as its EXIF orientation says.
+
+    Of a file that is in memory already, give the `content`; `path` is then its name in messages.
 
     Grey, palette, CMYK and other colour spaces become RGB; transparency is dropped and the colours beneath it
     are kept; of 16 bits a channel the upper 8 are kept. Up to 178 megapixels, Pillow's own limit.
@@ -20,7 +23,7 @@ def read_image(path: str | Path) -> tv_tensors.Image:
     Raises:
         DataError: the file is missing, damaged, too large or no image; the message names it.
     """
-    image, _ = _open(path)
+    image, _ = _open(path, content)
     if image.mode == "F":
         raise DataError(f"{path}: an image of floating-point numbers; convert it to 8 or 16 bits a channel")
     if image.mode.startswith("I"):
@@ -37,27 +40,28 @@ def read_image(path: str | Path) -> tv_tensors.Image:
     return tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1))
 
 
-def read_mask(path: str | Path) -> tv_tensors.Mask:
+def read_mask(
+    path: str | Path, content: bytes | None = None, *, advice: str = "save the ids as a grey or palette PNG"
+) -> tv_tensors.Mask:
     """Read a mask's class ids (H, W): uint8, or int32 from 16-bit files; of a palette file the indices.
 
-    An EXIF orientation is followed where the file carries one, as for images.
+    An EXIF orientation is followed where the file carries one, as for images; `content` is as there.
 
     Raises:
-        DataError: as `read_image`, and for a colour image, which holds no class ids.
+        DataError: as `read_image`, and for a colour image, which holds no class ids; then with the `advice`.
     """
-    image, packing = _open(path)
+    image, packing = _open(path, content)
     wide = image.mode.startswith("I")
     if not wide and image.mode not in ("L", "P", "1"):
         raise DataError(
-            f"{path}: a mask holds one class id a pixel, but this is a {image.mode} image; "
-            "save the ids as a grey or palette PNG"
+            f"{path}: a mask holds one class id a pixel, but this is a {image.mode} image; {advice}"
         )
     ids = torch.from_numpy(np.array(image, dtype=np.int32 if wide else np.uint8))
     step = 85 if "L;2" in packing else 17 if "L;4" in packing else 1  # Pillow spreads few bits over 0-255
     return tv_tensors.Mask(ids // step)
 
 
-def _open(path: str | Path) -> tuple[Image.Image, str]:
+def _open(path: str | Path, content: bytes | None) -> tuple[Image.Image, str]:
     """Decode an image and turn it upright; also how its pixels were packed in the file, as Pillow writes it.
 
     Whatever goes wrong on the way is a DataError of one line.
@@ -65,7 +69,7 @@ def _open(path: str | Path) -> tuple[Image.Image, str]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # 100 megapixels are welcome
-            with Image.open(path) as image:
+            with Image.open(path if content is None else io.BytesIO(content)) as image:
                 packing = str(image.tile[0].args) if image.tile else ""
                 image.load()
                 ImageOps.exif_transpose(image, in_place=True)

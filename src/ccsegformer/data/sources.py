@@ -18,6 +18,10 @@ def open_dataset(data: str | Path, split: str) -> "ImageMaskFolder | ProceduralS
     Raises:
         DataError: the folder or the split cannot be used.
     """
+    if data == "scene_parse_150":
+        from ccsegformer.data.fetch import fetched_folder
+
+        return ImageMaskFolder(fetched_folder(), split)
     if data != "procedural":
         return ImageMaskFolder(data, split)
     if split not in PROCEDURAL_COUNTS:
