@@ -10,7 +10,24 @@ Model = Annotated[str, typer.Argument(help="A folder, or a name on the hub.", sh
 Data = Annotated[
     str | None,
     typer.Option(
-        help="A folder in ADE20K's layout, or 'procedural', the embedded scenes. Default: the recipe's.",
+        help="A folder in ADE20K's layout or of parquet files, hf://datasets/ORG/NAME, scene_parse_150 once "
+        "fetched, or 'procedural', the embedded scenes. Default: the recipe's.",
+        show_default=False,
+    ),
+]
+ImageColumn = Annotated[
+    str | None,
+    typer.Option(help="Of parquet files: the column of images. Default: image.", show_default=False),
+]
+MaskColumn = Annotated[
+    str | None,
+    typer.Option(help="Of parquet files: the column of masks. Default: annotation.", show_default=False),
+]
+ClassList = Annotated[
+    str | None,
+    typer.Option(
+        "--classes",
+        help="Of parquet files: a classes.json, or scene_parse_150 for its raw ids. Default: the folder's.",
         show_default=False,
     ),
 ]
@@ -31,10 +48,18 @@ Protocol = Annotated[
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Remove the run that OUTPUT holds.")]
 
 
-def data_or_usage_error(given: str | None, in_recipe: str | None) -> str:
-    """The data to use; with none, bad usage."""
+def data_or_usage_error(
+    given: str | None,
+    in_recipe: str | None,
+    image_column: str | None,
+    mask_column: str | None,
+    classes: str | None,
+) -> str:
+    """The data to use, with their columns and classes; with no data, bad usage."""
     if given is None and in_recipe is None:
         raise typer.BadParameter(
             "the recipe names no data: give a folder, or 'procedural'", param_hint="--data"
         )
-    return given or in_recipe or ""
+    from ccsegformer.data.sources import with_options
+
+    return with_options(given or in_recipe or "", image=image_column, mask=mask_column, classes=classes)

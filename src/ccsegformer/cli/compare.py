@@ -8,7 +8,17 @@ from typing import Annotated
 
 import typer
 
-from ccsegformer.cli._arguments import Data, Overwrite, Protocol, Recipe, Set, data_or_usage_error
+from ccsegformer.cli._arguments import (
+    ClassList,
+    Data,
+    ImageColumn,
+    MaskColumn,
+    Overwrite,
+    Protocol,
+    Recipe,
+    Set,
+    data_or_usage_error,
+)
 
 
 class Attention(StrEnum):
@@ -22,6 +32,9 @@ def compare(
     recipe: Recipe,
     output: Annotated[Path, typer.Option(help="The folder of the comparison.", show_default=False)],
     data: Data = None,
+    image_column: ImageColumn = None,
+    mask_column: MaskColumn = None,
+    classes: ClassList = None,
     attention: Annotated[
         list[Attention] | None,
         typer.Option(
@@ -57,7 +70,7 @@ def compare(
     loaded = load_recipe(recipe, set_ or [])
     results = run(
         loaded,
-        data_or_usage_error(data, loaded.data),
+        data_or_usage_error(data, loaded.data, image_column, mask_column, classes),
         output,
         attentions=[each.value for each in attention or Attention],
         seeds=seeds,

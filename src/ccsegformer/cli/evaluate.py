@@ -6,14 +6,22 @@ from typing import Annotated
 
 import typer
 
-from ccsegformer.cli._arguments import Model, Protocol
+from ccsegformer.cli._arguments import ClassList, ImageColumn, MaskColumn, Model, Protocol
 
 
 def evaluate(
     model: Model,
     data: Annotated[
-        str, typer.Option(help="A folder in ADE20K's layout, or 'procedural'.", show_default=False)
+        str,
+        typer.Option(
+            help="A folder in ADE20K's layout or of parquet files, hf://datasets/ORG/NAME, scene_parse_150 "
+            "once fetched, or 'procedural'.",
+            show_default=False,
+        ),
     ],
+    image_column: ImageColumn = None,
+    mask_column: MaskColumn = None,
+    classes: ClassList = None,
     split: Annotated[str, typer.Option(help="The split to score on.")] = "validation",
     output: Annotated[
         Path | None,
@@ -30,16 +38,16 @@ def evaluate(
 
       ccsegformer evaluate runs/report --data DIR
 
-      ccsegformer evaluate nvidia/segformer-b0-finetuned-ade-512-512 --data DIR --output scores
+      ccsegformer evaluate nvidia/segformer-b0-finetuned-ade-512-512 --data scene_parse_150 --protocol segformer
 
-      ccsegformer evaluate runs/report --data DIR --protocol report --output scores
+      ccsegformer evaluate runs/report --data scene_parse_150 --protocol report --output scores
 
       torchrun --nproc-per-node 2 -m ccsegformer evaluate runs/report --data DIR
     """
     import torch
     from accelerate import PartialState
 
-    from ccsegformer.data.sources import open_dataset
+    from ccsegformer.data.sources import open_dataset, with_options
     from ccsegformer.evaluation.evaluate import DEFAULT, write_confusion, write_metrics
     from ccsegformer.evaluation.evaluate import evaluate as score
     from ccsegformer.evaluation.protocol import load_protocol
@@ -50,6 +58,7 @@ def evaluate(
 
     chosen = load_protocol(protocol) if protocol else DEFAULT
     process = PartialState(cpu=not torch.cuda.is_available())
+    data = with_options(data, image=image_column, mask=mask_column, classes=classes)
     dataset = open_dataset(data, split)
     loaded, _ = load_model(model, device=process.device)
     evaluation = score(loaded, dataset, protocol=chosen, progress=True)

@@ -5,7 +5,16 @@ from typing import Annotated
 
 import typer
 
-from ccsegformer.cli._arguments import Data, Overwrite, Recipe, Set, data_or_usage_error
+from ccsegformer.cli._arguments import (
+    ClassList,
+    Data,
+    ImageColumn,
+    MaskColumn,
+    Overwrite,
+    Recipe,
+    Set,
+    data_or_usage_error,
+)
 
 
 def train(
@@ -14,6 +23,9 @@ def train(
         Path, typer.Option(help="The folder of the model, and of its run.", show_default=False)
     ],
     data: Data = None,
+    image_column: ImageColumn = None,
+    mask_column: MaskColumn = None,
+    classes: ClassList = None,
     set_: Set = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the last checkpoint in OUTPUT.")
@@ -38,7 +50,13 @@ def train(
     from ccsegformer.training.trainer import train as run
 
     loaded = load_recipe(recipe, set_ or [])
-    run(loaded, data_or_usage_error(data, loaded.data), output, resume=resume, overwrite=overwrite)
+    run(
+        loaded,
+        data_or_usage_error(data, loaded.data, image_column, mask_column, classes),
+        output,
+        resume=resume,
+        overwrite=overwrite,
+    )
     process = PartialState()
     if process.is_main_process:
         typer.echo(f"{output}: trained")

@@ -46,7 +46,7 @@ def fetch_scene_parse_150(
         pairs: how many images with annotations each split has.
         timeout: seconds without a byte after which a connection is given up.
         pause: seconds before connecting again, as in `download`.
-        progress: whether to show a bar on stderr.
+        progress: whether to show a bar on stderr, if that is a terminal.
 
     Returns:
         the folder.
@@ -146,7 +146,8 @@ def _unpack_aside(archive: Path, output: Path, pairs: Mapping[str, int], bar: Pr
 
 def _progress_bar(shown: bool) -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True), disable=not shown)
+    console = Console(stderr=True)
+    return Progress(*columns, console=console, transient=True, disable=not (shown and console.is_terminal))
 
 
 def _show(bar: Progress, task: int, size: int, total: int | None) -> None:

@@ -1,0 +1,150 @@
+"""Hugging Face data sets in parquet form, from a folder or from the hub, with an image and a mask column."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import Dataset
+
+from ccsegformer.data.fetch import COMMAND, NAME
+from ccsegformer.data.folder import Sample, check_labels, check_size
+from ccsegformer.data.images import read_image, read_mask
+from ccsegformer.data.labels import Classes, read_classes
+from ccsegformer.data.scene_parse import SCENE_PARSE_150, ReadMask, folder_labels, read_raw_mask
+from ccsegformer.errors import DataError
+
+HUB = "hf://datasets/"
+
+
+class ParquetImages(Dataset[Sample]):
+    """The rows of a split; their `names` are made of the split and the row, as "training-000012".
+
+    The split "training" may be called "train" in the files, as is usual there. The library `datasets` finds
+    the splits, and keeps a copy of the rows in its cache, where any row is read without those before it.
+
+    Args:
+        location: a folder with parquet files, or `hf://datasets/ORG/NAME[@REVISION][/FOLDER]` on the hub.
+        split: of the set.
+        image: the column of the images, as encoded files.
+        mask: the column of the masks, as encoded files.
+        classes: the path of a `classes.json`, or "scene_parse_150" for masks of raw ids; by default what the
+            folder holds (see `folder_labels`).
+
+    Raises:
+        DataError: no such set, split or column, files that cannot be read, or classes unknown.
+    """
+
+    def __init__(
+        self,
+        location: str,
+        split: str,
+        *,
+        image: str = "image",
+        mask: str = "annotation",
+        classes: str | None = None,
+    ) -> None:
+        self.location = location
+        self._image, self._mask = image, mask
+        builder = _find(location)
+        self.classes: Classes
+        self._read_mask: ReadMask
+        self.classes, self._read_mask = _labels(location, classes)
+        splits = _load(location, builder)
+        found = "train" if split == "training" and split not in splits else split
+        if found not in splits:
+            raise DataError(f"{location}: no split {split!r}; the splits here are {', '.join(splits)}")
+        columns = splits[found].column_names
+        for column, option in ((image, "--image-column"), (mask, "--mask-column")):
+            if column not in columns:
+                raise DataError(
+                    f"{location}: no column {column!r}; choose another of {', '.join(columns)} with {option}"
+                )
+        self._rows = splits[found].with_format("arrow")
+        self.names: tuple[str, ...] = tuple(f"{split}-{index:06}" for index in range(len(self._rows)))
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Read a row, checking that image and mask fit each other and the classes."""
+        (image_name, image_file), (mask_name, mask_file) = (
+            self._cell(index, column) for column in (self._image, self._mask)
+        )
+        image, mask = read_image(image_name, image_file), self._read_mask(mask_name, mask_file)
+        check_size(mask, image, mask_name, image_name)
+        check_labels(mask, self.classes, mask_name)
+        return {"image": image, "mask": mask, "name": self.names[index]}
+
+    def _cell(self, index: int, column: str) -> tuple[str, bytes]:
+        """A cell's name in messages, and its encoded file: plain bytes, or what `datasets.Image` stores."""
+        name = f"{self.location}: {self.names[index]}, column {column!r}"
+        value = self._rows[index][column][0].as_py()
+        content = value.get("bytes") if isinstance(value, dict) else value
+        if not isinstance(content, bytes):
+            raise DataError(f"{name}: holds no image file")
+        return name, content
+
+
+def _labels(location: str, classes: str | None) -> tuple[Classes, ReadMask]:
+    if classes == NAME:
+        return SCENE_PARSE_150, read_raw_mask
+    if classes is not None:
+        return read_classes(classes), read_mask
+    if location.startswith(HUB):
+        raise DataError(f"{location}: its classes are unknown; give --classes, a classes.json or {NAME!r}")
+    return folder_labels(Path(location))
+
+
+def _find(location: str) -> Any:
+    """What can load the set, a `datasets.DatasetBuilder`; no images are read yet."""
+    import datasets  # type: ignore[import-untyped]
+
+    hub = re.fullmatch(rf"{HUB}([^/@]+/[^/@]+)(?:@(refs/[^/]+/[^/]+|[^/]+))?(?:/(.+))?", location)
+    if location.startswith(HUB) and not hub:
+        raise DataError(f"{location}: must be {HUB}ORG/NAME, perhaps with @REVISION and /FOLDER behind it")
+    with _in_one_line(location):
+        if hub:
+            name, revision, folder = hub.groups()
+            return datasets.load_dataset_builder(name, revision=revision, data_dir=folder)
+        return datasets.load_dataset_builder(str(Path(location).resolve()))
+
+
+def _load(location: str, builder: Any) -> Any:
+    """All splits, as a `datasets.DatasetDict`."""
+    with _in_one_line(location):
+        builder.download_and_prepare()
+        return builder.as_dataset()
+
+
+@contextmanager
+def _in_one_line(location: str) -> Iterator[None]:
+    """Make the library quiet, and any failure a DataError of one line."""
+    import datasets
+
+    logging = datasets.logging
+    verbosity, had_bars = logging.get_verbosity(), not datasets.are_progress_bars_disabled()
+    logging.set_verbosity(logging.CRITICAL)
+    datasets.disable_progress_bars()
+    try:
+        yield
+    except Exception as error:  # of the network, the hub, pyarrow, the disk
+        if "scripts are no longer supported" in str(error):
+            raise DataError(
+                f"{location}: is a loading script, which the library datasets from its version 4 on does not "
+                f"run; name a set of parquet files, or fetch the official SceneParse150 with '{COMMAND}'"
+            ) from error
+        raise DataError(f"{location}: {_reason(error)}") from error
+    finally:
+        logging.set_verbosity(verbosity)
+        if had_bars:
+            datasets.enable_progress_bars()
+
+
+def _reason(error: Exception) -> str:
+    """The first line of what went wrong first."""
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    return next(iter(str(cause).strip().splitlines()), type(cause).__name__)
