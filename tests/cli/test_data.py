@@ -41,9 +41,8 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
     """
     tiny = ((8, 16, 40, 64), (1, 1, 1, 1), 16)
     monkeypatch.setitem(configuration_ccsegformer._MIT, "b0", tiny)
-    monkeypatch.setattr(
-        comparison, "measure_cost", lambda _, height, width: Cost(height, width, "cpu", 1, 1, 1.0, 1.0, 1.0)
-    )
+    cost = Cost(1, 1.0, 1.0, 1.0, height=40, width=48, device="cpu", threads=1)
+    monkeypatch.setattr(comparison, "measure_cost", lambda *_: cost)
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setenv("TERM", "dumb")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

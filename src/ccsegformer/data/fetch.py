@@ -2,8 +2,8 @@
 
 import os
 import shutil
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -61,7 +61,7 @@ def fetch_scene_parse_150(
         raise DataError(f"{archive}: no such file")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(output.with_name(f".{output.name}.lock"), timeout=0), _progress_bar(progress) as bar:
+        with _alone(output), _progress_bar(progress) as bar:
             if not _holds_the_set(output, pairs):
                 if archive is None:
                     _download(address, fetched, timeout, pause, bar)
@@ -73,8 +73,6 @@ def fetch_scene_parse_150(
                     fetched.unlink()  # or every further run would meet it again
                     raise DataError(f"{address}: {error}; it is removed, run again to try anew") from error
             fetched.unlink(missing_ok=True)
-    except Timeout:
-        raise OutputError(f"{output}: another process is fetching it") from None
     except OSError as error:
         raise OutputError(f"{output}: cannot be written: {error.strerror or error}") from error
     try:
@@ -102,6 +100,22 @@ def fetched_folder() -> Path:
 def cache_folder() -> Path:
     """The user's cache for ccsegformer, in `$XDG_CACHE_HOME`, or in `~/.cache` without one."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").resolve() / "ccsegformer"
+
+
+@contextmanager
+def _alone(output: Path) -> Iterator[None]:
+    """Keep other processes from fetching to the same folder meanwhile."""
+    path = output.with_name(f".{output.name}.lock")
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise OutputError(f"{output}: another process is fetching it") from None
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        lock.release()
 
 
 def _record() -> Path:
