@@ -1,6 +1,5 @@
 """The official archive of SceneParse150: what may be unpacked from it, and whether that is the whole set."""
 
-import shutil
 import stat
 import zipfile
 import zlib
@@ -15,6 +14,7 @@ TOP = "ADEChallengeData2016"
 LISTINGS = (LISTING, "sceneCategories.txt")
 KINDS = {"images": ".jpg", "annotations": ".png"}
 MOST_BYTES = 8 << 30  # unpacked; the real set has about 1 GB, a zip bomb more
+MOST_BYTES_OF_A_FILE = 64 << 20
 BLOCK = 4096  # bytes by which files grow on most disks
 
 
@@ -43,20 +43,25 @@ def unpack(archive: Path, folder: Path, pairs: Mapping[str, int], on_bytes: OnBy
         members = _members(archive, opened, pairs)
         size, done = sum(member.file_size for member in members.values()), 0
         require_space(folder.parent, size + BLOCK * len(members))
-        try:
-            for name, member in members.items():
-                target = folder / name
+        for name, member in members.items():
+            content, target = _read(archive, opened, member), folder / name
+            try:
                 target.parent.mkdir(parents=True, exist_ok=True)
-                try:
-                    with opened.open(member) as source, target.open("xb") as file:
-                        shutil.copyfileobj(source, file, 1 << 20)
-                except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as error:
-                    reason = error if str(error) else "it ends early"
-                    raise DataError(f"{archive}: damaged at {member.filename}: {reason}") from error
-                done += member.file_size
-                on_bytes(done, size)
-        except OSError as error:
-            raise OutputError(f"{folder}: cannot be written: {error.strerror or error}") from error
+                target.write_bytes(content)
+            except OSError as error:
+                raise OutputError(f"{folder}: cannot be written: {error.strerror or error}") from error
+            done += member.file_size
+            on_bytes(done, size)
+
+
+def _read(archive: Path, opened: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+    """A file's content, which agrees with its CRC; whatever zipfile raises of a damaged one is one line."""
+    try:
+        return opened.read(member)
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError) as error:
+        raise DataError(
+            f"{archive}: damaged at {member.filename}: {str(error) or 'it ends early'}"
+        ) from error
 
 
 def check_pairs(names: Iterable[str], pairs: Mapping[str, int]) -> None:
@@ -86,7 +91,7 @@ def _members(archive: Path, opened: zipfile.ZipFile, pairs: Mapping[str, int]) -
     """The set's files by their path in the set; others, such as a desktop's own, are passed over.
 
     Raises:
-        DataError: a name that leads out of the folder, a link, a file twice, too many bytes, or other files.
+        DataError: a name that is unsafe, a link, a file twice, too many bytes, or other files.
     """
     members: dict[str, zipfile.ZipInfo] = {}
     tops: set[str] = set()
@@ -94,6 +99,8 @@ def _members(archive: Path, opened: zipfile.ZipFile, pairs: Mapping[str, int]) -
         path = PurePosixPath(member.filename)
         if path.is_absolute() or ".." in path.parts or "\\" in member.filename or ":" in member.filename:
             raise DataError(f"{archive}: unsafe: {member.filename!r} leads out of the folder")
+        if not member.filename.isprintable():
+            raise DataError(f"{archive}: unsafe: {member.filename!r} is no name")
         if stat.S_ISLNK(member.external_attr >> 16):
             raise DataError(f"{archive}: unsafe: {member.filename!r} is a link")
         tops.update(path.parts[:1])
@@ -105,6 +112,8 @@ def _members(archive: Path, opened: zipfile.ZipFile, pairs: Mapping[str, int]) -
             raise DataError(f"{archive}: {member.filename!r} is there twice")
         if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise DataError(f"{archive}: {member.filename!r} is packed in an unknown way")
+        if member.file_size > MOST_BYTES_OF_A_FILE:
+            raise DataError(f"{archive}: unsafe: {member.filename!r} has {member.file_size:,} bytes")
         members[str(inner)] = member
     if LISTING not in members:
         full = "full ADE20K" if any(top.startswith("ADE20K") for top in tops) else "another archive"
