@@ -72,7 +72,7 @@ Answer = Callable[[BaseHTTPRequestHandler], None]
 
 
 class Server(ThreadingHTTPServer):
-    """Answers each GET with the next of `answers`, the last one for good, and keeps the Range headers."""
+    """Answers each GET with the next of `answers`, the last one for good, and keeps what was asked for."""
 
     daemon_threads = True
 
@@ -81,6 +81,7 @@ class Server(ThreadingHTTPServer):
         self.address = f"http://127.0.0.1:{self.server_port}/set.zip"
         self.answers: list[Answer] = []
         self.ranges: list[str | None] = []
+        self.conditions: list[str | None] = []
         self.closing = threading.Event()
 
 
@@ -89,6 +90,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.ranges.append(self.headers["Range"])
+        self.server.conditions.append(self.headers["If-Range"])
         answer = self.server.answers.pop(0) if len(self.server.answers) > 1 else self.server.answers[0]
         answer(self)
 

@@ -80,6 +80,7 @@ def test_a_broken_connection_is_taken_up_where_it_broke(server: Any, tmp_path: P
     server.answers = [sends(upto=3000), sends(upto=7000), sends()]
     assert get(server, tmp_path / "a") == CONTENT
     assert server.ranges == [None, "bytes=3000-", "bytes=7000-"]
+    assert server.conditions == [None, '"1"', '"1"'], "without them a changed file would be sent in part"
 
 
 def test_progress_is_patience(server: Any, tmp_path: Path) -> None:
@@ -119,19 +120,23 @@ def test_a_changed_file_is_never_glued_to_an_old_part(server: Any, tmp_path: Pat
     # Nor where the server takes If-Range lightly, and sends a part of the other file.
     server.answers = [sends(upto=3000), ignores_if_range(OTHER, '"2"'), sends(OTHER, tag='"2"')]
     assert get(server, tmp_path / "b") == OTHER
+    server.answers = [sends(upto=3000), ignores_if_range(OTHER + b"!", None), sends(OTHER + b"!", tag=None)]
+    assert get(server, tmp_path / "longer") == OTHER + b"!"
+    assert server.ranges[-3:] == [None, "bytes=3000-", None]
     # Nor where nothing tells one file from another.
     server.answers = [sends(upto=3000, tag=None), sends(OTHER, tag=None)]
     assert get(server, tmp_path / "c") == OTHER
     assert server.ranges[-1] is None
 
 
-def ignores_if_range(content: bytes, tag: str) -> Answer:
+def ignores_if_range(content: bytes, tag: str | None) -> Answer:
     def answer(request: BaseHTTPRequestHandler) -> None:
         start = int(request.headers["Range"].removeprefix("bytes=").removesuffix("-"))
         request.send_response(206)
         request.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
         request.send_header("Content-Length", str(len(content) - start))
-        request.send_header("ETag", tag)
+        if tag:
+            request.send_header("ETag", tag)
         request.end_headers()
         request.wfile.write(content[start:])
 
@@ -142,7 +147,7 @@ def test_last_modified_serves_where_there_is_no_strong_tag(server: Any, tmp_path
     date = "Wed, 01 Jan 2020 00:00:00 GMT"
     server.answers = [sends(upto=3000, tag='W/"1"', Last_Modified=date), sends(tag=date)]
     assert get(server, tmp_path / "a") == CONTENT
-    assert server.ranges[-1] == "bytes=3000-"
+    assert server.ranges[-1] == "bytes=3000-" and server.conditions[-1] == date
 
 
 def test_another_address_is_another_file(server: Any, tmp_path: Path) -> None:

@@ -127,13 +127,9 @@ def _attempt(address: str, partial: Path, begins: bytes, timeout: float, on_byte
                     file.close()
                     _discard(partial)
                     raise DataError(f"{address}: the server sends another file, of type {kind}")
-                if part.total is not None:
-                    chunk = chunk[: part.total - part.size]
                 file.write(chunk)
                 part = part._replace(size=part.size + len(chunk))
                 on_bytes(part.size, part.total)
-                if part.size == part.total:  # a server that keeps the connection open need not be waited for
-                    break
     if part.total is not None and part.size != part.total:
         raise _Interrupted(f"the connection broke off after {part.size:,} of {part.total:,} bytes")
 
