@@ -190,11 +190,18 @@ def test_without_a_length_the_end_is_the_end(server: Any, tmp_path: Path) -> Non
 
 
 def test_a_web_page_is_refused_at_once(server: Any, tmp_path: Path) -> None:
-    server.answers = [sends(b"<html>Log in first</html>", Content_Type="text/html; charset=utf-8")]
+    page = sends(b"<html>Log in first</html>", tag=None, Content_Type="text/html; charset=utf-8")
+    server.answers = [page]
     message = refused(server, tmp_path / "a")
     assert message == f"{server.address}: the server sends another file, of type text/html"
     assert len(server.ranges) == 1
     assert not list(tmp_path.iterdir())
+    # Nor does it cost what is there already.
+    server.answers = [sends(upto=3000), page]
+    assert refused(server, tmp_path / "a") == message
+    server.answers = [sends()]
+    assert get(server, tmp_path / "a") == CONTENT
+    assert server.ranges[-1] == "bytes=3000-"
 
 
 @pytest.mark.parametrize(("code", "requests"), [(404, 1), (403, 1), (503, 3), (429, 3)])

@@ -9,6 +9,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -112,21 +113,21 @@ def _attempt(address: str, partial: Path, begins: bytes, timeout: float, on_byte
     except (OSError, http.client.HTTPException) as error:
         raise _Interrupted(_reason(error, timeout)) from error
     with response:
+        chunks = _chunks(response, timeout)
         if response.status == 206:
             if not _continues(response, part):
                 _discard(partial)
                 raise _Interrupted("the server sends another part than was asked for")
         else:
-            part = _begin(address, partial, response)
+            first = next(chunks, b"")
+            if not first.startswith(begins[: len(first)]):  # a log-in page must not cost the part
+                kind = response.headers.get_content_type()
+                raise DataError(f"{address}: the server sends another file, of type {kind}")
+            part, chunks = _begin(address, partial, response), chain([first], chunks)
         if part.total is not None:
             require_space(partial.parent, part.total - part.size)
         with _writing(partial, "ab") as file:
-            for chunk in _chunks(response, timeout):
-                if part.size == 0 and not chunk.startswith(begins[: len(chunk)]):
-                    kind = response.headers.get_content_type()
-                    file.close()
-                    _discard(partial)
-                    raise DataError(f"{address}: the server sends another file, of type {kind}")
+            for chunk in chunks:
                 file.write(chunk)
                 part = part._replace(size=part.size + len(chunk))
                 on_bytes(part.size, part.total)
