@@ -38,7 +38,7 @@ def evaluate(
 
       ccsegformer evaluate runs/report --data DIR
 
-      ccsegformer evaluate nvidia/segformer-b0-finetuned-ade-512-512 --data scene_parse_150 --protocol segformer
+      ccsegformer evaluate nvidia/segformer-b0-finetuned-ade-512-512 --data scene_parse_150
 
       ccsegformer evaluate runs/report --data scene_parse_150 --protocol report --output scores
 
