@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torchvision.transforms.v2 import functional as F
 from torchvision.tv_tensors import Mask
 from transformers import Adafactor, get_linear_schedule_with_warmup
 
@@ -20,6 +21,8 @@ from ccsegformer.data.stream import TrainingStream, collate
 from ccsegformer.data.transforms import normalize
 from ccsegformer.evaluation.confusion import confusion_matrix
 from ccsegformer.evaluation.evaluate import evaluation_mode
+from ccsegformer.evaluation.multiview import slide
+from ccsegformer.evaluation.protocol import WindowSection
 from ccsegformer.evaluation.upsampling import upsampled_argmax
 from ccsegformer.models import CrissCrossSegformerConfig, CrissCrossSegformerForSemanticSegmentation
 
@@ -39,6 +42,7 @@ class Plan:
         freeze: sets `requires_grad`.
         relabel: new labels for a mask, to train and to score on; `outputs` says how many there then are.
         admit: which images are trained on.
+        shrink: by how much images are made smaller before all else; scores stay at their original resolution.
         trainers: how many times optimizer and schedule begin afresh on the way.
         factor: by how much a parameter learns faster than the others, by name.
     """
@@ -52,6 +56,7 @@ class Plan:
     relabel: Callable[[Tensor, Classes], Tensor] | None = None
     outputs: int | None = None
     admit: Callable[[Tensor], bool] | None = None
+    shrink: int = 1
     batch_size: int = 4
     accumulation: int = 1
     trainers: int = 1
@@ -75,11 +80,17 @@ class Admitted:
         return len(self.indices)
 
     def __getitem__(self, index: int) -> Any:
-        """As the data set's, relabelled."""
+        """As the data set's, relabelled and smaller."""
         sample = self.dataset[self.indices[index]]
-        if self.plan.relabel is None:
-            return sample
-        return {**sample, "mask": Mask(self.plan.relabel(sample["mask"], self.classes))}
+        image, mask = _smaller(sample["image"], self.plan.shrink), sample["mask"]
+        if self.plan.relabel is not None:
+            mask = Mask(self.plan.relabel(mask, self.classes))
+        mask = F.resize(mask, list(image.shape[1:]), F.InterpolationMode.NEAREST_EXACT)
+        return {**sample, "image": image, "mask": mask}
+
+
+def _smaller(image: Tensor, times: int) -> Tensor:
+    return F.resize(image, [side // times for side in image.shape[1:]])
 
 
 def build(plan: Plan, classes: Classes, seed: int, trained: Mapping[str, Tensor] | None) -> Model:
@@ -140,12 +151,18 @@ def train(model: Model, dataset: Any, plan: Plan, seed: int) -> Iterator[int]:
 
 
 @torch.inference_mode()
-def score(model: Model, dataset: Any, plan: Plan, *, in_training_mode: bool = False) -> Matrices:
+def score(
+    model: Model, dataset: Any, plan: Plan, *, in_training_mode: bool = False, window: int | None = None
+) -> Matrices:
     """A confusion matrix (K + 2, K + 2) for each image, at its own size, K being the number of classes.
 
     Rows are the truth as the plan relabels it. A relabelled mask may use K too; every output beyond K is
-    counted in the last column.
+    counted in the last column. An image is seen whole, or in windows of `window` pixels side by side.
     """
+
+    def network(pixels: Tensor) -> Tensor:
+        return model(pixel_values=pixels).logits
+
     classes, matrices = dataset.classes, []
     torch.manual_seed(0)  # of dropout, in training mode
     with evaluation_mode(model):
@@ -153,7 +170,9 @@ def score(model: Model, dataset: Any, plan: Plan, *, in_training_mode: bool = Fa
         for index in range(len(dataset)):
             sample = dataset[index]
             truth = plan.relabel(sample["mask"], classes) if plan.relabel else sample["mask"]
-            logits = model(pixel_values=normalize(sample["image"])[None]).logits
+            pixels = normalize(_smaller(sample["image"], plan.shrink))[None]
+            windows = window and WindowSection(size=window, stride=window)
+            logits = slide(network, pixels, windows) if windows else network(pixels)
             labels = upsampled_argmax(logits, *truth.shape).int().clamp(max=len(classes) + 1)
             matrices.append(confusion_matrix(truth, labels, len(classes) + 2, classes.ignore_index).numpy())
     return np.stack(matrices)

@@ -19,7 +19,8 @@ class Study:
     """A data set, a budget and a folder of runs.
 
     Attributes:
-        size: side of the training crops, in pixels.
+        shrink: by how much images are made smaller before all else.
+        size: side of the training crops, in pixels of the smaller images.
         steps: of 4 images, of a run that begins with the efficient model.
         pretraining_steps: of the efficient model, and of other runs from scratch.
         only: the rows of the table that are asked for; none: all.
@@ -28,6 +29,7 @@ class Study:
     data: str
     output: Path
     seeds: tuple[int, ...]
+    shrink: int
     size: int
     steps: int
     pretraining_steps: int
@@ -54,6 +56,7 @@ class Study:
         return {
             "data": self.name,
             "images": {"training": len(self.training), "validation": len(self.validation)},
+            "shrink": self.shrink,
             "size": self.size,
             "steps": self.steps,
             "pretraining_steps": self.pretraining_steps,
@@ -62,7 +65,11 @@ class Study:
     def from_scratch(self, **changes: Any) -> Plan:
         """A training from scratch, with criss-cross attention unless changed."""
         steps = self.pretraining_steps
-        return Plan(Augmentation(self.size), steps, warmup_steps=steps // 20, **changes)
+        return self.begun(**{"steps": steps, "warmup_steps": steps // 20, **changes})
+
+    def begun(self, **changes: Any) -> Plan:
+        """A training that begins with what the efficient model gives."""
+        return Plan(Augmentation(self.size), **{"steps": self.steps, "shrink": self.shrink, **changes})
 
     def folder(self, seed: int) -> Path:
         """Of the runs of a seed."""
@@ -80,15 +87,18 @@ def parse_study(description: str | None) -> Study:
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", required=True, help="a folder of images and masks, or 'procedural'")
-    parser.add_argument("--output", type=Path, help="the folder of the runs; default: runs/studies/NAME")
+    parser.add_argument(
+        "--output", type=Path, help="the folder of the runs; default: runs/studies/NAME-SHRINK"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--shrink", type=int, default=2, help="make images smaller by this")
     parser.add_argument("--size", type=int, default=128, help="side of the training crops")
     parser.add_argument("--steps", type=int, default=300, help="after the efficient model")
     parser.add_argument("--pretraining-steps", type=int, default=1200, help="of it, and from scratch")
     parser.add_argument("--only", nargs="+", default=[], help="only these rows of the table")
     given = parser.parse_args()
-    output = given.output or Path("runs/studies") / Path(given.data).name
-    budget = (given.size, given.steps, given.pretraining_steps)
+    output = given.output or Path("runs/studies") / f"{Path(given.data).name}-{given.shrink}"
+    budget = (given.shrink, given.size, given.steps, given.pretraining_steps)
     study = Study(given.data, output, tuple(given.seeds), *budget, only=tuple(given.only))
     check_settings(study.output, study.settings)
     return study

@@ -35,7 +35,7 @@ def trained_weights(
 
 
 def scored(
-    folder: Path, name: str, plan: Plan, weights: Mapping[str, Tensor], dataset: Any, seed: int, **how: bool
+    folder: Path, name: str, plan: Plan, weights: Mapping[str, Tensor], dataset: Any, seed: int, **how: Any
 ) -> Matrices:
     """The confusion matrices of these weights on `dataset`, taken now or read from where they were kept."""
     path = folder / f"{name}.npy"

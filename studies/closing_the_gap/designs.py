@@ -11,7 +11,6 @@ from ccsegformer.models.attention import CrissCrossAttention
 from ccsegformer.models.modeling_ccsegformer import CrissCrossSegformerLayer
 from ccsegformer.ops import criss_cross_attention
 from ccsegformer.training.freezing import freeze
-from studies.augmentation import Augmentation
 from studies.harness import Model, Plan
 from studies.options import Study
 
@@ -149,7 +148,7 @@ def from_scratch(study: Study) -> dict[str, Design]:
 
 def from_efficient(study: Study) -> dict[str, Design]:
     """Begun with all of the trained efficient model, for a quarter of its steps."""
-    augment, late = Augmentation(study.size), ("efficient", "efficient", "criss_cross", "criss_cross")
+    late = ("efficient", "efficient", "criss_cross", "criss_cross")
     cross: dict[str, Any] = {"keep": everything}
     designs: dict[str, tuple[str, str, dict[str, Any]]] = {
         "efficient, longer": (
@@ -197,8 +196,7 @@ def from_efficient(study: Study) -> dict[str, Design]:
         ),
     }
     return {
-        name: Design(what, guess, Plan(augment, **{"steps": study.steps, **changes}))
-        for name, (what, guess, changes) in designs.items()
+        name: Design(what, guess, study.begun(**changes)) for name, (what, guess, changes) in designs.items()
     }
 
 

@@ -17,8 +17,7 @@ import numpy as np
 from ccsegformer.data.labels import Classes
 from ccsegformer.report.machine import describe_machine
 from ccsegformer.training.freezing import freeze
-from studies.augmentation import Augmentation
-from studies.harness import Matrices, Model, Plan, mean_iou
+from studies.harness import Matrices, Model, mean_iou
 from studies.options import Study, parse_study
 from studies.published_experiment.defects import Experiment, all_defects, change_plan
 from studies.runs import scored, trained_weights, write_json
@@ -27,9 +26,9 @@ from studies.tables import can_judge, dot_plot, markdown_table
 COLUMNS = {"proper": "mIoU, scored properly", "reported": "as this code would report it"}
 
 
-def arms(classes: Classes, size: int, steps: int) -> dict[str, tuple[str, Experiment]]:
+def arms(classes: Classes, study: Study) -> dict[str, tuple[str, Experiment]]:
     """Every experiment by name, with what it is."""
-    correct = Experiment(Plan(Augmentation(size), steps, keep=_encoder_but_attention))
+    correct = Experiment(study.begun(keep=_encoder_but_attention))
     efficient = change_plan(correct, overrides=(("attention", "efficient"),), keep=_encoder)
     defects = all_defects(classes)
     notebook = correct
@@ -116,7 +115,7 @@ def summarize(study: Study, runs: dict[str, list[dict[str, Any]]], descriptions:
 def main() -> None:
     """Run what has not been run yet, then write the table and the plot."""
     study = parse_study(__doc__)
-    described = arms(study.validation.classes, study.size, study.steps)
+    described = arms(study.validation.classes, study)
     experiments = {name: experiment for name, (_, experiment) in described.items()}
     if study.only:
         described = {name: of for name, of in described.items() if name in {"correct", *study.only}}

@@ -12,7 +12,7 @@ from studies.harness import build
 from studies.options import Study
 
 CLASSES = Classes(("red", "green", "blue"))
-STUDY = Study("data", Path("runs"), (0,), 32, 4, 8, only=())
+STUDY = Study("data", Path("runs"), (0,), 1, 32, 4, 8, only=())
 
 
 def twin(variant: Variant) -> CrissCrossAttention:

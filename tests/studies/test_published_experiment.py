@@ -16,6 +16,7 @@ from ccsegformer.data.labels import Classes
 from ccsegformer.models.attention import CCNetAttention, CrissCrossAttention
 from studies.augmentation import AreaCrop, Augmentation
 from studies.harness import Plan, build, mean_iou, train
+from studies.options import Study
 from studies.published_experiment import defects
 from studies.published_experiment.__main__ import arms, as_reported, main, properly, shared_training
 from studies.published_experiment.defects import Experiment, ScrambledLayout, SecondResidual
@@ -150,7 +151,7 @@ def test_scoring_undoes_the_shifted_labels() -> None:
 
 
 def test_arms_share_the_trainings_that_they_have_in_common(tmp_path: Path) -> None:
-    described = arms(CLASSES, 32, 16)
+    described = arms(CLASSES, Study("data", tmp_path, (0,), 1, 32, 16, 16, only=()))
     assert list(described)[4:] == [*(f"D{number}" for number in range(1, 16)), "all"]
     experiments = {name: experiment for name, (_, experiment) in described.items()}
     colored = ImageMaskFolder(data_set(tmp_path))
@@ -165,7 +166,19 @@ def test_the_study_runs_goes_on_and_draws(
 ) -> None:
     def run(*changes: str) -> str:
         arguments = ["--data", str(tmp_path / "data"), "--output", str(tmp_path / "runs"), "--seeds", "0"]
-        arguments += ["--size", "32", "--steps", "1", "--pretraining-steps", "1", "--only", "D13", "none"]
+        arguments += [
+            "--shrink",
+            "1",
+            "--size",
+            "32",
+            "--steps",
+            "1",
+            "--pretraining-steps",
+            "1",
+            "--only",
+            "D13",
+            "none",
+        ]
         monkeypatch.setattr(sys, "argv", ["study", *arguments, *changes])
         main()
         return capsys.readouterr().out
