@@ -1,46 +1,17 @@
 """The command line from end to end, on a small folder of images: outputs, exit codes, one-line errors."""
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 from PIL import Image
 
 from ccsegformer import __version__
-from ccsegformer.cli import main
 
-
-class Outcome(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Outcome]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run `ccsegformer ARGUMENTS` in this process."""
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setenv("TERM", "dumb")
-
-    def run(*arguments: object) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["ccsegformer", *map(str, arguments)])
-        code: object = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        assert isinstance(code, int)
-        return Outcome(code, *capsys.readouterr())
-
-    return run
+Run = Callable[..., Any]  # see conftest
 
 
 @pytest.fixture
@@ -60,18 +31,6 @@ def folder(tmp_path: Path) -> Path:
             Image.fromarray(mask).save(root / "annotations" / split / f"{index}.png")
     (root / "classes.json").write_text('{"names": ["ground", "square"], "ignore_index": 255}')
     return root
-
-
-@pytest.fixture
-def recipe(tmp_path: Path) -> Path:
-    path = tmp_path / "recipe.yaml"
-    content = {
-        "transforms": [{"name": "random_crop", "probability": 1.0, "sizes": [32]}],
-        "training": {"steps": 2, "batch_size": 2, "workers": 0},
-        "optimizer": {"name": "adamw", "learning_rate": 0.001},
-    }
-    path.write_text(yaml.safe_dump(content))
-    return path
 
 
 def test_train_evaluate_predict(run: Run, folder: Path, recipe: Path, tmp_path: Path) -> None:

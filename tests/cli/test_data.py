@@ -2,11 +2,10 @@
 
 import io
 import json
-import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import datasets
 import numpy as np
@@ -16,50 +15,25 @@ import pytest
 import yaml
 from PIL import Image
 
-from ccsegformer.cli import main
 from ccsegformer.data import fetch
 from ccsegformer.evaluation.cost import Cost
 from ccsegformer.models import configuration_ccsegformer
 from ccsegformer.report import comparison
 
-
-class Outcome(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Outcome]
+Run = Callable[..., Any]  # see conftest
 FEW = {"training": 2, "validation": 1}
 
 
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """Run `ccsegformer ARGUMENTS` in this process, with caches of its own, on sets of three images.
-
-    The model is a tiny B0, whose cost is not measured.
-    """
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Caches of its own, sets of three images, and a tiny B0, whose cost is not measured."""
     tiny = ((8, 16, 40, 64), (1, 1, 1, 1), 16)
     monkeypatch.setitem(configuration_ccsegformer._MIT, "b0", tiny)
     cost = Cost(1, 1.0, 1.0, 1.0, height=40, width=48, device="cpu", threads=1)
     monkeypatch.setattr(comparison, "measure_cost", lambda *_: cost)
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setenv("TERM", "dumb")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "datasets"))
     monkeypatch.setattr(fetch.fetch_scene_parse_150, "__kwdefaults__", _kwdefaults() | {"pairs": FEW})
-
-    def run(*arguments: object) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["ccsegformer", *map(str, arguments)])
-        code: object = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        assert isinstance(code, int)
-        return Outcome(code, *capsys.readouterr())
-
-    return run
 
 
 def _kwdefaults() -> dict[str, Any]:
@@ -105,18 +79,6 @@ def parquet(tmp_path: Path, pairs: dict[str, list[tuple[bytes, bytes]]]) -> Path
         rows = {"pixels": [image for image, _ in of], "label": [mask for _, mask in of]}
         pq.write_table(pa.table(rows), folder / f"{split}.parquet")
     return folder
-
-
-@pytest.fixture
-def recipe(tmp_path: Path) -> Path:
-    path = tmp_path / "recipe.yaml"
-    content = {
-        "transforms": [{"name": "random_crop", "probability": 1.0, "sizes": [32]}],
-        "training": {"steps": 1, "batch_size": 2, "workers": 0},
-        "optimizer": {"name": "adamw", "learning_rate": 0.001},
-    }
-    path.write_text(yaml.safe_dump(content))
-    return path
 
 
 def test_by_name_in_every_command(run: Run, archive: Path, recipe: Path, tmp_path: Path) -> None:
