@@ -94,6 +94,15 @@ def _variant(
     )
 
 
+def _last_twice(model: Model) -> None:
+    for block in list(model.modules()):
+        if (
+            isinstance(block, CrissCrossAttention)
+            and block.q_proj.in_features == model.config.hidden_sizes[-1]
+        ):
+            block.recurrence = 2
+
+
 def _attention(*stages: str, **more: Any) -> tuple[tuple[str, Any], ...]:
     return (("attention", stages[0] if len(stages) == 1 else list(stages)), *more.items())
 
@@ -137,6 +146,16 @@ def from_scratch(study: Study) -> dict[str, Design]:
             "criss-cross in stages 1 and 2, efficient in 3 and 4",
             "equal or better: full attention where it is cheap",
             {"overrides": _attention(c, c, e, e)},
+        ),
+        "efficient last": (
+            "criss-cross in stages 1 to 3, efficient in 4",
+            "better than cross: where it is cheapest, every block sees the whole image",
+            {"overrides": _attention(c, c, c, e)},
+        ),
+        "last twice": (
+            "criss-cross, with R = 2 in stage 4 alone",
+            "as efficient last, and cheaper on large images",
+            {"edits": (_last_twice,)},
         ),
         "none": ("no attention: the control", "within 0.01", {"overrides": _attention("none")}),
     }
