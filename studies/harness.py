@@ -73,7 +73,6 @@ class Admitted:
         self.classes: Classes = dataset.classes
         everything = range(len(dataset))
         self.indices = [i for i in everything if plan.admit is None or plan.admit(dataset[i]["image"])]
-
         self.names = [dataset.names[index] for index in self.indices]
 
     def __len__(self) -> int:
@@ -128,7 +127,7 @@ def train(model: Model, dataset: Any, plan: Plan, seed: int) -> Iterator[int]:
     trained = [parameter for group in groups.values() for parameter in group]
     bounds = [round(part * plan.steps / plan.trainers) for part in range(plan.trainers + 1)]
     model.train()
-    sample = step = 0
+    sample = 0
     for first, last in pairwise(bounds):
         optimizer = Adafactor(
             [{"params": group, "lr": plan.learning_rate * factor} for factor, group in groups.items()],

@@ -1,6 +1,7 @@
 """What the studies are told on the command line."""
 
 import argparse
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from ccsegformer.data.sources import open_dataset
+from ccsegformer.errors import CCSegformerError
 from studies.augmentation import Augmentation
 from studies.harness import Plan
 from studies.runs import PRETRAINED, check_settings, trained_weights
@@ -81,6 +83,18 @@ class Study:
         return trained_weights(self.folder(seed), PRETRAINED, plan, self.training, seed, None)["end"]
 
 
+def chosen(study: Study, names: Iterable[str], always: str) -> set[str]:
+    """The rows of the table that are asked for, and the one that the others are compared with.
+
+    Raises:
+        SystemExit: there is no such row; one line with those that there are.
+    """
+    names = list(dict.fromkeys(names))
+    if unknown := [name for name in study.only if name not in names]:
+        raise SystemExit(f"--only: no row {unknown[0]!r}; there are {', '.join(names)}")
+    return {always, *study.only} if study.only else set(names)
+
+
 def parse_study(description: str | None) -> Study:
     """The study that the command line asks for."""
     parser = argparse.ArgumentParser(
@@ -100,5 +114,8 @@ def parse_study(description: str | None) -> Study:
     output = given.output or Path("runs/studies") / f"{Path(given.data).name}-{given.shrink}"
     budget = (given.shrink, given.size, given.steps, given.pretraining_steps)
     study = Study(given.data, output, tuple(given.seeds), *budget, only=tuple(given.only))
-    check_settings(study.output, study.settings)
+    try:
+        check_settings(study.output, study.settings)
+    except CCSegformerError as error:
+        raise SystemExit(str(error)) from None
     return study

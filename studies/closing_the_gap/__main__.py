@@ -17,7 +17,7 @@ from ccsegformer.evaluation.cost import count_flops
 from ccsegformer.report.machine import describe_machine
 from studies.closing_the_gap.designs import Design, from_efficient, from_scratch
 from studies.harness import build, mean_iou
-from studies.options import Study, parse_study
+from studies.options import Study, chosen, parse_study
 from studies.runs import PRETRAINED, scored, trained_weights, write_json
 from studies.tables import can_judge, dot_plot, markdown_table
 
@@ -88,9 +88,8 @@ def main() -> None:
         "from_scratch": {BASE: efficient, **from_scratch(study)},
         "from_efficient": {BASE: efficient, **from_efficient(study)},
     }
-    if study.only:
-        kept = {BASE, *study.only}
-        groups = {group: {n: d for n, d in of.items() if n in kept} for group, of in groups.items()}
+    rows = chosen(study, [name for of in groups.values() for name in of], BASE)
+    groups = {group: {n: d for n, d in of.items() if n in rows} for group, of in groups.items()}
     results = {group: run_group(study, group, designs) for group, designs in groups.items()}
     tables = [write_group(study, group, designs, results[group]) for group, designs in groups.items()]
     content = {"settings": study.settings, "seeds": study.seeds, "machine": describe_machine()}

@@ -18,7 +18,7 @@ from ccsegformer.data.labels import Classes
 from ccsegformer.report.machine import describe_machine
 from ccsegformer.training.freezing import freeze
 from studies.harness import Matrices, Model, mean_iou
-from studies.options import Study, parse_study
+from studies.options import Study, chosen, parse_study
 from studies.published_experiment.defects import Experiment, all_defects, change_plan
 from studies.runs import scored, trained_weights, write_json
 from studies.tables import can_judge, dot_plot, markdown_table
@@ -117,8 +117,8 @@ def main() -> None:
     study = parse_study(__doc__)
     described = arms(study.validation.classes, study)
     experiments = {name: experiment for name, (_, experiment) in described.items()}
-    if study.only:
-        described = {name: of for name, of in described.items() if name in {"correct", *study.only}}
+    rows = chosen(study, described, "correct")
+    described = {name: of for name, of in described.items() if name in rows}
     trainings = {name: shared_training(name, experiments, study.training) for name in described}
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in described}
     for seed in study.seeds:
