@@ -91,7 +91,7 @@ def chosen(study: Study, names: Iterable[str], always: str) -> set[str]:
     """
     names = list(dict.fromkeys(names))
     if unknown := [name for name in study.only if name not in names]:
-        raise SystemExit(f"--only: no row {unknown[0]!r}; there are {', '.join(names)}")
+        raise SystemExit(f"--only: no row {unknown[0]!r}; there are {'; '.join(names)}")
     return {always, *study.only} if study.only else set(names)
 
 

@@ -192,7 +192,7 @@ def test_the_study_runs_goes_on_and_draws(
     assert "<svg" in (tmp_path / "runs" / "published_experiment.svg").read_text()
     with pytest.raises(SystemExit, match="holds runs with other settings"):
         run("--steps", "2")
-    with pytest.raises(SystemExit, match="no row 'D99'; there are correct, efficient"):
+    with pytest.raises(SystemExit, match="no row 'D99'; there are correct; efficient"):
         run("--only", "D99")
     with pytest.raises(SystemExit, match="nowhere: no such folder"):
         run("--data", str(tmp_path / "nowhere"))
