@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
 from ccsegformer.models.attention import CrissCrossAttention
-from ccsegformer.models.modeling_ccsegformer import CrissCrossSegformerLayer
+from ccsegformer.models.layer import CrissCrossSegformerLayer
 from ccsegformer.ops import criss_cross_attention
 from ccsegformer.training.freezing import freeze
 from studies.harness import Model, Plan

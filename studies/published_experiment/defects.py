@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ccsegformer.data.labels import Classes
-from ccsegformer.models.modeling_ccsegformer import CrissCrossSegformerLayer
+from ccsegformer.models.layer import CrissCrossSegformerLayer
 from ccsegformer.training.freezing import freeze
 from studies.harness import Model, Plan
 

@@ -16,14 +16,13 @@ from transformers import (
 )
 from transformers.modeling_outputs import BaseModelOutput, SemanticSegmenterOutput
 from transformers.models.segformer.modeling_segformer import (
-    SegformerLayer,
     SegformerOverlapPatchEmbeddings,
     SegformerPreTrainedModel,
 )
 from transformers.utils.generic import can_return_tuple
 
 from ccsegformer.errors import CheckpointError
-from ccsegformer.models.attention import CCNetAttention, CrissCrossAttention
+from ccsegformer.models.attention import CCNetAttention
 from ccsegformer.models.checkpoints import (
     LoadReport,
     load_checkpoint,
@@ -33,45 +32,7 @@ from ccsegformer.models.checkpoints import (
 )
 from ccsegformer.models.configuration_ccsegformer import CrissCrossSegformerConfig
 from ccsegformer.models.decode_head import FoldedDecodeHead
-
-
-class CrissCrossSegformerLayer(SegformerLayer):
-    """SegFormer's block: attention, then Mix-FFN, each after a layer norm and inside a residual.
-
-    Args:
-        config: the model's configuration.
-        stage: index of the stage, from 0.
-        drop_path: probability with which stochastic depth drops a branch, in training.
-    """
-
-    def __init__(self, config: CrissCrossSegformerConfig, stage: int, drop_path: float) -> None:
-        hidden_size, num_heads = config.hidden_sizes[stage], config.num_attention_heads[stage]
-        super().__init__(
-            config,
-            hidden_size=hidden_size,
-            num_attention_heads=num_heads,
-            drop_path=drop_path,
-            sequence_reduction_ratio=config.sr_ratios[stage],
-            mlp_ratio=config.mlp_ratios[stage],
-        )
-        kind = config.stage_attention[stage]
-        self.has_attention = kind != "none"
-        if kind == "criss_cross":
-            self.attention: nn.Module = (
-                CCNetAttention(hidden_size, config.recurrence)
-                if config.projection == "ccnet"
-                else CrissCrossAttention(hidden_size, num_heads, config.recurrence)
-            )
-        elif kind == "none":
-            del self.attention, self.layernorm_before
-
-    def forward(self, hidden_states: Tensor, height: int, width: int, **kwargs: Any) -> Tensor:
-        """(batch, height * width, C) to the same."""
-        if self.has_attention:
-            return super().forward(hidden_states, height, width, **kwargs)
-        residual = hidden_states
-        hidden_states = self.mlp(self.layernorm_after(hidden_states), height, width)
-        return self.drop_path(hidden_states) + residual
+from ccsegformer.models.layer import CrissCrossSegformerLayer
 
 
 class CrissCrossSegformerStage(nn.Module):

@@ -5,11 +5,14 @@ heads, head_dim), the memory order of a linear layer's output, in which the sequ
 views: rows as (batch * height, heads, width, head_dim), columns as (batch, width * heads, height, head_dim).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
+
+STRIP_ELEMENTS = 2**18
+"""Of a tensor, in a strip: 1 MiB in float32."""
 
 AsSequences = Callable[[Tensor], Tensor]
 aten = torch.ops.aten
@@ -42,21 +45,40 @@ def flash_criss_cross_attention(query: Tensor, key: Tensor, value: Tensor, scale
 @torch.library.custom_op("ccsegformer::flash_criss_cross", mutates_args=())
 def _flash_criss_cross(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     """The output, and the log-sum-exp of every position's scores: float32 (batch, height, width, heads)."""
-    query, key, value = (_token_major(tensor) for tensor in (query, key, value))
-    row_out, row_lse = _pass(_as_rows, query, key, value, scale)
-    column_out, column_lse = _pass(_as_columns, query, key, value, scale)
-    self_score = _dot(query, key) * scale
+    query, key, value = tensors = tuple(_token_major(tensor) for tensor in (query, key, value))
+    out = torch.empty_like(query)
+    lse = query.new_empty(query.shape[:-1], dtype=torch.float32)
+    for rows in _strips(query, dim=1):
+        out[:, rows], lse[:, rows] = _pass(_as_rows, [tensor[:, rows] for tensor in tensors], scale)
+    for columns in _strips(query, dim=2):
+        strip = [tensor[:, :, columns] for tensor in tensors]
+        row_pass, column_pass = (out[:, :, columns], lse[:, :, columns]), _pass(_as_columns, strip, scale)
+        out[:, :, columns], lse[:, :, columns] = _merge(row_pass, column_pass, strip, scale)
+    return _head_major(out), lse
 
-    # Both passes hold the position itself, so its term is taken away once. The sum stays >= exp(0): the
-    # larger pass weighs 1, and where that is the row and the position is all of it, the column holds it too.
+
+def _merge(
+    row_pass: tuple[Tensor, Tensor],
+    column_pass: tuple[Tensor, Tensor],
+    tensors: Sequence[Tensor],
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    """Output and log-sum-exp of both passes together, token-major.
+
+    Both hold the position itself, so its term is taken away once. The sum stays >= exp(0): the larger pass
+    weighs 1, and where that is the row and the position is all of it, the column holds it too.
+    """
+    (row_out, row_lse), (column_out, column_lse) = row_pass, column_pass
+    query, key, value = tensors
+    self_score = _dot(query, key) * scale
     peak = torch.maximum(row_lse, column_lse)
     row_weight, column_weight = (row_lse - peak).exp_(), (column_lse - peak).exp_()
     self_weight = (self_score - peak).exp_()
     total = row_weight + column_weight - self_weight
-    out = row_out.float().mul_((row_weight / total).unsqueeze_(-1))
+    out = row_out.float() * (row_weight / total).unsqueeze_(-1)
     out.addcmul_(column_out, (column_weight / total).unsqueeze_(-1))
     out.addcmul_(value, (self_weight / total).unsqueeze_(-1), value=-1)
-    return _head_major(out.to(query.dtype)), total.log_().add_(peak)
+    return out, total.log_().add_(peak)
 
 
 @_flash_criss_cross.register_fake
@@ -71,22 +93,31 @@ def _flash_criss_cross_backward(
     grad: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value, each (batch, heads, height, width, head_dim)."""
-    grad, query, key, value, out = (_token_major(tensor) for tensor in (grad, query, key, value, out))
+    tensors = [*(_token_major(tensor) for tensor in (grad, query, key, value, out)), lse]
+    grads = [torch.empty_like(tensors[1]) for _ in range(3)]
     # Given the merged output and log-sum-exp, each pass's backward is its exact share of the whole one.
-    tensors = (grad, query, key, value, out, lse)
-    row_grads = _pass_backward(_as_rows, tensors, scale)
-    column_grads = _pass_backward(_as_columns, tensors, scale)
-    grad_query, grad_key, grad_value = (
-        row.float().add_(column) for row, column in zip(row_grads, column_grads, strict=True)
-    )
-    # The position itself is in both shares: take one away, in closed form.
+    for rows in _strips(tensors[1], dim=1):
+        shares = _pass_backward(_as_rows, [tensor[:, rows] for tensor in tensors], scale)
+        for total, share in zip(grads, shares, strict=True):
+            total[:, rows] = share
+    for columns in _strips(tensors[1], dim=2):
+        strip = [tensor[:, :, columns] for tensor in tensors]
+        shares = [share.float() for share in _pass_backward(_as_columns, strip, scale)]
+        _take_self_away(shares, strip, scale)
+        for total, share in zip(grads, shares, strict=True):
+            total[:, :, columns] = share.add_(total[:, :, columns])
+    return tuple(_head_major(each) for each in grads)  # type: ignore[return-value]
+
+
+def _take_self_away(shares: Sequence[Tensor], tensors: Sequence[Tensor], scale: float) -> None:
+    """The position itself is in both passes: subtract its gradients once, in closed form, in place."""
+    grad, query, key, value, out, lse = tensors
     self_weight = (_dot(query, key).mul_(scale) - lse).exp_()
     self_grad = self_weight * (_dot(grad, value) - _dot(grad, out)) * scale
-    grad_query.addcmul_(key, self_grad.unsqueeze(-1), value=-1)
-    grad_key.addcmul_(query, self_grad.unsqueeze(-1), value=-1)
-    grad_value.addcmul_(grad, self_weight.unsqueeze(-1), value=-1)
-    grads = (grad_query, grad_key, grad_value)
-    return tuple(_head_major(tensor.to(query.dtype)) for tensor in grads)  # type: ignore[return-value]
+    for share, tensor, weight in zip(
+        shares, (key, query, grad), (self_grad, self_grad, self_weight), strict=True
+    ):
+        share.addcmul_(tensor, weight.unsqueeze(-1), value=-1)
 
 
 @_flash_criss_cross_backward.register_fake
@@ -124,6 +155,14 @@ def _like_head_major(tensor: Tensor) -> Tensor:
     return _head_major(tensor.new_empty((batch, height, width, heads, head_dim)))
 
 
+def _strips(tensor: Tensor, dim: int) -> Iterator[slice]:
+    """Cut dimension `dim`: on CPU, so that what a pass makes stays in cache and is never whole."""
+    length = tensor.shape[dim]
+    step = max(STRIP_ELEMENTS * length // tensor.numel(), 1) if tensor.device.type == "cpu" else length
+    for first in range(0, length, step):
+        yield slice(first, min(first + step, length))
+
+
 def _dot(left: Tensor, right: Tensor) -> Tensor:
     """Dot product over the last dimension, in float32."""
     return (left.float() * right).sum(dim=-1)
@@ -139,12 +178,12 @@ def _as_columns(tensor: Tensor) -> Tensor:
     return tensor.flatten(2, 3).transpose(1, 2)
 
 
-def _pass(
-    as_sequences: AsSequences, query: Tensor, key: Tensor, value: Tensor, scale: float
-) -> tuple[Tensor, Tensor]:
-    """The token-major output of one pass, and its log-sum-exp (batch, height, width, heads)."""
-    out, lse = _attention(as_sequences(query), as_sequences(key), as_sequences(value), scale)
-    return out.transpose(1, 2).reshape(query.shape), lse.transpose(1, 2).reshape(query.shape[:-1])
+def _pass(as_sequences: AsSequences, tensors: Sequence[Tensor], scale: float) -> tuple[Tensor, Tensor]:
+    """The token-major output of one pass over query, key and value, and its log-sum-exp (B, H, W, heads)."""
+    query, key, value = map(as_sequences, tensors)
+    out, lse = _attention(query, key, value, scale)
+    shape = tensors[0].shape
+    return out.transpose(1, 2).reshape(shape), lse.transpose(1, 2).reshape(shape[:-1])
 
 
 def _pass_backward(as_sequences: AsSequences, tensors: Sequence[Tensor], scale: float) -> list[Tensor]:
