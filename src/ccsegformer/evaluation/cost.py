@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-import ccsegformer.ops  # registers the operator that is counted below  # noqa: F401
+import ccsegformer.ops  # registers the operators that are counted below  # noqa: F401
 from ccsegformer.errors import CCSegformerError
 from ccsegformer.evaluation.evaluate import evaluation_mode
 
@@ -72,7 +72,8 @@ def count_flops(model: nn.Module, height: int, width: int) -> int:
     Convolutions, matrix products and attention are counted; sums, norms, activations and resizing are not.
     """
     pixels = torch.zeros(1, 3, height, width, device=next(model.parameters()).device)
-    formulas = {torch.ops.ccsegformer.flash_criss_cross: _criss_cross_flops}
+    operators = (torch.ops.ccsegformer.fused_criss_cross, torch.ops.ccsegformer.flash_criss_cross)
+    formulas = dict.fromkeys(operators, _criss_cross_flops)
     counter = FlopCounterMode(display=False, custom_mapping=formulas)
     with evaluation_mode(model), torch.inference_mode(), counter:
         model(pixels)

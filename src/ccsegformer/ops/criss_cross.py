@@ -5,9 +5,10 @@ from typing import Literal
 from torch import Tensor
 
 from ccsegformer.ops.flash import flash_criss_cross_attention, flash_refusal
+from ccsegformer.ops.fused import fused_criss_cross_attention, fused_refusal
 from ccsegformer.ops.reference import reference_criss_cross_attention
 
-Backend = Literal["flash", "reference"]
+Backend = Literal["fused", "flash", "reference"]
 
 
 def criss_cross_attention(
@@ -23,7 +24,8 @@ def criss_cross_attention(
         query, key: (batch, heads, height, width, head_dim), of one dtype and device.
         value: (batch, heads, height, width, value_dim); value_dim may differ from head_dim.
         scale: factor of the scores; `head_dim ** -0.5` when None.
-        backend: None takes the first that accepts the tensors: "flash" (exact, O(N) memory; float32,
+        backend: None takes the first that accepts the tensors: "fused" (Triton's kernels, O(N) memory;
+            float32, bfloat16 and float16 on CUDA, head_dim up to 64), "flash" (exact, O(N) memory; float32,
             bfloat16 and float16 on CPU and CUDA), then "reference" (any dtype and device, O(N (H + W))
             memory).
 
@@ -36,14 +38,19 @@ def criss_cross_attention(
     _validate(query, key, value)
     if scale is None:
         scale = query.shape[-1] ** -0.5
-    refusal = flash_refusal(query)
-    if backend == "reference" or (backend is None and refusal):
+    if backend not in (None, "fused", "flash", "reference"):
+        raise ValueError(f"backend must be 'fused', 'flash', 'reference' or None, not {backend!r}")
+    if backend in (None, "fused"):
+        refusal = fused_refusal(query, value)
+        if refusal is None:
+            return fused_criss_cross_attention(query, key, value, scale)
+    if backend in (None, "flash"):
+        refusal = flash_refusal(query)
+        if refusal is None:
+            return flash_criss_cross_attention(query, key, value, scale)
+    if backend in (None, "reference"):
         return reference_criss_cross_attention(query, key, value, scale)
-    if backend not in (None, "flash"):
-        raise ValueError(f"backend must be 'flash', 'reference' or None, not {backend!r}")
-    if refusal:
-        raise ValueError(f"the flash backend refuses: {refusal}")
-    return flash_criss_cross_attention(query, key, value, scale)
+    raise ValueError(f"the {backend} backend refuses: {refusal}")
 
 
 def _validate(query: Tensor, key: Tensor, value: Tensor) -> None:
