@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 from torch.library import opcheck
 
+from ccsegformer.evaluation.cost import count_flops
 from ccsegformer.ops import criss_cross_attention, fused
+from tests.evaluation.test_cost import Attention
 from tests.ops.test_criss_cross import outputs_and_gradients, tensors
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -188,3 +190,9 @@ def test_compiles_without_graph_breaks() -> None:
 def test_it_is_the_first_choice() -> None:
     inputs = [tensor.to(DEVICE) for tensor in tensors((1, 1, 2, 3, 16), dtype=torch.float32)[:3]]
     assert torch.equal(criss_cross_attention(*inputs), criss_cross_attention(*inputs, backend="fused"))
+
+
+def test_its_operations_are_counted() -> None:
+    heads, height, width, head_dim = 3, 2, 4, 16
+    expected = 2 * 2 * heads * height * width * (height + width) * head_dim
+    assert count_flops(Attention(criss_cross=True).to(DEVICE), height, width) == expected

@@ -114,7 +114,7 @@ def test_what_the_kernels_do_not_take(
         criss_cross_attention(query, query, value, backend="fused")
 
 
-def test_cpu_takes_flash(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cpu_takes_flash() -> None:
     inputs = tensors((1, 2, 5, 6, 16), dtype=torch.float32)[:3]
     assert torch.equal(criss_cross_attention(*inputs), criss_cross_attention(*inputs, backend="flash"))
     with pytest.raises(ValueError, match="fused backend refuses: it runs on cuda, not on cpu"):

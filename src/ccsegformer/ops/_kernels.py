@@ -143,9 +143,7 @@ def _along(tensor, line):
 
 
 @triton.jit
-def _scores(
-    left, right, rows, columns, length, scale, PRECISION: tl.constexpr, SKIP_SELF: tl.constexpr
-):  # fmt: skip
+def _scores(left, right, rows, columns, length, scale, PRECISION: tl.constexpr, SKIP_SELF: tl.constexpr):
     """left @ right.T in base 2; -inf where a column is outside the line or, if SKIP_SELF, is the row."""
     scores = tl.dot(left, tl.trans(right), input_precision=PRECISION) * (scale * 1.4426950408889634)
     scores += tl.where(columns < length, 0.0, float("-inf"))[None, :]

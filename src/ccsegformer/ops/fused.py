@@ -14,9 +14,8 @@ from torch import Tensor
 
 LARGEST_HEAD_DIM = 64
 HAS_TRITON = importlib.util.find_spec("triton") is not None
-INTERPRETED = (
-    os.environ.get("TRITON_INTERPRET") == "1"
-)  # Triton then runs its kernels in Python, on any device
+# Triton then runs its kernels in Python, on tensors of any device: this is how they are tested without a GPU.
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def fused_refusal(query: Tensor, value: Tensor) -> str | None:
@@ -44,7 +43,7 @@ def fused_criss_cross_attention(query: Tensor, key: Tensor, value: Tensor, scale
 
 @torch.library.custom_op("ccsegformer::fused_criss_cross", mutates_args=())
 def _fused_criss_cross(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """The output, and the log-sum-exp of every position's scores: float32 (batch, heads, height, width)."""
+    """The output, and each position's log-sum-exp in base 2: float32 (batch, heads, height, width)."""
     from ccsegformer.ops import _kernels
 
     query, key, value = (_dense(tensor) for tensor in (query, key, value))
