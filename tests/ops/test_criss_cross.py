@@ -99,10 +99,20 @@ def test_calls_of_the_cuda_kernels_fit(as_sequences: flash.AsSequences, dtype: t
     shape = (2, 7, 33, 3, 16)
     with FakeTensorMode():
         query, key, value, gradient = (torch.empty(shape, dtype=dtype, device="cuda") for _ in range(4))
-        out, lse = flash._pass(as_sequences, query, key, value, 0.25)
+        out, lse = flash._pass(as_sequences, (query, key, value), 0.25)
         assert (out.shape, out.dtype, lse.shape, lse.dtype) == (shape, dtype, shape[:-1], torch.float32)
         grads = flash._pass_backward(as_sequences, (gradient, query, key, value, out, lse), 0.25)
         assert [(grad.shape, grad.dtype, grad.device.type) for grad in grads] == [(shape, dtype, "cuda")] * 3
+
+
+@pytest.mark.parametrize("elements", [1, 2000])
+def test_strips_change_nothing(elements: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = tensors((2, 3, 7, 33, 16))
+    whole = outputs_and_gradients("flash", inputs, torch.float32)
+    monkeypatch.setattr(flash, "STRIP_ELEMENTS", elements)
+    assert len(list(flash._strips(torch.empty(2, 7, 33, 3, 16), dim=2))) > 4
+    for ours, expected in zip(outputs_and_gradients("flash", inputs, torch.float32), whole, strict=True):
+        torch.testing.assert_close(ours, expected, atol=1e-6, rtol=1e-5)
 
 
 def test_large_scores_do_not_overflow() -> None:
