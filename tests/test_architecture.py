@@ -10,7 +10,7 @@ import ccsegformer
 PACKAGE = Path(ccsegformer.__file__).parent
 LAYERS = (
     *("errors", "files", "settings", "ops", "models", "data"),
-    *("evaluation", "training", "inference", "report", "cli"),
+    *("evaluation", "training", "inference", "report", "benchmark", "cli"),
 )
 
 

@@ -46,7 +46,7 @@ def test_counting_keeps_the_training_mode():
 
 def peak_mebibytes(measure: str) -> float:
     """What an expression prints in a fresh process: one with a past has free memory to use again, unseen."""
-    lines = "import psutil, torch\nfrom ccsegformer.evaluation import cost\ncost._free_at_once()\n"
+    lines = "import psutil, torch\nfrom ccsegformer.evaluation import memory\nmemory.free_at_once()\n"
     lines += "def one_after_the_other():\n    torch.ones(16 * 2**18)\n    torch.ones(48 * 2**18)\n"
     lines += "def lasting():\n    kept = torch.ones(48 * 2**18)\n    for _ in range(20): kept.mul_(1)\n"
     command = [sys.executable, "-c", f"{lines}print({measure})"]
@@ -54,11 +54,11 @@ def peak_mebibytes(measure: str) -> float:
 
 
 def test_peak_memory_is_that_of_the_largest_moment():
-    assert peak_mebibytes("cost._peak_resident(one_after_the_other)") == pytest.approx(48, abs=6)
+    assert peak_mebibytes("memory._peak_resident(one_after_the_other)") == pytest.approx(48, abs=6)
 
 
 def test_sampled_peak_sees_what_lasts():
-    assert peak_mebibytes("cost._sampled_peak(lasting, psutil.Process())") == pytest.approx(48, abs=6)
+    assert peak_mebibytes("memory._sampled_peak(lasting, psutil.Process())") == pytest.approx(48, abs=6)
 
 
 def test_cost_of_a_saved_model_in_a_fresh_process(tmp_path):

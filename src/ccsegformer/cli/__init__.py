@@ -6,7 +6,7 @@ import sys
 import typer
 
 from ccsegformer import __version__
-from ccsegformer.cli import compare, data, demo, evaluate, predict, train
+from ccsegformer.cli import benchmark, compare, data, demo, evaluate, predict, train
 from ccsegformer.errors import CCSegformerError
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app = typer.Typer(
 for command in (train.train, evaluate.evaluate, predict.predict, compare.compare, demo.demo):
     app.command()(command)
 app.add_typer(data.app)
+app.add_typer(benchmark.app)
 
 
 @app.callback(invoke_without_command=True)

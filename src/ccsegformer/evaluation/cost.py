@@ -5,19 +5,16 @@ Peak memory means little in a process that has trained a model, so everything is
 """
 
 import argparse
-import ctypes
+import copy
 import dataclasses
 import json
-import re
 import statistics
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -25,6 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import ccsegformer.ops  # registers the operators that are counted below  # noqa: F401
 from ccsegformer.errors import CCSegformerError
 from ccsegformer.evaluation.evaluate import evaluation_mode
+from ccsegformer.evaluation.memory import free_at_once, peak_memory
 
 MEBIBYTE = 2**20
 GIGA = 10**9
@@ -71,7 +69,8 @@ def count_flops(model: nn.Module, height: int, width: int) -> int:
 
     Convolutions, matrix products and attention are counted; sums, norms, activations and resizing are not.
     """
-    pixels = torch.zeros(1, 3, height, width, device=next(model.parameters()).device)
+    model = copy.deepcopy(model).to("meta")  # shapes are enough
+    pixels = torch.zeros(1, 3, height, width, device="meta")
     operators = (torch.ops.ccsegformer.fused_criss_cross, torch.ops.ccsegformer.flash_criss_cross)
     formulas = dict.fromkeys(operators, _criss_cross_flops)
     counter = FlopCounterMode(display=False, custom_mapping=formulas)
@@ -96,9 +95,8 @@ def _measure(model: nn.Module, height: int, width: int, device: str) -> Cost:
         times: list[float] = []
         while sum(times) < MEASURED_SECONDS or len(times) < FEWEST_PASSES:
             times.append(_seconds(model, pixels))
-        _free_at_once()
-        peak_of = _peak_cuda if device.startswith("cuda") else _peak_resident
-        peak = statistics.median(peak_of(lambda: model(pixels)) for _ in range(3))
+        free_at_once()
+        peak = statistics.median(peak_memory(lambda: model(pixels), device) for _ in range(3))
     return Cost(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         gflops=count_flops(model, height, width) / GIGA,
@@ -117,55 +115,6 @@ def _seconds(model: Callable[[Tensor], object], pixels: Tensor) -> float:
     if pixels.is_cuda:
         torch.cuda.synchronize()
     return time.perf_counter() - start
-
-
-def _peak_cuda(run: Callable[[], object]) -> int:
-    before = torch.cuda.memory_allocated()
-    torch.cuda.reset_peak_memory_stats()
-    run()
-    return torch.cuda.max_memory_allocated() - before
-
-
-def _free_at_once() -> None:
-    """Have glibc give back a tensor's memory as it is freed; otherwise a peak depends on what went before."""
-    if sys.platform == "linux":
-        mmap_threshold, larger_than = -3, 2**17
-        getattr(ctypes.CDLL(None), "mallopt", lambda *_: 0)(mmap_threshold, larger_than)
-
-
-def _peak_resident(run: Callable[[], object]) -> int:
-    """Bytes by which resident memory rises while `run` runs."""
-    process = psutil.Process()
-    if hasattr(psutil, "heap_trim"):
-        psutil.heap_trim()  # freed memory that the allocator still holds would be used again and not seen
-    try:
-        Path("/proc/self/clear_refs").write_text("5")  # Linux: sets the high-water mark to the present
-    except OSError:
-        return _sampled_peak(run, process)
-    before = process.memory_info().rss
-    run()
-    marks = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    return max(0, int(marks[1]) * 1024 - before) if marks else 0
-
-
-def _sampled_peak(run: Callable[[], object], process: psutil.Process) -> int:
-    """The same where there is no high-water mark: resident memory looked at every millisecond."""
-    before = peak = process.memory_info().rss
-    finished = threading.Event()
-
-    def watch() -> None:
-        nonlocal peak
-        while not finished.wait(0.001):
-            peak = max(peak, process.memory_info().rss)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        run()
-    finally:
-        finished.set()
-        watcher.join()
-    return peak - before
 
 
 def main() -> None:

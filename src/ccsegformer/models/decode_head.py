@@ -1,6 +1,7 @@
 """SegFormer's all-MLP decode head, computed the short way."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -44,7 +45,9 @@ class FoldedDecodeHead(SegformerDecodeHead):
     def _fold(self) -> tuple[list[Tensor], Tensor]:
         """A (D, C_i) matrix for each stage, and the one bias (D,)."""
         # Small matrices: composing them in full precision costs nothing, and autocast would round twice.
-        with torch.autocast(self.linear_fuse.weight.device.type, enabled=False):
+        device = self.linear_fuse.weight.device.type
+        can_autocast = torch.amp.is_autocast_available(device)  # the meta device, which counts, can not
+        with torch.autocast(device, enabled=False) if can_autocast else nullcontext():
             fuse, norm = self.linear_fuse.weight[:, :, 0, 0], self.batch_norm
             shift = torch.zeros_like(norm.weight)
             if not self.training:

@@ -1,0 +1,116 @@
+"""A benchmark as Markdown, as JSON and as a plot."""
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+
+from ccsegformer.benchmark.tables import Row
+from ccsegformer.files import write_atomically
+
+COLUMNS = ("", "seconds", "spread", "peak MiB", "GFLOP", "of bound", "error", "faster", "memory")
+DRAWING = {"svg.fonttype": "path", "svg.hashsalt": "ccsegformer", "font.size": 10}
+INK, PALETTE = (
+    "#333333",
+    ("#7a7a7a", "#b8b8b8", "#2b6cb0", "#c05621", "#2f855a", "#805ad5", "#b7791f", "#9b2c2c"),
+)
+
+
+def markdown(heading: str, rows: Sequence[Row]) -> str:
+    """A table: medians, their spread, and ratios where results agree."""
+    lines = [f"### {heading}", "", f"| {' | '.join(COLUMNS)} |", f"|---{'|---:' * (len(COLUMNS) - 1)}|"]
+    for row in rows:
+        if row.seconds is None:
+            lines.append(f"| {row.name} |{' |' * (len(COLUMNS) - 1)}")
+            continue
+        low, middle, high = min(row.seconds), median(row.seconds), max(row.seconds)
+        cells = (
+            row.name,
+            f"{middle:.3g}",
+            f"{low:.3g}–{high:.3g}",
+            f"{row.peak_mib:.0f}",
+            f"{row.gflop:.1f}",
+            f"{row.of_bound:.0%}",
+            f"{row.error:.0e}",
+            f"{row.faster:.2f}×" if row.faster else "",
+            f"{row.memory:.0%}" if row.memory else "",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    checks: dict[str, list[str]] = {}
+    for row in rows:
+        if row.checked_against:
+            checks.setdefault(row.checked_against, []).append(row.name)
+    rivals = {row.against for row in rows if row.against}
+    lines += ["", *(f"Faster and memory: against {rival}." for rival in rivals)]
+    lines += [f"Checked against {truth}: {'; '.join(names)}." for truth, names in checks.items()]
+    lines += [f"{row.name}: {row.failure}." for row in rows if row.failure]
+    return "\n".join(lines) + "\n"
+
+
+def preamble(machine: Mapping[str, Any], settings: Mapping[str, Any], limits: Mapping[str, float]) -> str:
+    """What a reader has to know to believe the tables."""
+    return (
+        f"Machine: {machine['gpu'] or machine['processor']}, {settings['threads']} threads; torch "
+        f"{machine['torch']}, transformers {machine['transformers']}. {settings['what']}.\n\n"
+        f"Measured limits: {limits['matrix product'] / 1e9:.0f} GFLOP/s in matrix products, "
+        f"{limits['copy'] / 1e9:.1f} GB/s in copies, {limits['exponentials'] / 1e9:.2f} G exponentials/s. "
+        "`of bound`: operations a second, as a share of the first. Contenders run in turn, each in a process "
+        "of its own; seconds are medians. Peak memory is beyond weights and inputs. `error`: root mean "
+        "square, relative to that of what is checked against; a ratio is told only where it is small.\n"
+    )
+
+
+def scaling_plot(tables: Mapping[str, Sequence[Row]], title: str) -> Figure:
+    """Time and peak memory against pixels, both logarithmic, with each contender's slope."""
+    names = list(dict.fromkeys(row.name for rows in tables.values() for row in rows if row.seconds))
+    with mpl.rc_context(DRAWING):
+        figure = Figure(figsize=(9.5, 4.3), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        for color, name in zip(PALETTE * len(names), names, strict=False):
+            own = [row for rows in tables.values() for row in rows if row.name == name and row.seconds]
+            pixels = [row.height * row.width for row in own]
+            for axes, values in (
+                (left, [median(row.seconds or []) for row in own]),
+                (right, [row.peak_mib or 0.0 for row in own]),
+            ):
+                slope = f", exponent {_slope(pixels, values):.2f}" if len(own) > 1 else ""
+                axes.plot(pixels, values, marker="o", markersize=4, color=color, label=f"{name}{slope}")
+        for axes, label in ((left, "seconds"), (right, "peak memory, MiB")):
+            axes.set(xscale="log", yscale="log", xlabel="positions or pixels", title=label)
+            axes.grid(True, which="major", color="#dddddd", linewidth=0.6)
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.legend(frameon=False, fontsize=8)
+        figure.suptitle(title, color=INK)
+    return figure
+
+
+def _slope(pixels: Sequence[int], values: Sequence[float]) -> float:
+    """The exponent with which the values grow."""
+    return float(np.polyfit(np.log(pixels), np.log(values), 1)[0])
+
+
+def write(
+    folder: Path,
+    name: str,
+    machine: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    limits: Mapping[str, float],
+    tables: Mapping[str, Sequence[Row]],
+) -> None:
+    """NAME.json, NAME.md and NAME.svg in a folder, which is made."""
+    rows = {heading: [asdict(row) for row in of] for heading, of in tables.items()}
+    content = {"machine": machine, "settings": settings, "limits": limits, "tables": rows}
+    text = "\n".join([preamble(machine, settings, limits), *(markdown(*each) for each in tables.items())])
+    write_atomically(folder / f"{name}.json", json.dumps(content, indent=1) + "\n")
+    write_atomically(folder / f"{name}.md", text)
+    plot = io.StringIO()
+    with mpl.rc_context(DRAWING):
+        scaling_plot(tables, settings["what"]).savefig(plot, format="svg", metadata={"Date": None})
+    write_atomically(folder / f"{name}.svg", plot.getvalue())

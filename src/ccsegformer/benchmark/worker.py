@@ -1,0 +1,82 @@
+"""One contender, in a process of its own: orders come in as words on stdin, answers go out as JSON lines.
+
+`python -m ccsegformer.benchmark.worker SPECIFICATION`, the specification as JSON: what `model.prepare` or
+`attention.prepare` takes, with `kind`, `device` and `threads`.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ccsegformer.evaluation.memory import free_at_once, peak_memory
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is timed, and what shows that it was done right."""
+
+    run: Callable[[], object]
+    results: Callable[[], dict[str, Tensor]]
+    """Float tensors, to be compared with another contender's of the same names."""
+    flops: int
+    """Of one run, a multiply-add counted as 2."""
+
+
+def serve(work: Work, device: str, answer: Callable[[object], None]) -> None:
+    """Answer the orders on stdin until it ends."""
+    answer({"flops": work.flops})
+    for line in sys.stdin:
+        order, *rest = line.rstrip("\n").split(" ", 1)
+        if order == "time":
+            answer(_seconds(work.run, device))
+        elif order == "memory":
+            free_at_once()
+            answer(sorted(peak_memory(work.run, device) for _ in range(3))[1])
+        elif order == "results":
+            found = {name: tensor.detach().cpu().contiguous() for name, tensor in work.results().items()}
+            answer(save_file(found, rest[0]))
+
+
+def _seconds(run: Callable[[], object], device: str) -> float:
+    start = time.perf_counter()
+    run()
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    """Prepare one contender and serve it."""
+    from ccsegformer.benchmark import attention, limits, model
+
+    prepare: dict[str, Callable[..., Work]] = {
+        "attention": attention.prepare,
+        "model": model.prepare,
+        "limits": limits.prepare,
+    }
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print is not an answer
+    specification = json.loads(sys.argv[1])
+    device = specification["device"]
+    torch.set_num_threads(specification.pop("threads"))
+
+    def answer(value: object) -> None:
+        print(json.dumps(value), file=answers, flush=True)
+
+    try:
+        work = prepare[specification.pop("kind")](**specification)
+        work.run()  # compiles, loads libraries and makes thread pools
+        serve(work, device, answer)
+    except (RuntimeError, MemoryError) as error:
+        answer({"error": str(error).strip().splitlines()[0]})
+
+
+if __name__ == "__main__":
+    main()
