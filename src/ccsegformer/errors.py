@@ -23,3 +23,7 @@ class OutputError(CCSegformerError):
 
 class TrainingError(CCSegformerError):
     """Training that cannot go on, such as a loss that is no longer finite."""
+
+
+class ExportError(CCSegformerError):
+    """A model that cannot be exported, or whose export disagrees with it; the message says why."""

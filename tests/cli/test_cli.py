@@ -96,6 +96,7 @@ def test_compare_writes_results_and_page(run: Run, folder: Path, recipe: Path, t
         (["train", "r.yaml", "--output", "o", "--fast"], "No such option"),
         (["compare", "r.yaml", "--output", "o", "--attention", "cross"], "'cross' is not one of"),
         (["compare", "r.yaml", "--output", "o", "--seeds", "0"], "--seeds"),
+        (["export", "m", "--format", "tflite", "--output", "o"], "'tflite' is not one of"),
         (["retrain"], "No such command"),
     ],
 )
@@ -129,6 +130,7 @@ def test_failures_are_one_line_and_exit_code_1(run: Run, folder: Path, recipe: P
         (["compare", recipe, "--data", folder, "--output", output, "--protocol", "report"], "mean_iou"),
         (["predict", missing, folder / "images", "--output", output], missing),
         (["compare", recipe, "--data", missing, "--output", output], missing),
+        (["export", missing, "--format", "pt2", "--output", output], missing),
     ]:
         outcome = run(*arguments)
         assert outcome.code == 1, arguments
@@ -140,7 +142,7 @@ def test_failures_are_one_line_and_exit_code_1(run: Run, folder: Path, recipe: P
 
 def test_version_and_help(run: Run) -> None:
     assert run("--version").out.strip() == f"ccsegformer {__version__}"
-    for command in ("train", "evaluate", "predict", "compare", "demo"):
+    for command in ("train", "evaluate", "predict", "export", "compare", "demo"):
         outcome = run(command, "--help")
         assert outcome.code == 0
         assert f"ccsegformer {command} " in outcome.out, "the help has no example"

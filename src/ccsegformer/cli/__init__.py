@@ -6,7 +6,7 @@ import sys
 import typer
 
 from ccsegformer import __version__
-from ccsegformer.cli import benchmark, compare, data, demo, evaluate, predict, train
+from ccsegformer.cli import benchmark, compare, data, demo, evaluate, export, predict, train
 from ccsegformer.errors import CCSegformerError
 
 app = typer.Typer(
@@ -18,7 +18,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (train.train, evaluate.evaluate, predict.predict, compare.compare, demo.demo):
+for command in (
+    train.train,
+    evaluate.evaluate,
+    predict.predict,
+    export.export,
+    compare.compare,
+    demo.demo,
+):
     app.command()(command)
 app.add_typer(data.app)
 app.add_typer(benchmark.app)

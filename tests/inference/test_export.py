@@ -1,0 +1,194 @@
+"""Exported files give PyTorch's logits at other sizes than they were traced at, in linear memory."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+import ccsegformer
+from ccsegformer.data.labels import Classes
+from ccsegformer.errors import CCSegformerError, ExportError
+from ccsegformer.inference import export as module
+from ccsegformer.inference.export import export, smallest_side
+from ccsegformer.models import CrissCrossSegformerConfig, CrissCrossSegformerForSemanticSegmentation
+
+CLASSES = Classes(("ground", "water", "road"))
+TINY = {  # two stages: as many kinds of module in half the time
+    "num_encoder_blocks": 2,
+    "hidden_sizes": (8, 16),
+    "depths": (1, 1),
+    "num_attention_heads": (1, 2),
+    "decoder_hidden_size": 16,
+    "num_labels": 3,
+}
+RECURRENT = {**TINY, "recurrence": 2, "attention": ("criss_cross", "efficient")}
+CCNET = {**TINY, "projection": "ccnet", "attention": ("criss_cross", "none")}
+PLAIN = {**TINY, "attention": "none"}
+SIZES = [(1, 64, 64), (2, 75, 161), (3, 130, 67)]  # batch, height, width
+
+
+def tiny(**values) -> CrissCrossSegformerForSemanticSegmentation:
+    """A model in which no parameter is hidden by being 0 or 1."""
+    model = CrissCrossSegformerForSemanticSegmentation(CrissCrossSegformerConfig(**values)).eval()
+    generator = torch.Generator().manual_seed(0)
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point():
+            noise = 0.3 * torch.randn(tensor.shape, generator=generator)
+            tensor.copy_(noise.abs() + 1 if name.endswith(("norm.weight", "running_var")) else noise)
+    return model
+
+
+def inputs() -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randn(batch, 3, height, width, generator=generator) for batch, height, width in SIZES]
+
+
+def assert_logits_agree(model: torch.nn.Module, logits: list[torch.Tensor]) -> None:
+    for pixels, ours in zip(inputs(), logits, strict=True):
+        with torch.inference_mode():
+            expected = model(pixels).logits
+        assert expected.std() > 0.1
+        torch.testing.assert_close(ours, expected, atol=1e-5 * expected.abs().max().item(), rtol=0)
+
+
+@pytest.fixture(scope="module", params=[RECURRENT, CCNET], ids=["recurrent", "ccnet"])
+def onnx_file(request, tmp_path_factory):
+    """A model and its ONNX file."""
+    model = tiny(**request.param)
+    path = tmp_path_factory.mktemp("onnx") / "model.onnx"
+    difference = export(model, CLASSES, path, "onnx")
+    assert 0 < difference < 1e-5
+    return model, path
+
+
+def test_onnx_gives_pytorchs_logits(onnx_file):
+    model, path = onnx_file
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    logits = [session.run(["logits"], {"pixel_values": each.numpy()})[0] for each in inputs()]
+    assert_logits_agree(model, [torch.from_numpy(each) for each in logits])
+
+
+def test_onnx_is_one_valid_file_that_describes_itself(onnx_file):
+    model, path = onnx_file
+    assert [each.name for each in path.parent.iterdir()] == ["model.onnx"]
+    loaded = onnx.load(path)
+    onnx.checker.check_model(loaded, full_check=True)
+    assert {each.domain for each in loaded.opset_import} == {""}, "standard operators alone"
+    [pixel_values], [logits] = loaded.graph.input, loaded.graph.output
+    assert (pixel_values.name, logits.name) == ("pixel_values", "logits")
+    axes = pixel_values.type.tensor_type.shape.dim
+    assert [axis.dim_param or axis.dim_value for axis in axes] == ["batch", 3, "height", "width"]
+    described = {each.key: json.loads(each.value) for each in loaded.metadata_props}
+    assert described["class_names"] == ["ground", "water", "road"]
+    assert described["image_mean"] == [0.485, 0.456, 0.406]
+    assert described["attention"] == list(model.config.stage_attention)
+    assert described["smallest_side"] == 64
+    assert described["ccsegformer_version"] == ccsegformer.__version__
+    assert str(Path(ccsegformer.__file__).parent).encode() not in path.read_bytes()
+
+
+def test_onnx_criss_cross_is_linear_in_the_positions(onnx_file):
+    # No tensor between the operators has N (H + W) elements; inside a Scan there is one row or column.
+    loaded = onnx.load(onnx_file[1])
+    names = [name for node in loaded.graph.node for name in node.output]
+    del loaded.graph.output[:]
+    loaded.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in names)
+    session = onnxruntime.InferenceSession(loaded.SerializeToString(), providers=["CPUExecutionProvider"])
+    height, width = 192, 256
+    values = session.run(names, {"pixel_values": np.zeros((1, 3, height, width), np.float32)})
+    positions, image = (height // 4) * (width // 4), 3 * height * width
+    assert 0 < max(value.size for value in values) <= image < positions * (height // 4 + width // 4)
+
+
+def test_pt2_gives_pytorchs_logits_in_a_fresh_process(tmp_path):
+    model = tiny(**RECURRENT).bfloat16().train()
+    path = tmp_path / "model.pt2"
+    assert export(model, CLASSES, path, "pt2") < 1e-5
+    assert model.training and model.dtype == torch.bfloat16, "the caller's model is left as it is"
+    torch.save(inputs(), tmp_path / "inputs.pt")
+    script = """
+import sys, torch, ccsegformer.ops
+described = {"class_names": ""}
+model = torch.export.load("model.pt2", extra_files=described).module()
+torch.save([model(pixels) for pixels in torch.load("inputs.pt")], "logits.pt")
+print(described["class_names"])
+assert "transformers" not in sys.modules
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == ["ground", "water", "road"]
+    assert_logits_agree(model.float().eval(), torch.load(tmp_path / "logits.pt"))
+    assert str(Path(ccsegformer.__file__).parent).encode() not in path.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny(**PLAIN)
+
+
+def test_a_file_that_disagrees_is_not_written(model, tmp_path, monkeypatch):
+    other = module._Logits(tiny(**PLAIN, hidden_act="relu"))
+    trace = module._trace
+    monkeypatch.setattr(module, "_trace", lambda network, smallest: trace(other, smallest))
+    path = tmp_path / "model.pt2"
+    with pytest.raises(ExportError, match=r"model\.pt2: not written: it differs from PyTorch by \d"):
+        export(model, CLASSES, path, "pt2")
+    assert not any(tmp_path.iterdir())
+
+
+def test_without_onnx_runtime_the_file_is_written_unchecked(model, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.setattr(module, "_trace", lambda *_: None)
+    monkeypatch.setattr("ccsegformer.inference._onnx.to_onnx", lambda *_: b"content")
+    assert export(model, CLASSES, tmp_path / "new" / "model.onnx", "onnx") is None
+    assert (tmp_path / "new" / "model.onnx").read_bytes() == b"content"
+
+
+def test_the_smallest_side_of_the_published_sizes():
+    assert {smallest_side(CrissCrossSegformerConfig.mit(size)) for size in ("b0", "b5")} == {64}
+
+
+def no_onnx(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+
+
+def small_onnx(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LARGEST_ONNX", 1000)
+
+
+def read_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write anywhere
+
+
+@pytest.mark.parametrize(
+    ("name", "format", "prepare", "message"),
+    [
+        ("model.pt2", "tflite", None, "format must be one of onnx, pt2, not 'tflite'"),
+        ("model.onnx", "onnx", no_onnx, r"pip install 'ccsegformer\[export\]'"),
+        ("model.onnx", "onnx", small_onnx, "use pt2"),
+        ("", "pt2", None, "is a folder"),
+        ("file", "pt2", None, "file: is there already; overwrite it"),
+        ("file/model.pt2", "pt2", None, "file is no folder that you may write to"),
+        ("new/model.pt2", "pt2", read_only, "is no folder that you may write to"),
+    ],
+)
+def test_what_cannot_be_is_noticed_before_the_work(
+    name, format, prepare, message, model, tmp_path, monkeypatch
+):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(module, "_trace", lambda *_: pytest.fail("the work began"))
+    if prepare:
+        prepare(monkeypatch)
+    with pytest.raises(CCSegformerError, match=message) as caught:
+        export(model, CLASSES, tmp_path / name, format)
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
