@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from onnxscript import FLOAT, graph, script
 from onnxscript import opset18 as op  # the exporter translates into 18, then converts to what is asked for
 from onnxscript.values import Opset
@@ -70,7 +69,7 @@ def to_onnx(
         criss_cross: the onnxscript function that stands for `ccsegformer::flash_criss_cross`.
 
     Returns:
-        A model in opset 20 with its weights inside, free of the exporter's traces of where the code lay.
+        A model in opset 20 with its weights inside.
     """
 
     def translate(query: Any, key: Any, value: Any, scale: float) -> tuple[Any]:
@@ -89,7 +88,6 @@ def to_onnx(
     assert exported is not None
     batch, _, height, width = exported.model.graph.inputs[0].shape
     exported.rename_axes({batch: "batch", height: "height", width: "width"})
-    ClearMetadataAndDocStringPass()(exported.model)
     exported.model.metadata_props.update(metadata)
     return exported.model_proto.SerializeToString()
 

@@ -1,0 +1,1 @@
+"""Times and memory, printed again by a command each; no test depends on them."""
