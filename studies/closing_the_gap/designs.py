@@ -54,6 +54,21 @@ class Variant(CrissCrossAttention):
         return self.o_proj(attended.flatten(1, 2))
 
 
+class DetourAlone(nn.Module):
+    """The detour without the attention beside it: values, depthwise convolution, output projection."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.v_proj = nn.Linear(hidden_size, hidden_size)
+        self.detour = nn.Conv2d(hidden_size, hidden_size, 3, padding=1, groups=hidden_size)
+        self.o_proj = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, tokens: Tensor, height: int, width: int, **_: Any) -> tuple[Tensor, None]:
+        """(batch, H W, C) to the same."""
+        values = self.v_proj(tokens).unflatten(1, (height, width)).permute(0, 3, 1, 2)
+        return self.o_proj(self.detour(values).flatten(2).transpose(1, 2)), None
+
+
 class TwiceUnshared(nn.Module):
     """Two criss-cross modules with weights of their own, the second one seeing what the first added."""
 
@@ -78,7 +93,7 @@ def replace_attention(make: Callable[[int, int], nn.Module]) -> Callable[[Model]
                 assert isinstance(replaced, CrissCrossAttention)
                 own = make(replaced.q_proj.in_features, replaced.num_heads)
                 block.attention = own.apply(model._init_weights)
-                if isinstance(own, Variant) and own.detour is not None:
+                if isinstance(own, Variant | DetourAlone) and own.detour is not None:
                     nn.init.zeros_(own.detour.weight)
 
     return edit
@@ -136,6 +151,11 @@ def from_scratch(study: Study) -> dict[str, Design]:
             "plus a depthwise 3 x 3 convolution of the values",
             "better by 0.01: the cross misses the diagonal neighbours",
             {"edits": (_variant(detour=True),)},
+        ),
+        "detour alone": (
+            "that convolution without the attention: is it the detour that is better?",
+            "as no attention: Mix-FFN has such a convolution",
+            {"edits": (replace_attention(lambda hidden_size, _: DetourAlone(hidden_size)),)},
         ),
         "cross late": (
             "efficient in stages 1 and 2, criss-cross in 3 and 4",
