@@ -20,7 +20,8 @@ from onnxscript import FLOAT, script
 from onnxscript import opset18 as op
 from onnxscript.values import Opset
 
-from ccsegformer.evaluation.cost import MEBIBYTE, _free_at_once, _peak_resident
+from ccsegformer.evaluation.cost import MEBIBYTE
+from ccsegformer.evaluation.memory import free_at_once, peak_memory
 from ccsegformer.inference import export as exporting
 from ccsegformer.inference._onnx import to_onnx
 from ccsegformer.inference.predictor import load_model
@@ -93,8 +94,8 @@ def _measure(path: Path, side: int) -> tuple[float, float]:
     pixels = np.random.default_rng(0).standard_normal((1, 3, side, side), dtype=np.float32)
     run(np.ascontiguousarray(pixels[..., :64, :64]))  # loads libraries, which are not the model's memory
     results: list[Array] = []
-    _free_at_once()
-    peak = _peak_resident(lambda: results.append(run(pixels)))
+    free_at_once()
+    peak = peak_memory(lambda: results.append(run(pixels)), "cpu")
     [logits] = results
     truth = path.with_name(f"{path.name.partition('.')[0]}.{side}.npy")
     if path.is_dir():

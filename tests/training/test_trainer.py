@@ -20,7 +20,11 @@ from ccsegformer.data.labels import read_classes
 from ccsegformer.data.sources import open_dataset
 from ccsegformer.data.stream import TrainingStream
 from ccsegformer.errors import DataError, OutputError, RecipeError, TrainingError
-from ccsegformer.models import CrissCrossSegformerConfig, CrissCrossSegformerForSemanticSegmentation
+from ccsegformer.models import (
+    CrissCrossSegformerConfig,
+    CrissCrossSegformerForSemanticSegmentation,
+    modeling_ccsegformer,
+)
 from ccsegformer.training import trainer as trainer_module
 from ccsegformer.training._loop import SegmentationTrainer
 from ccsegformer.training.recipe import Recipe, load_recipe
@@ -220,18 +224,17 @@ def test_a_full_disk_is_one_clear_line(
 def test_a_run_that_diverges_stops_and_can_be_resumed(
     what: str, tmp_path: Path, data: Path, recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model_class = CrissCrossSegformerForSemanticSegmentation
-    original, calls = model_class._loss, iter(range(100))
+    original, calls = modeling_ccsegformer.resized_cross_entropy, iter(range(100))
 
-    def diverge(self: nn.Module, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        loss = original(self, logits, labels)
+    def diverge(logits: torch.Tensor, labels: torch.Tensor, ignore_index: int) -> torch.Tensor:
+        loss = original(logits, labels, ignore_index)
         if next(calls) < 5:  # the fifth micro-batch ends, the sixth is in step 3
             return loss
         # The root's slope at 0 is infinite, and the chain rule multiplies it by 0.
         return loss * torch.inf if what == "loss" else loss + (0 * logits.sum()).abs().sqrt()
 
     with monkeypatch.context() as patch:
-        patch.setattr(model_class, "_loss", diverge)
+        patch.setattr(modeling_ccsegformer, "resized_cross_entropy", diverge)
         with pytest.raises(TrainingError, match=rf"^step 3: the {what} is (inf|nan); lower optimizer"):
             train(recipe(), data, tmp_path / "run")
     assert not (tmp_path / "run" / "model.safetensors").exists()

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import conv2d, interpolate, linear
 from transformers.models.segformer.modeling_segformer import SegformerDecodeHead
 
+from ccsegformer.models.resizing import vertical_weights
 from ccsegformer.models.strips import STRIP_ELEMENTS, works_in_strips
 
 FEWEST_ROWS = 4
@@ -71,7 +72,7 @@ class FoldedDecodeHead(SegformerDecodeHead):
         grids = [features.permute(0, 2, 3, 1) for features in maps]
         for first in range(0, height, rows):
             last = min(first + rows, height)
-            blend = [_vertical_weights(grid.shape[1], height, first, last, grid) for grid in grids[1:]]
+            blend = [vertical_weights(grid.shape[1], height, first, last, grid) for grid in grids[1:]]
             for image in range(batch):
                 one, own = slice(image, image + 1), slice(first, last)
                 hidden = linear(grids[0][one, own], matrices[0], bias).view(last - first, width * depth)
@@ -84,20 +85,3 @@ class FoldedDecodeHead(SegformerDecodeHead):
                 labelled = torch.addmm(classifier.bias[:, None], classifier.weight[:, :, 0, 0], active.mT)
                 logits[image, :, own] = labelled.view(-1, last - first, width)
         return logits
-
-
-def _vertical_weights(source: int, target: int, first: int, last: int, like: Tensor) -> tuple[slice, Tensor]:
-    """Bilinear resizing of `source` rows to `target`, for the target rows from `first` to `last`.
-
-    Returns the source rows that they need, and their weights (last - first, source rows needed):
-    half-pixel centres, as PyTorch's `interpolate`.
-    """
-    rows = torch.arange(first, last, dtype=torch.float64)
-    position = ((rows + 0.5) * (source / target) - 0.5).clamp_(min=0)
-    above = position.long().clamp_(max=source - 1)
-    below = (above + 1).clamp_(max=source - 1)
-    top, end = int(above[0]), int(below[-1]) + 1
-    weights = rows.new_zeros(last - first, end - top)
-    part = (position - above)[:, None]
-    weights.scatter_add_(1, above[:, None] - top, 1 - part).scatter_add_(1, below[:, None] - top, part)
-    return slice(top, end), weights.to(like)

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, interpolate
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -33,6 +32,7 @@ from ccsegformer.models.checkpoints import (
 from ccsegformer.models.configuration_ccsegformer import CrissCrossSegformerConfig
 from ccsegformer.models.decode_head import FoldedDecodeHead
 from ccsegformer.models.layer import CrissCrossSegformerLayer
+from ccsegformer.models.loss import resized_cross_entropy
 
 
 class CrissCrossSegformerStage(nn.Module):
@@ -184,18 +184,14 @@ class CrissCrossSegformerForSemanticSegmentation(CrissCrossSegformerPreTrainedMo
             output_hidden_states = self.config.output_hidden_states
         features = self.segformer(pixel_values, output_hidden_states=True, return_dict=True).hidden_states
         logits = self.decode_head(features)
+        loss = None
+        if labels is not None:
+            loss = resized_cross_entropy(logits, labels, self.config.semantic_loss_ignore_index)
         return SemanticSegmenterOutput(
-            loss=None if labels is None else self._loss(logits, labels),
+            loss=loss,
             logits=logits,
             hidden_states=features if output_hidden_states else None,
         )
-
-    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        ignore_index = self.config.semantic_loss_ignore_index
-        logits = interpolate(logits.float(), size=labels.shape[-2:], mode="bilinear")
-        total = cross_entropy(logits, labels, ignore_index=ignore_index, reduction="sum")
-        # A crop may hold no labelled pixel at all: its loss is 0, not 0 / 0.
-        return total / (labels != ignore_index).sum().clamp(min=1)
 
 
 def load_pretrained(
