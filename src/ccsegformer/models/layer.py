@@ -78,7 +78,7 @@ class MixFFN(SegformerMixMLP):
         """(batch, height * width, C), of which `norm` is still to be taken, to the same."""
         fc1, depthwise, fc2 = self.fc1, self.dwconv.dwconv, self.fc2
         grid = hidden_states.unflatten(1, (height, width))
-        batch, hidden_size = len(grid), fc1.out_features
+        batch, hidden_size = grid.shape[0], fc1.out_features
         drops = self.training and self.dropout.p > 0
         if drops or not works_in_strips(grid, grid[..., 0].numel() * hidden_size, norm, fc1, depthwise, fc2):
             wide = depthwise(fc1(norm(grid)).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
@@ -125,7 +125,7 @@ class EfficientSelfAttention(SegformerAttention):
             attended = scaled_dot_product_attention(query, *keys_and_values, scale=self.scaling)
             return linear(attended.transpose(1, 2).reshape(part.shape), o_weight, o_bias)
 
-        strips = cut(len(grid), height, grid[0, 0].numel())
+        strips = cut(grid.shape[0], height, grid[0, 0].numel())
         weights = _weights(norm, self.q_proj, self.o_proj)
         return in_strips(run, strips, grid.shape, grid, key, value, *weights).flatten(1, 2), None
 

@@ -49,11 +49,10 @@ def works_in_strips(tensor: Tensor, elements: int, *modules: nn.Module) -> bool:
         elements: of the widest intermediate, whole.
         modules: whose weights are used.
     """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or tensor.device.type != "cpu":
+        return False
     return (
-        tensor.device.type == "cpu"
-        and elements >= (TRAINING_ELEMENTS if torch.is_grad_enabled() else STRIP_ELEMENTS)
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
+        elements >= (TRAINING_ELEMENTS if torch.is_grad_enabled() else STRIP_ELEMENTS)
         and not torch.is_autocast_enabled("cpu")
         and all(_is_plain(module, tensor) for module in modules)
     )
