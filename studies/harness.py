@@ -95,7 +95,7 @@ def _smaller(image: Tensor, times: int) -> Tensor:
 def build(plan: Plan, classes: Classes, seed: int, trained: Mapping[str, Tensor] | None) -> Model:
     """The model before its first step; `trained` is the efficient model's state dict."""
     torch.manual_seed(seed)
-    overrides = {"attention": "criss_cross", **dict(plan.overrides)}
+    overrides = {"attention": "criss_cross", "lepe": False, **dict(plan.overrides)}
     config = CrissCrossSegformerConfig.mit(
         "b0",
         num_labels=plan.outputs or len(classes),

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
-from ccsegformer.models.attention import CrissCrossAttention
+from ccsegformer.models.attention import CrissCrossAttention, LePE
 from ccsegformer.models.layer import CrissCrossSegformerLayer
 from ccsegformer.ops import criss_cross_attention
 from ccsegformer.training.freezing import freeze
@@ -24,19 +24,8 @@ class Design:
     plan: Plan
 
 
-class Variant(CrissCrossAttention):
-    """Criss-cross attention with normalised queries and keys, a local detour, or both.
-
-    The detour adds a depthwise convolution of the values, 3 x 3, to what is attended, before the output
-    projection (as LePE in Dong et al., CSWin Transformer, https://arxiv.org/abs/2107.00652).
-    """
-
-    def __init__(self, hidden_size: int, num_heads: int, recurrence: int, *, normalised: bool, detour: bool):
-        super().__init__(hidden_size, num_heads, recurrence)
-        self.normalised = normalised
-        self.detour = (
-            nn.Conv2d(hidden_size, hidden_size, 3, padding=1, groups=hidden_size) if detour else None
-        )
+class Normalised(CrissCrossAttention):
+    """Criss-cross attention whose queries and keys go through a layer norm of their own, head by head."""
 
     def attend(self, hidden_states: Tensor, height: int, width: int) -> Tensor:
         """One application."""
@@ -45,12 +34,8 @@ class Variant(CrissCrossAttention):
             projection(hidden_states).view(grid).permute(0, 3, 1, 2, 4)
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
-        if self.normalised:
-            query, key = (layer_norm(each, each.shape[-1:]) for each in (query, key))
+        query, key = (layer_norm(each, each.shape[-1:]) for each in (query, key))
         attended = criss_cross_attention(query, key, value).permute(0, 2, 3, 1, 4).flatten(3)
-        if self.detour is not None:
-            values = value.permute(0, 1, 4, 2, 3).flatten(1, 2)  # (batch, C, height, width)
-            attended = attended + self.detour(values).permute(0, 2, 3, 1)
         return self.o_proj(attended.flatten(1, 2))
 
 
@@ -60,13 +45,13 @@ class DetourAlone(nn.Module):
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
         self.v_proj = nn.Linear(hidden_size, hidden_size)
-        self.detour = nn.Conv2d(hidden_size, hidden_size, 3, padding=1, groups=hidden_size)
+        self.lepe = LePE(hidden_size)
         self.o_proj = nn.Linear(hidden_size, hidden_size)
 
     def forward(self, tokens: Tensor, height: int, width: int, **_: Any) -> tuple[Tensor, None]:
         """(batch, H W, C) to the same."""
         values = self.v_proj(tokens).unflatten(1, (height, width)).permute(0, 3, 1, 2)
-        return self.o_proj(self.detour(values).flatten(2).transpose(1, 2)), None
+        return self.o_proj(self.lepe(values).flatten(2).transpose(1, 2)), None
 
 
 class TwiceUnshared(nn.Module):
@@ -93,20 +78,12 @@ def replace_attention(make: Callable[[int, int], nn.Module]) -> Callable[[Model]
                 assert isinstance(replaced, CrissCrossAttention)
                 own = make(replaced.q_proj.in_features, replaced.num_heads)
                 block.attention = own.apply(model._init_weights)
-                if isinstance(own, Variant | DetourAlone) and own.detour is not None:
-                    nn.init.zeros_(own.detour.weight)
 
     return edit
 
 
-def _variant(
-    *, recurrence: int = 1, normalised: bool = False, detour: bool = False
-) -> Callable[[Model], None]:
-    return replace_attention(
-        lambda hidden_size, heads: Variant(
-            hidden_size, heads, recurrence, normalised=normalised, detour=detour
-        )
-    )
+def _normalise(model: Model) -> None:
+    replace_attention(lambda hidden_size, heads: Normalised(hidden_size, heads, 1))(model)
 
 
 def _last_twice(model: Model) -> None:
@@ -145,12 +122,12 @@ def from_scratch(study: Study) -> dict[str, Design]:
         "normalised": (
             "queries and keys through a layer norm",
             "a little better: the validation images are larger than the crops",
-            {"edits": (_variant(normalised=True),)},
+            {"edits": (_normalise,)},
         ),
         "detour": (
-            "plus a depthwise 3 x 3 convolution of the values",
+            "plus a depthwise 3 x 3 convolution of the values (LePE)",
             "better by 0.01: the cross misses the diagonal neighbours",
-            {"edits": (_variant(detour=True),)},
+            {"overrides": _attention(c, lepe=True)},
         ),
         "detour alone": (
             "that convolution without the attention: is it the detour that is better?",
@@ -221,7 +198,7 @@ def from_efficient(study: Study) -> dict[str, Design]:
         "reused, detour": (
             "projections reused, a detour that begins at 0",
             "as reused or a little better",
-            {**cross, "edits": (_variant(detour=True),), "keep": _but_detour},
+            {**cross, "overrides": _attention("criss_cross", lepe=True), "keep": _but_detour},
         ),
         "reused, twice": (
             "projections reused, R = 2",
@@ -250,7 +227,7 @@ def all_but_attention(name: str) -> bool:
 
 
 def _but_detour(name: str) -> bool:
-    return ".detour." not in name
+    return ".lepe." not in name
 
 
 def _attention_faster(name: str) -> float:

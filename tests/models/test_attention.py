@@ -77,3 +77,18 @@ def test_a_block_with_a_silent_attention_is_a_block_without_one() -> None:
     pixels = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         torch.testing.assert_close(ccnet(pixels).last_hidden_state, control(pixels).last_hidden_state)
+
+
+def test_lepe_begins_silent_and_sees_the_diagonal() -> None:
+    config = CrissCrossSegformerConfig.mit("b0", num_labels=3)
+    attention = CrissCrossSegformerModel(config).stages[1].blocks[0].attention
+    plain = CrissCrossAttention(64, 2, 1)
+    plain.load_state_dict(attention.state_dict(), strict=False)
+    x = torch.randn(2, 20, 64, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(attention.attend(x, 4, 5), plain.attend(x, 4, 5))
+    torch.nn.init.ones_(attention.lepe.weight)
+    moved = x.clone()
+    moved[:, 6] += torch.arange(64) / 64  # row 1, column 1: diagonal to row 0, column 0
+    change = (attention.attend(moved, 4, 5) - attention.attend(x, 4, 5)).abs().amax(dim=(0, 2))
+    assert change[0] > 1e-3
+    assert change[3] < 1e-5

@@ -78,13 +78,15 @@ def test_criss_cross_reuses_the_trained_projections(
 ) -> None:
     model, report = load_pretrained(str(fine_tuned))
     assert model.config.attention == "criss_cross"
-    assert report.new == ()
+    assert report.new and all(".attention.lepe." in name for name in report.new)
+    assert not any(model.state_dict()[name].any() for name in report.new)
     assert report.dropped and all(".sequence_reduction." in name for name in report.dropped)
     saved = load_file(fine_tuned / "model.safetensors")
     expected = saved["segformer.encoder.block.1.1.attention.self.value.weight"]
     assert torch.equal(model.state_dict()["segformer.stages.1.blocks.1.attention.v_proj.weight"], expected)
     printed = capsys.readouterr().err
-    assert f"{len(report.loaded)} loaded, 0 new, {len(report.dropped)} dropped" in printed
+    counts = f"{len(report.loaded)} loaded, {len(report.new)} new, {len(report.dropped)} dropped"
+    assert counts in printed
     assert len(printed.splitlines()) <= 12
 
 
@@ -100,7 +102,7 @@ def test_ccnet_projections_are_new(fine_tuned: Path) -> None:
 def test_one_stage_changed_is_one_stage_new(fine_tuned: Path) -> None:
     attention = ["efficient", "criss_cross", "efficient", "none"]
     _, report = load_pretrained(str(fine_tuned), attention=attention)
-    assert report.new == ()
+    assert {name.split(".")[2] for name in report.new} == {"1"}
     assert {name.split(".")[2] for name in report.dropped} == {"1", "3"}
     assert report.new_attention == (1, 3)
 
@@ -268,3 +270,20 @@ def test_no_configuration_is_an_error(tmp_path: Path, content: str | None) -> No
 def test_a_wrong_override_is_one_line(fine_tuned: Path) -> None:
     with pytest.raises(CheckpointError, match=r"fine_tuned: attention must be one of"):
         load_pretrained(str(fine_tuned), attention="cross")
+
+
+def test_lepe_is_what_was_saved_unless_asked_for(tmp_path: Path) -> None:
+    config = CrissCrossSegformerConfig.mit("b0", num_labels=3, lepe=False)
+    CrissCrossSegformerForSemanticSegmentation(config).save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text())
+    assert saved.pop("lepe") is False
+    (tmp_path / "config.json").write_text(json.dumps(saved))  # as it was before there was the key
+    model, report = load_pretrained(str(tmp_path))
+    assert not model.config.lepe
+    assert (report.new, report.dropped) == ((), ())
+    model, report = load_pretrained(str(tmp_path), lepe=True)
+    assert report.new and all(".attention.lepe." in name for name in report.new)
+    assert report.new_attention == ()
+    model.save_pretrained(tmp_path)
+    _, report = load_pretrained(str(tmp_path), lepe=False)
+    assert report.dropped and all(".attention.lepe." in name for name in report.dropped)

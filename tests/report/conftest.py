@@ -59,6 +59,7 @@ def _make_results(scores=None, *, images: int = 60, seeds: int = 1, classes=None
             "attention": attention,
             "recurrence": 2 if attention == "criss_cross" else None,
             "projection": "multi_head",
+            "lepe": True,
             "mean_iou": float(by_seed.mean()),
             "mean_iou_std": float(by_seed.std(ddof=1)) if seeds > 1 else None,
             "mean_iou_interval": verdict["intervals"][attention],

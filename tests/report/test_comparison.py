@@ -14,7 +14,7 @@ from ccsegformer.training.recipe import Recipe
 
 KEYS = {"created", "version", "command", "machine", "recipe", "data", "protocol", "verdict", "models"}
 MODEL_KEYS = {
-    *("attention", "recurrence", "projection", "mean_iou", "mean_iou_std", "mean_iou_interval"),
+    *("attention", "recurrence", "projection", "lepe", "mean_iou", "mean_iou_std", "mean_iou_interval"),
     *("mean_accuracy", "pixel_accuracy", "devkit_mean_iou", "parameters", "gflops", "peak_memory_mib"),
     *("images_per_second", "train_seconds", "per_class", "image_miou", "runs"),
 }

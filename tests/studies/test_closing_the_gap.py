@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from ccsegformer.data.labels import Classes
-from ccsegformer.models.attention import CrissCrossAttention
-from studies.closing_the_gap.designs import TwiceUnshared, Variant, from_efficient, from_scratch
+from studies.closing_the_gap.designs import Normalised, TwiceUnshared, from_efficient, from_scratch
 from studies.harness import build
 from studies.options import Study
 
@@ -15,34 +14,13 @@ CLASSES = Classes(("red", "green", "blue"))
 STUDY = Study("data", Path("runs"), (0,), 1, 32, 4, 8, only=())
 
 
-def twin(variant: Variant) -> CrissCrossAttention:
-    plain = CrissCrossAttention(32, 2, 1)
-    plain.load_state_dict(variant.state_dict(), strict=False)
-    return plain
-
-
-def test_a_detour_begins_silent_and_sees_the_diagonal() -> None:
-    torch.manual_seed(0)
-    variant, tokens = Variant(32, 2, 1, normalised=False, detour=True), torch.randn(1, 20, 32)
-    assert variant.detour is not None
-    torch.nn.init.zeros_(variant.detour.weight)
-    torch.nn.init.zeros_(variant.detour.bias)
-    torch.testing.assert_close(variant.attend(tokens, 4, 5), twin(variant).attend(tokens, 4, 5))
-    torch.nn.init.ones_(variant.detour.weight)
-    moved = tokens.clone()
-    moved[:, 6] += 1  # row 1, column 1: diagonal to row 0, column 0
-    change = variant.attend(moved, 4, 5) - variant.attend(tokens, 4, 5)
-    assert change[:, 0].abs().max() > 1e-3
-    assert change[:, 3].abs().max() < 1e-6
-
-
 def test_normalised_queries_do_not_care_for_their_length() -> None:
-    variant, tokens = Variant(32, 2, 1, normalised=True, detour=False), torch.randn(1, 20, 32)
-    before = variant.attend(tokens, 4, 5)
-    for projection in (variant.q_proj, variant.k_proj):
+    module, tokens = Normalised(32, 2, 1), torch.randn(1, 20, 32)
+    before = module.attend(tokens, 4, 5)
+    for projection in (module.q_proj, module.k_proj):
         projection.weight.data *= 3
         projection.bias.data *= 3
-    torch.testing.assert_close(variant.attend(tokens, 4, 5), before, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(module.attend(tokens, 4, 5), before, rtol=1e-3, atol=1e-3)
 
 
 def test_the_second_of_two_sees_what_the_first_added() -> None:

@@ -4,6 +4,7 @@
 `attention.prepare` takes, with `kind`, `device` and `threads`.
 """
 
+import importlib
 import json
 import os
 import sys
@@ -54,13 +55,6 @@ def _seconds(run: Callable[[], object], device: str) -> float:
 
 def main() -> None:
     """Prepare one contender and serve it."""
-    from ccsegformer.benchmark import attention, limits, model
-
-    prepare: dict[str, Callable[..., Work]] = {
-        "attention": attention.prepare,
-        "model": model.prepare,
-        "limits": limits.prepare,
-    }
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print is not an answer
     specification = json.loads(sys.argv[1])
@@ -71,7 +65,9 @@ def main() -> None:
         print(json.dumps(value), file=answers, flush=True)
 
     try:
-        work = prepare[specification.pop("kind")](**specification)
+        # Only its own module: attention needs no transformers.
+        kind = importlib.import_module(f"ccsegformer.benchmark.{specification.pop('kind')}")
+        work = kind.prepare(**specification)
         work.run()  # compiles, loads libraries and makes thread pools
         serve(work, device, answer)
     except (RuntimeError, MemoryError) as error:

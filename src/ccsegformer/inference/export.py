@@ -102,6 +102,7 @@ def describe(config: CrissCrossSegformerConfig, classes: Classes) -> dict[str, s
         "attention": config.stage_attention,
         "recurrence": config.recurrence,
         "projection": config.projection,
+        "lepe": config.lepe,
         "ccsegformer_version": __version__,
     }
     return {name: json.dumps(value) for name, value in entries.items()}

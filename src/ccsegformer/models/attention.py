@@ -19,9 +19,10 @@ class CrissCrossAttention(nn.Module):
         hidden_size: channels C, a multiple of `num_heads`.
         num_heads: attention heads.
         recurrence: R, at least 1.
+        lepe: whether `LePE` of the values is added to what is attended, before the output projection.
     """
 
-    def __init__(self, hidden_size: int, num_heads: int, recurrence: int) -> None:
+    def __init__(self, hidden_size: int, num_heads: int, recurrence: int, *, lepe: bool = False) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.recurrence = recurrence
@@ -29,6 +30,7 @@ class CrissCrossAttention(nn.Module):
         self.k_proj = nn.Linear(hidden_size, hidden_size)
         self.v_proj = nn.Linear(hidden_size, hidden_size)
         self.o_proj = nn.Linear(hidden_size, hidden_size)
+        self.lepe = LePE(hidden_size) if lepe else None
 
     def forward(self, hidden_states: Tensor, height: int, width: int, **_: Any) -> tuple[Tensor, None]:
         """(batch, height * width, C) to the same, and no attention weights: they are never stored."""
@@ -36,13 +38,26 @@ class CrissCrossAttention(nn.Module):
 
     def attend(self, hidden_states: Tensor, height: int, width: int) -> Tensor:
         """One application."""
-        grid = (hidden_states.shape[0], height, width, self.num_heads, -1)
-        query, key, value = (
-            projection(hidden_states).view(grid).permute(0, 3, 1, 2, 4)
+        grids = [
+            projection(hidden_states).unflatten(1, (height, width))
             for projection in (self.q_proj, self.k_proj, self.v_proj)
-        )
-        attended = criss_cross_attention(query, key, value)
-        return self.o_proj(attended.permute(0, 2, 3, 1, 4).flatten(3).flatten(1, 2))
+        ]
+        heads = (grid.unflatten(3, (self.num_heads, -1)).permute(0, 3, 1, 2, 4) for grid in grids)
+        attended = criss_cross_attention(*heads).permute(0, 2, 3, 1, 4).flatten(3)
+        if self.lepe is not None:
+            attended = attended + self.lepe(grids[2].permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return self.o_proj(attended.flatten(1, 2))
+
+
+class LePE(nn.Conv2d):
+    """Locally-enhanced positional encoding: a depthwise 3x3 convolution beside the attention.
+
+    Dong et al., CSWin Transformer (https://arxiv.org/abs/2107.00652), whose stripes miss the diagonal
+    neighbours as the cross does. It begins at 0, so that a SegFormer's projections work on undisturbed.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, 3, padding=1, groups=channels)
 
 
 class CCNetAttention(nn.Module):

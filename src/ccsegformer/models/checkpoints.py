@@ -43,7 +43,7 @@ class LoadReport:
     Attributes:
         source: the checkpoint.
         loaded: taken from the checkpoint.
-        new: made afresh, at random.
+        new: made afresh, at random or, where that is how it begins, at 0.
         dropped: in the checkpoint, and of no use to the model.
         new_attention: stages, from 0, whose kind of attention the checkpoint did not have, even where its
             projections were taken over.
@@ -155,6 +155,8 @@ def _account(model: Any, information: dict[str, Any], saved: dict[str, Any], sou
     model_has_head = any(name.startswith("decode_head.") for name in everything)
 
     def explained(name: str) -> bool:
+        if ".attention.lepe." in name and saved.get("lepe", False) != model.config.lepe:
+            return True
         stage = re.search(r"stages\.(\d+)\.blocks\.\d+\.(attention|layernorm_before)\.", name)
         return stage is not None and int(stage[1]) in changed
 

@@ -44,7 +44,7 @@ class CrissCrossSegformerLayer(GradientCheckpointingLayer):
         elif kind == "criss_cross" and config.projection == "ccnet":
             self.attention = CCNetAttention(hidden_size, config.recurrence)
         elif kind == "criss_cross":
-            self.attention = CrissCrossAttention(hidden_size, num_heads, config.recurrence)
+            self.attention = CrissCrossAttention(hidden_size, num_heads, config.recurrence, lepe=config.lepe)
         self.drop_path = SegformerDropPath(drop_path) if drop_path > 0 else nn.Identity()
         self.hidden_dropout = nn.Dropout(config.hidden_dropout_prob)
         self.layernorm_after = nn.LayerNorm(hidden_size)

@@ -21,7 +21,7 @@ from transformers.models.segformer.modeling_segformer import (
 from transformers.utils.generic import can_return_tuple
 
 from ccsegformer.errors import CheckpointError
-from ccsegformer.models.attention import CCNetAttention
+from ccsegformer.models.attention import CCNetAttention, LePE
 from ccsegformer.models.checkpoints import (
     LoadReport,
     load_checkpoint,
@@ -80,7 +80,9 @@ class CrissCrossSegformerPreTrainedModel(SegformerPreTrainedModel):
         """Convolutions begin as in the authors' code, not as transformers' 0.02, which all but silences
         the depthwise ones: normal with the variance 2 / fan-out; the classifier with 0.01."""
         super()._init_weights(module)
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, LePE):
+            initialization.zeros_(module.weight)
+        elif isinstance(module, nn.Conv2d):
             fan_out = math.prod(module.kernel_size) * module.out_channels // module.groups
             is_classifier = getattr(self, "decode_head", None) and module is self.decode_head.classifier
             initialization.normal_(module.weight, std=0.01 if is_classifier else math.sqrt(2 / fan_out))

@@ -41,6 +41,7 @@ def summarize(runs: Sequence[Run], recipe: Recipe, verdict: Verdict) -> dict[str
         "attention": attention,
         "recurrence": recipe.model.recurrence if criss_cross else None,
         "projection": recipe.model.projection if criss_cross else None,
+        "lepe": recipe.model.lepe if criss_cross else None,
         "mean_iou": _mean(scores),
         "mean_iou_std": float(np.std(scores, ddof=1)) if len(runs) > 1 else None,
         "mean_iou_interval": verdict["intervals"][attention],

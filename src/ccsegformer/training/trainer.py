@@ -161,6 +161,7 @@ def build_model(
         "attention": wanted.attention,
         "recurrence": wanted.recurrence,
         "projection": wanted.projection,
+        "lepe": wanted.lepe,
         "id2label": classes.id2label,
         "label2id": {name: label for label, name in classes.id2label.items()},
         "semantic_loss_ignore_index": classes.ignore_index,

@@ -1,0 +1,123 @@
+"""A benchmark measures what it says, and tells no ratio between results that disagree."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from ccsegformer.benchmark import attention, contest, limits, model, tables
+from ccsegformer.benchmark.output import markdown, scaling_plot
+from ccsegformer.benchmark.tables import Row, attention_contests, measure, model_contests
+from ccsegformer.errors import CCSegformerError
+
+PLACE = {"device": "cpu", "threads": 1}
+GRID = {"batch": 1, "heads": 2, "head_dim": 8, "dtype": "float32", "training": True, **PLACE}
+IMAGE = {"batch": 1, "dtype": "float32", "training": False, "device": "cpu", "height": 64, "width": 64}
+
+
+def of(contests: Any) -> Any:
+    [(_, specifications)] = contests
+    return specifications
+
+
+def test_a_contest_gives_times_memory_and_ratios() -> None:
+    rows = measure(of(attention_contests([12], ["flash"], GRID)), 2, matrix_products=1e9)
+    textbook, flash = rows
+    assert (textbook.name, flash.name) == ("textbook formula", "flash")
+    assert flash.against == "textbook formula"
+    assert flash.failure is None
+    assert flash.faster is not None
+    assert flash.faster > 0
+    assert (textbook.faster, textbook.against) == (None, None)
+    for row in rows:
+        assert row.seconds is not None
+        assert len(row.seconds) == 2
+        assert row.error is not None
+        assert 0 < row.error < 1e-5
+        assert row.checked_against == "the textbook formula, float64, at 12 x 12"
+        # Forward 4 and backward 10 operations a key and channel, on 12 + 12 - 1 keys.
+        assert row.gflop == pytest.approx(14 * 2 * 12 * 12 * 23 * 8 / 1e9)
+
+
+def test_results_that_disagree_get_no_ratio(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(contest.TOLERANCES, "float32", 0.0)
+    flash = measure(of(attention_contests([5], ["flash"], GRID)), 1, 1e9)[1]
+    assert (flash.faster, flash.memory) == (None, None)
+    assert flash.failure == "its results disagree with the textbook formula, float64, at 5 x 5"
+    assert flash.failure in markdown("5 x 5", [flash])
+    assert "×" not in markdown("5 x 5", [flash])
+
+
+def test_a_contender_that_fails_is_a_line() -> None:
+    rows = measure(of(attention_contests([5], ["fused"], GRID)), 1, 1e9)
+    assert rows[1].seconds is None
+    assert rows[1].failure == "ValueError: the fused backend refuses: it runs on cuda, not on cpu"
+    assert rows[1].failure in markdown("5 x 5", rows)
+
+
+def test_errors_are_relative_and_by_name(tmp_path: Path) -> None:
+    save_file({"a": torch.tensor([3.0, 4.0]), "b": torch.tensor([1.0])}, tmp_path / "right")
+    save_file({"a": torch.tensor([3.0, 4.5]), "b": torch.tensor([1.0])}, tmp_path / "wrong")
+    save_file({"a": torch.tensor([3.0, torch.nan]), "b": torch.tensor([1.0])}, tmp_path / "nan")
+    save_file({"a": torch.tensor([3.0, 4.0])}, tmp_path / "less")
+    assert contest.disagreement(tmp_path / "right", tmp_path / "right") == 0
+    assert contest.disagreement(tmp_path / "wrong", tmp_path / "right") == pytest.approx(0.1)
+    assert contest.disagreement(tmp_path / "nan", tmp_path / "right") == float("inf")
+    with pytest.raises(CCSegformerError, match="differ in names"):
+        contest.disagreement(tmp_path / "less", tmp_path / "right")
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_models_of_a_contest_do_the_same_work(training: bool) -> None:
+    specifications = of(model_contests(["b0"], [64], ["efficient", "criss_cross"], False, {**IMAGE, **GRID}))
+    assert list(specifications) == ["transformers", "transformers, channels-last", "efficient", "criss_cross"]
+    common = {**IMAGE, "variant": "b0", "training": training}
+    theirs = model.prepare(**common, implementation="transformers", attention="efficient")
+    for attention_kind in ("efficient", "criss_cross"):
+        ours = model.prepare(**common, implementation="ours", attention=attention_kind)
+        expected, exact = theirs.results(), attention_kind == "efficient"
+        for name, tensor in ours.results().items():
+            close = tensor.shape == expected[name].shape and torch.allclose(
+                tensor, expected[name], rtol=1e-3, atol=1e-3 * float(expected[name].abs().max())
+            )
+            assert close == exact or name == "loss"  # a loss of random weights is log 150, whatever attends
+        assert ours.flops > 1e8
+
+
+def test_truths_are_other_computations() -> None:
+    own = {**IMAGE, "kind": "model", "variant": "b0", "implementation": "ours", "height": 1024, "width": 1024}
+    exact, name = model.truth({**own, "attention": "efficient", "compiled": True})
+    assert (exact["implementation"], exact["compiled"], exact["height"]) == ("transformers", False, 1024)
+    exact, name = model.truth({**own, "attention": "criss_cross"})
+    assert (exact["dtype"], exact["height"], name) == (
+        "float64", 256, "the textbook formula, float64, at 256 x 256"
+    )  # fmt: skip
+    exact, _ = attention.truth({**GRID, "backend": "flash", "height": 512, "width": 512})
+    assert (exact["backend"], exact["compute"], exact["height"]) == ("reference", "float64", 128)
+
+
+def test_limits_count_what_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "SIDE", 64)
+    monkeypatch.setattr(limits, "ELEMENTS", 100)
+    assert limits.prepare(what="matrix product", dtype="float32", device="cpu").flops == 2 * 64**3
+    assert limits.per_second("matrix product", 0.5, "float32") == 4 * 64**3
+    assert limits.per_second("copy", 0.5, "bfloat16") == 2 * 2 * 100 * 2
+    assert limits.per_second("exponentials", 0.5, "float32") == 200
+
+
+def test_the_plot_tells_the_slope() -> None:
+    def row(side: int) -> Row:
+        return Row("ours", side, side, seconds=[1e-9 * side**3], peak_mib=1e-6 * side**2)
+
+    figure = scaling_plot({str(side): [row(side)] for side in (256, 512, 1024)}, "a title")
+    labels = [axes.get_legend_handles_labels()[1][0] for axes in figure.axes]
+    assert labels == ["ours, exponent 1.50", "ours, exponent 1.00"]
+
+
+def test_none_of_the_rivals_running_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    failed = {"textbook formula": {"failure": "no memory", "seconds": []}}
+    monkeypatch.setattr(tables, "contest", lambda *_: failed)
+    with pytest.raises(CCSegformerError, match=r"^textbook formula: no memory$"):
+        measure({"textbook formula": {}}, 1, 1e9)
