@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import conv2d, interpolate, linear
+from torch.nn.functional import interpolate, linear
 from transformers.models.segformer.modeling_segformer import SegformerDecodeHead
 
-from ccsegformer.models.resizing import vertical_weights
+from ccsegformer.models.resizing import line_weights
 from ccsegformer.models.strips import STRIP_ELEMENTS, works_in_strips
 
 FEWEST_ROWS = 4
@@ -35,10 +35,11 @@ class FoldedDecodeHead(SegformerDecodeHead):
         modules = [*(stage.proj for stage in self.linear_projections), self.linear_fuse, self.classifier]
         if not torch.is_grad_enabled() and works_in_strips(finest, grid[1] * grid[2] * len(bias), *modules):
             return self._label_in_strips(encoder_hidden_states, matrices, bias)
-        hidden_states = conv2d(finest, matrices[0][:, :, None, None], bias)
+        # Token-major: a 1x1 convolution is one matrix product, and resizing takes channels-last images.
+        hidden_states = linear(finest.permute(0, 2, 3, 1), matrices[0], bias).permute(0, 3, 1, 2)
         for features, matrix in zip(encoder_hidden_states[1:], matrices[1:], strict=True):
-            projected = conv2d(features, matrix[:, :, None, None])
-            hidden_states += interpolate(projected, size=finest.shape[2:], mode="bilinear")
+            projected = linear(features.permute(0, 2, 3, 1), matrix).permute(0, 3, 1, 2)
+            hidden_states = hidden_states + interpolate(projected, size=finest.shape[2:], mode="bilinear")
         if self.training:
             hidden_states = self.batch_norm(hidden_states)
         return self.classifier(self.dropout(self.activation(hidden_states)))
@@ -72,7 +73,7 @@ class FoldedDecodeHead(SegformerDecodeHead):
         grids = [features.permute(0, 2, 3, 1) for features in maps]
         for first in range(0, height, rows):
             last = min(first + rows, height)
-            blend = [vertical_weights(grid.shape[1], height, first, last, grid) for grid in grids[1:]]
+            blend = [line_weights(grid.shape[1], height, first, last, grid) for grid in grids[1:]]
             for image in range(batch):
                 one, own = slice(image, image + 1), slice(first, last)
                 hidden = linear(grids[0][one, own], matrices[0], bias).view(last - first, width * depth)

@@ -6,17 +6,19 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, interpolate
 
-from ccsegformer.models.resizing import vertical_weights
+from ccsegformer.models.resizing import line_weights
 
-STRIP_ELEMENTS = {"cpu": 2**19, "cuda": 2**24}
-"""Of the resized logits, that are there at a time: enough to keep a device busy."""
+TILE_ELEMENTS = 2**18
+"""Of the resized logits, that are there at a time: 1 MiB in float32, which stays in a core's cache."""
+
+TILE_WIDTH = 128
 
 
 def resized_cross_entropy(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
     """Mean cross entropy over the labelled pixels, the logits resized bilinearly to the labels' size.
 
     Logits of 150 classes at an image's full size are its largest tensor, and autograd would keep three of
-    them. Here rows are resized a few at a time, and their gradient is taken in the same pass.
+    them. On CPU they are made a tile at a time, and their gradient is taken in the same pass.
 
     Args:
         logits: (batch, classes, h, w), any floating dtype; computed in float32, or float64 as given.
@@ -28,10 +30,10 @@ def resized_cross_entropy(logits: Tensor, labels: Tensor, ignore_index: int) -> 
     logits = logits if logits.dtype == torch.float64 else logits.float()
     # A crop may hold no labelled pixel at all: its loss is 0, not 0 / 0.
     labelled = (labels != ignore_index).sum().clamp(min=1)
-    if torch.compiler.is_compiling() or labels.device.type not in STRIP_ELEMENTS:
+    if logits.device.type != "cpu" or torch.compiler.is_compiling():
         resized = interpolate(logits, size=labels.shape[1:], mode="bilinear")
         return cross_entropy(resized, labels, ignore_index=ignore_index, reduction="sum") / labelled
-    total: Tensor = _ResizedCrossEntropy.apply(logits, labels, ignore_index, torch.is_grad_enabled())
+    total: Tensor = _ResizedCrossEntropy.apply(logits, labels, ignore_index)
     return total / labelled
 
 
@@ -39,27 +41,50 @@ class _ResizedCrossEntropy(torch.autograd.Function):
     """The sum over the labelled pixels."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, labels: Tensor, ignore_index: int, wants_grad: bool) -> Tensor:
-        batch, classes, height, _ = logits.shape
-        rows = max(STRIP_ELEMENTS[labels.device.type] // (batch * classes * labels.shape[2]), 1)
-        wants_grad = wants_grad and logits.requires_grad
-        grad = torch.zeros_like(logits) if wants_grad else None
-        total = logits.new_zeros((), dtype=torch.float64)
-        for first in range(0, labels.shape[1], rows):
-            own = labels[:, first : first + rows]
-            needed, weights = vertical_weights(height, labels.shape[1], first, first + own.shape[1], logits)
-            part = logits[:, :, needed].detach().requires_grad_(wants_grad)
-            with torch.set_grad_enabled(wants_grad):
-                resized = interpolate(weights @ part, size=own.shape[1:], mode="bilinear")
-                loss = cross_entropy(resized, own, ignore_index=ignore_index, reduction="sum")
-            total += loss.detach()
-            if grad is not None:
-                grad[:, :, needed] += torch.autograd.grad(loss, part)[0]
+    def forward(ctx: Any, logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
+        batch, classes, *source = logits.shape
+        grids = logits.permute(0, 2, 3, 1).contiguous()
+        grad = torch.zeros_like(grids) if ctx.needs_input_grad[0] else None
+        rows = _cut(labels.shape[1], max(TILE_ELEMENTS // (classes * TILE_WIDTH), 1), source[0], grids)
+        columns = _cut(labels.shape[2], TILE_WIDTH, source[1], grids)
+        total = grids.new_zeros((), dtype=torch.float64)
+        for image in range(batch):
+            for down, above, vertical in rows:
+                strip = (vertical @ grids[image, above].flatten(1)).unflatten(1, (-1, classes))
+                strip_grad = torch.zeros_like(strip) if grad is not None else None
+                for right, before, horizontal in columns:
+                    tile = horizontal @ strip[:, before]  # (rows, columns, classes)
+                    own = labels[image, down, right].reshape(-1)
+                    total += _descend(tile.view(-1, classes), own, ignore_index)
+                    if strip_grad is not None:
+                        strip_grad[:, before] += horizontal.mT @ tile
+                if grad is not None and strip_grad is not None:
+                    grad[image, above] += (vertical.mT @ strip_grad.flatten(1)).view_as(grad[image, above])
         ctx.save_for_backward(grad)
         return total.to(logits.dtype)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor, None, None]:
         (grad,) = ctx.saved_tensors
-        return grad * scale, None, None, None
+        return (grad * scale).permute(0, 3, 1, 2), None, None
+
+
+def _cut(length: int, step: int, source: int, like: Tensor) -> list[tuple[slice, slice, Tensor]]:
+    """Parts of a line, what of its source each needs, and with which weights."""
+    firsts = range(0, length, step)
+    parts = [slice(first, min(first + step, length)) for first in firsts]
+    return [(part, *line_weights(source, length, part.start, part.stop, like)) for part in parts]
+
+
+def _descend(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
+    """The summed cross entropy of (pixels, classes) logits, in whose place their gradient is left."""
+    ignored = (labels == ignore_index)[:, None]
+    places = labels[:, None].masked_fill(ignored, 0)
+    peak = logits.amax(dim=1, keepdim=True)
+    own = logits.gather(1, places) - peak
+    sums = logits.sub_(peak).exp_().sum(dim=1, keepdim=True)
+    loss = (sums.log() - own).masked_fill_(ignored, 0).sum(dtype=torch.float64)
+    logits.mul_(sums.reciprocal_().masked_fill_(ignored, 0))
+    logits.scatter_add_(1, places, ignored.to(logits.dtype) - 1)
+    return loss
