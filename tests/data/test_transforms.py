@@ -35,6 +35,7 @@ crops = st.builds(
     probability=probabilities,
     sizes=st.lists(st.integers(1, 150), min_size=1).map(tuple),
     max_class_share=st.sampled_from([None, 0.01, 0.75]),
+    pad=st.booleans(),
 )
 flips = st.builds(HorizontalFlip, probability=probabilities)
 resizes = st.builds(RandomResize, probability=probabilities)
@@ -222,6 +223,14 @@ def test_a_scale_is_the_literature_s(shape: tuple[int, int], ratio: float, resiz
     for scale in ((2048, 512), (512, 2048)):
         resize = RandomResize(probability=1, ratio=(ratio, ratio), scale=scale)
         assert resize(image, mask, seeded(0))[1].shape == resized
+
+
+def test_without_padding_a_smaller_side_stays() -> None:
+    for height, width in ((10, 50), (50, 10), (10, 10), (50, 50)):
+        image, mask = position_map(height, width)
+        cut, labels = RandomCrop(probability=1, sizes=(20,), pad=False)(image, mask, seeded(0))
+        assert labels.shape == cut.shape[1:] == (min(height, 20), min(width, 20))
+        assert (labels != IGNORE).all()
 
 
 def shares(mask: Mask) -> list[float]:

@@ -63,9 +63,9 @@ def test_segformer_s_recipe_is_the_paper_s() -> None:
     assert recipe.schedule == ScheduleSection(name="poly", warmup_steps=1500, power=1)
     assert recipe.transforms == (
         RandomResize(probability=1, ratio=(0.5, 2), scale=(2048, 512)),
-        PhotometricDistortion(probability=1),
-        RandomCrop(probability=1, sizes=(512,), max_class_share=0.75),
+        RandomCrop(probability=1, sizes=(512,), max_class_share=0.75, pad=False),
         HorizontalFlip(probability=0.5),
+        PhotometricDistortion(probability=1),
     )
 
 

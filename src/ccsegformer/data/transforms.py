@@ -163,7 +163,8 @@ class RandomCrop(_Transform):
     """Cut out a square whose side is one of `sizes`, at a random place.
 
     A smaller image keeps all its pixels on that side, at a random place on ImageNet's mean colour, which is
-    about zero once normalised; the mask is `ignore_index` there.
+    about zero once normalised; the mask is `ignore_index` there. Without `pad` it stays smaller, until its
+    batch pads it, below and to the right, to the size of the largest.
 
     Given a `max_class_share`, the place is drawn anew, up to ten times, while a class has that share of the
     labelled pixels or more, or none is labelled (MMSegmentation's `cat_max_ratio`).
@@ -172,6 +173,7 @@ class RandomCrop(_Transform):
     name: Literal["random_crop"] = "random_crop"
     sizes: tuple[PositiveInt, ...] = Field(default=(512, 1024), min_length=1)
     max_class_share: float | None = Field(default=None, gt=0, le=1)
+    pad: bool = True
     draws: ClassVar[int] = 3
 
     def _apply(self, image: Image, mask: Mask, draws: list[float], ignore_index: int) -> tuple[Image, Mask]:
@@ -190,7 +192,7 @@ class RandomCrop(_Transform):
             if self.max_class_share is None or _largest_share(cut, ignore_index) < self.max_class_share:
                 break
         image, mask = F.crop(image, *window), cut
-        if height >= size and width >= size:
+        if not self.pad or (height >= size and width >= size):
             return image, mask
         if ignore_index > 255 and mask.dtype == torch.uint8:
             mask = Mask(mask.to(torch.int32))
