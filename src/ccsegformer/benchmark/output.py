@@ -4,6 +4,7 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from itertools import cycle
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -17,9 +18,10 @@ from ccsegformer.files import write_atomically
 
 COLUMNS = ("", "seconds", "spread", "peak MiB", "GFLOP", "of bound", "error", "faster", "memory")
 DRAWING = {"svg.fonttype": "path", "svg.hashsalt": "ccsegformer", "font.size": 10}
-INK, PALETTE = (
+INK, RIVALS, OURS = (
     "#333333",
-    ("#7a7a7a", "#b8b8b8", "#2b6cb0", "#c05621", "#2f855a", "#805ad5", "#b7791f", "#9b2c2c"),
+    ("#555555", "#888888", "#aaaaaa", "#c4c4c4"),
+    ("#2b6cb0", "#c05621", "#2f855a", "#805ad5"),
 )
 
 
@@ -73,7 +75,15 @@ def scaling_plot(tables: Mapping[str, Sequence[Row]], title: str) -> Figure:
     with mpl.rc_context(DRAWING):
         figure = Figure(figsize=(9.5, 4.3), layout="constrained")
         left, right = figure.subplots(1, 2)
-        for color, name in zip(PALETTE * len(names), names, strict=False):
+        ours = [
+            name
+            for name in names
+            if any(row.against for of in tables.values() for row in of if row.name == name)
+        ]
+        colors = dict(zip(ours, cycle(OURS), strict=False))
+        colors |= dict(zip([name for name in names if name not in ours], cycle(RIVALS), strict=False))
+        for name in names:
+            color = colors[name]
             own = [row for rows in tables.values() for row in rows if row.name == name and row.seconds]
             pixels = [row.height * row.width for row in own]
             for axes, values in (

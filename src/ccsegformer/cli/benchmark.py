@@ -114,7 +114,7 @@ def attention(
         "training": training,
         "dtype": dtype.value,
     }
-    shape = f"batch {batch}, {heads} heads of {head_dim}"
+    shape = f"batch {batch}, {heads} {'heads' if heads > 1 else 'head'} of {head_dim}"
     what = f"Criss-cross attention, {shape}, {dtype.value}, {_mode(training)}"
     contests = attention_contests(size or [64, 128, 256], backends, common | place)
     _run(contests, f"attention-{_name(training, dtype, batch)}", what, rounds, dtype, output)
