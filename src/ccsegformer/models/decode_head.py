@@ -10,7 +10,7 @@ from torch.nn.functional import interpolate, linear
 from transformers.models.segformer.modeling_segformer import SegformerDecodeHead
 
 from ccsegformer.models.resizing import line_weights
-from ccsegformer.models.strips import STRIP_ELEMENTS, works_in_strips
+from ccsegformer.models.strips import STRIP_ELEMENTS, is_plain, works_in_strips
 
 FEWEST_ROWS = 4
 """Of a strip: the coarser maps' rows about it are resized for it, and again for the next."""
@@ -42,7 +42,11 @@ class FoldedDecodeHead(SegformerDecodeHead):
             hidden_states = hidden_states + interpolate(projected, size=finest.shape[2:], mode="bilinear")
         if self.training:
             hidden_states = self.batch_norm(hidden_states)
-        return self.classifier(self.dropout(self.activation(hidden_states)))
+        hidden_states = self.dropout(self.activation(hidden_states))
+        if not is_plain(self.classifier, hidden_states):
+            return self.classifier(hidden_states)
+        weight, bias = self.classifier.weight[:, :, 0, 0], self.classifier.bias
+        return linear(hidden_states.permute(0, 2, 3, 1), weight, bias).permute(0, 3, 1, 2)
 
     def _fold(self) -> tuple[list[Tensor], Tensor]:
         """A (D, C_i) matrix for each stage, and the one bias (D,)."""

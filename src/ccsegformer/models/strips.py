@@ -54,11 +54,12 @@ def works_in_strips(tensor: Tensor, elements: int, *modules: nn.Module) -> bool:
     return (
         elements >= (TRAINING_ELEMENTS if torch.is_grad_enabled() else STRIP_ELEMENTS)
         and not torch.is_autocast_enabled("cpu")
-        and all(_is_plain(module, tensor) for module in modules)
+        and all(is_plain(module, tensor) for module in modules)
     )
 
 
-def _is_plain(module: nn.Module, tensor: Tensor) -> bool:
+def is_plain(module: nn.Module, tensor: Tensor) -> bool:
+    """Whether a module does what PyTorch's own does, with a weight that fits the tensor."""
     if type(module) not in PLAIN or module._forward_hooks or module._forward_pre_hooks:
         return False
     weight = module.weight
