@@ -80,7 +80,7 @@ def test_a_block_with_a_silent_attention_is_a_block_without_one() -> None:
 
 
 def test_lepe_begins_silent_and_sees_the_diagonal() -> None:
-    config = CrissCrossSegformerConfig.mit("b0", num_labels=3, lepe=True)
+    config = CrissCrossSegformerConfig.mit("b0", num_labels=3)
     attention = CrissCrossSegformerModel(config).stages[1].blocks[0].attention
     plain = CrissCrossAttention(64, 2, 1)
     plain.load_state_dict(attention.state_dict(), strict=False)

@@ -34,7 +34,7 @@ class CrissCrossSegformerConfig(SegformerConfig):
             "ccnet" is the module of CCNet: one head, C/8 channels in queries and keys, no scale, and a
             learned gamma that starts at 0.
         lepe: whether multi-head criss-cross attention has a depthwise 3x3 convolution of its values beside
-            it (locally-enhanced positional encoding).
+            it (locally-enhanced positional encoding). What is saved without the key has none.
 
     A model with efficient attention in every stage *is* a SegFormer, and its configuration is saved as
     one, so that transformers loads it without this package.
@@ -49,7 +49,7 @@ class CrissCrossSegformerConfig(SegformerConfig):
     attention: str | list[str] | tuple[str, ...] = "criss_cross"
     recurrence: int = 1
     projection: str = "multi_head"
-    lepe: bool = False
+    lepe: bool = True
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Check what SegFormer's own configuration does not."""
@@ -99,6 +99,13 @@ class CrissCrossSegformerConfig(SegformerConfig):
             "decoder_hidden_size": decoder_hidden_size,
         }
         return cls(**{**published, **overrides})
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As transformers', and knows that what one of ours was saved without, it does not have."""
+        if config_dict.get("model_type") == cls.model_type:
+            config_dict = {"lepe": False, **config_dict}
+        return super().from_dict(config_dict, **kwargs)
 
     def to_dict(self) -> dict[str, Any]:
         """As saved: a configuration with efficient attention everywhere is SegFormer's own."""

@@ -28,7 +28,7 @@ class ModelSection(Section):
     attention: OneOrFour = "criss_cross"
     recurrence: Annotated[int, Field(ge=1)] = 1
     projection: Literal["multi_head", "ccnet"] = "multi_head"
-    lepe: bool = False
+    lepe: bool = True
     pretrained: str | None = None
 
 
