@@ -37,13 +37,13 @@ def test_report_trains_the_new_attention_and_the_decode_head(model: nn.Module) -
     new = names(model, "stages.2.blocks.0.attention")
     freeze(model, "report", (2,))
     assert trained(model) == new | names(model, "decode_head.")
-    assert len(new) == 8
+    assert len(new) == 10
 
 
 def test_report_from_scratch_trains_attention_and_the_decode_head(model: nn.Module) -> None:
     freeze(model, "report", None)
     assert trained(model) == names(model, ".attention.", "decode_head.")
-    assert len(names(model, ".attention.")) == 4 * 8
+    assert len(names(model, ".attention.")) == 4 * 10
 
 
 def test_nothing_left_to_train_is_an_error(model: nn.Module) -> None:
