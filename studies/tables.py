@@ -10,6 +10,9 @@ from matplotlib.figure import Figure
 Scores = Mapping[str, Sequence[float]]
 """mIoU by column, a value for each seed."""
 
+SEEDS_DIFFER_BY = 0.05
+"""At the most, with the studies' budgets."""
+
 INK, QUIET, RULE, BLUE, ORANGE = "#1f2933", "#5f6c7b", "#dde3ea", "#2f6db3", "#c9622b"
 
 
@@ -73,12 +76,17 @@ def dot_plot(
 
 
 def can_judge(rows: Mapping[str, Scores], column: str, attentions: Sequence[str], control: str) -> str:
-    """Whether the set can tell attentions apart: what attends must beat what does not, for every seed."""
+    """Whether the set can tell attentions apart: what attends must beat what does not, for every seed.
+
+    One seed tells nothing of others: from it, a lead must be larger than seeds were seen to differ.
+    """
     means = {name: float(np.mean(rows[name][column])) for name in attentions}
     best = max(means, key=lambda name: means[name])
     leads = np.subtract(rows[best][column], rows[control][column])
     lead = difference(rows[best][column], rows[control][column])
     detail = f"the better attention ({best}) leads the model without by {lead}"
+    if len(leads) == 1 and 0.01 < leads[0] < SEEDS_DIFFER_BY:
+        return f"One seed cannot say if this set can judge attention: {detail}, within what seeds differ by."
     if leads.min() > 0 and leads.mean() > 0.01:
         return f"This set can judge attention: {detail}, for every seed."
     return f"This set cannot judge attention: {detail}, which is next to nothing or changes with the seed."

@@ -10,6 +10,7 @@ from ccsegformer.data.labels import Classes
 from ccsegformer.evaluation.evaluate import evaluate
 from studies.augmentation import Augmentation
 from studies.harness import Admitted, Plan, build, mean_iou, score, train
+from studies.tables import can_judge
 
 CLASSES = Classes(("red", "green", "blue"))
 TINY = (("hidden_sizes", [8, 16, 40, 64]), ("depths", [1] * 4))
@@ -84,3 +85,15 @@ def test_faster_parts_move_further() -> None:
         return float((model.decode_head.linear_fuse.weight.detach() - before).abs().mean())
 
     assert moved(3.0) == pytest.approx(3 * moved(1.0), rel=1e-3)
+
+
+def test_one_seed_cannot_tell_a_small_lead_from_noise() -> None:
+    def verdict(*attending: float) -> str:
+        rows = {"cross": {"whole": attending}, "none": {"whole": [0.3] * len(attending)}}
+        return can_judge(rows, "whole", ["cross"], "none")
+
+    assert verdict(0.32).startswith("One seed cannot say")
+    assert verdict(0.32, 0.33).startswith("This set can judge")
+    assert verdict(0.4).startswith("This set can judge")
+    assert verdict(0.301).startswith("This set cannot judge")
+    assert verdict(0.4, 0.29).startswith("This set cannot judge")
