@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm
+from transformers.models.segformer.modeling_segformer import SegformerDecodeHead
 
 from ccsegformer.models.attention import CrissCrossAttention, LePE
 from ccsegformer.models.layer import CrissCrossSegformerLayer
@@ -95,6 +96,13 @@ def _last_twice(model: Model) -> None:
             block.recurrence = 2
 
 
+def _group_norm(model: Model) -> None:
+    """The decode head as transformers computes it, whose norm is of each image by itself."""
+    head = SegformerDecodeHead(model.config).apply(model._init_weights)
+    head.batch_norm = nn.GroupNorm(32, model.config.decoder_hidden_size)
+    model.decode_head = head
+
+
 def _attention(*stages: str, **more: Any) -> tuple[tuple[str, Any], ...]:
     return (("attention", stages[0] if len(stages) == 1 else list(stages)), *more.items())
 
@@ -153,6 +161,16 @@ def from_scratch(study: Study) -> dict[str, Design]:
             "criss-cross, with R = 2 in stage 4 alone",
             "as efficient last, and cheaper on large images",
             {"edits": (_last_twice,)},
+        ),
+        "batches of one": (
+            "cross, each step's four images one at a time: batch norm sees one",
+            "0.01 lost",
+            {"batch_size": 1, "accumulation": 4},
+        ),
+        "batches of one, group norm": (
+            "the same, the decode head's norm over 32 groups of channels of one image",
+            "nothing lost: scored with the statistics it was trained with",
+            {"batch_size": 1, "accumulation": 4, "edits": (_group_norm,)},
         ),
         "none": ("no attention: the control", "within 0.01", {"overrides": _attention("none")}),
     }
