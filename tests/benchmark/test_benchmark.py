@@ -12,6 +12,7 @@ from ccsegformer.benchmark.output import markdown, scaling_plot
 from ccsegformer.benchmark.tables import Row, attention_contests, measure, model_contests
 from ccsegformer.errors import CCSegformerError
 
+LIMITS = {"matrix product": 1e9, "copy": 1e9, "exponentials": 1e9}
 PLACE = {"device": "cpu", "threads": 1}
 GRID = {"batch": 1, "heads": 2, "head_dim": 8, "dtype": "float32", "training": True, **PLACE}
 IMAGE = {"batch": 1, "dtype": "float32", "training": False, "device": "cpu", "height": 64, "width": 64}
@@ -23,7 +24,7 @@ def of(contests: Any) -> Any:
 
 
 def test_a_contest_gives_times_memory_and_ratios() -> None:
-    rows = measure(of(attention_contests([12], ["flash"], GRID)), 2, matrix_products=1e9)
+    rows = measure(of(attention_contests([12], ["flash"], GRID)), 2, LIMITS)
     textbook, flash = rows
     assert (textbook.name, flash.name) == ("textbook formula", "flash")
     assert flash.against == "textbook formula"
@@ -43,7 +44,7 @@ def test_a_contest_gives_times_memory_and_ratios() -> None:
 
 def test_results_that_disagree_get_no_ratio(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(contest.TOLERANCES, "float32", 0.0)
-    flash = measure(of(attention_contests([5], ["flash"], GRID)), 1, 1e9)[1]
+    flash = measure(of(attention_contests([5], ["flash"], GRID)), 1, LIMITS)[1]
     assert (flash.faster, flash.memory) == (None, None)
     assert flash.failure == "its results disagree with the textbook formula, float64, at 5 x 5"
     assert flash.failure in markdown("5 x 5", [flash])
@@ -51,7 +52,7 @@ def test_results_that_disagree_get_no_ratio(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_contender_that_fails_is_a_line() -> None:
-    rows = measure(of(attention_contests([5], ["fused"], GRID)), 1, 1e9)
+    rows = measure(of(attention_contests([5], ["fused"], GRID)), 1, LIMITS)
     assert rows[1].seconds is None
     assert rows[1].failure == "ValueError: the fused backend refuses: it runs on cuda, not on cpu"
     assert rows[1].failure in markdown("5 x 5", rows)
@@ -83,7 +84,7 @@ def test_models_of_a_contest_do_the_same_work(training: bool) -> None:
                 tensor, expected[name], rtol=1e-3, atol=1e-3 * float(expected[name].abs().max())
             )
             assert close == exact or name == "loss"  # a loss of random weights is log 150, whatever attends
-        assert ours.flops > 1e8
+        assert ours.amounts["matrix product"] > 1e8
 
 
 def test_truths_are_other_computations() -> None:
@@ -101,10 +102,25 @@ def test_truths_are_other_computations() -> None:
 def test_limits_count_what_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "SIDE", 64)
     monkeypatch.setattr(limits, "ELEMENTS", 100)
-    assert limits.prepare(what="matrix product", dtype="float32", device="cpu").flops == 2 * 64**3
-    assert limits.per_second("matrix product", 0.5, "float32") == 4 * 64**3
-    assert limits.per_second("copy", 0.5, "bfloat16") == 2 * 2 * 100 * 2
-    assert limits.per_second("exponentials", 0.5, "float32") == 200
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+
+    def amounts(what: str, dtype: str = "float32") -> dict[str, int]:
+        work = limits.prepare(what=what, dtype=dtype, device="cpu")
+        work.run()
+        return work.amounts
+
+    assert amounts("matrix product") == {"matrix product": 2 * 64**3}
+    assert amounts("copy", "bfloat16") == {"copy": 2 * 2 * 100}
+    assert amounts("exponentials") == {"exponentials": 2 * limits.CACHED * limits.TIMES}
+
+
+def test_the_bound_is_the_limit_that_takes_longest() -> None:
+    [row] = measure(of(attention_contests([4], [], GRID)), 1, {**LIMITS, "exponentials": 1.0})
+    assert row.seconds is not None
+    assert row.of_bound == pytest.approx(2 * 2 * 4 * 4 * 7 / row.seconds[0])  # two heads, twice each
+    assert row.bound == "exponentials"
+    assert "Bound: exponentials." in markdown("4 x 4", [row])
+    assert measure(of(attention_contests([4], [], GRID)), 1, {**LIMITS, "copy": 1.0})[0].bound == "copy"
 
 
 def test_the_plot_tells_the_slope() -> None:
@@ -120,4 +136,4 @@ def test_none_of_the_rivals_running_is_an_error(monkeypatch: pytest.MonkeyPatch)
     failed = {"textbook formula": {"failure": "no memory", "seconds": []}}
     monkeypatch.setattr(tables, "contest", lambda *_: failed)
     with pytest.raises(CCSegformerError, match=r"^textbook formula: no memory$"):
-        measure({"textbook formula": {}}, 1, 1e9)
+        measure({"textbook formula": {}}, 1, LIMITS)

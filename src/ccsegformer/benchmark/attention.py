@@ -48,9 +48,16 @@ def prepare(
 
     run = forward_and_backward if training else forward
     names = ("output", "grad of query", "grad of key", "grad of value")
-    # Scores and weighted sums over both lines: the backward pass makes the scores again and four products.
-    flops = 4 * batch * heads * height * width * (height + width - 1) * head_dim
-    return Work(run, lambda: dict(zip(names, run(), strict=False)), flops * 7 // 2 if training else flops)
+    scores = batch * heads * height * width * (height + width - 1)
+    # Products: the scores and the weighted sum; backward the scores again and four more. Tensors moved:
+    # query, key and value in, one out; backward those four and a gradient in, three out.
+    products, exponentials, tensors_moved = (7, 2, 12) if training else (2, 1, 4)
+    amounts = {
+        "matrix product": products * 2 * scores * head_dim,
+        "copy": tensors_moved * query.numel() * query.itemsize,
+        "exponentials": exponentials * scores,
+    }
+    return Work(run, lambda: dict(zip(names, run(), strict=False)), amounts)
 
 
 def truth(specification: dict[str, Any]) -> tuple[dict[str, Any], str]:

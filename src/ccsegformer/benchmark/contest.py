@@ -26,7 +26,7 @@ class Contender:
         command = [sys.executable, "-m", "ccsegformer.benchmark.worker", json.dumps(specification)]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         self._process = subprocess.Popen(command, text=True, **pipes)  # type: ignore[call-overload]
-        self.flops = 0
+        self.amounts: dict[str, int] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -37,7 +37,7 @@ class Contender:
 
     def started(self) -> None:
         """Wait until it has warmed up."""
-        self.flops = self._answer()["flops"]
+        self.amounts = self._answer()
 
     def ask(self, order: str) -> Any:
         """The answer to an order, as `worker.serve` takes them.
@@ -71,8 +71,8 @@ def contest(
     """Times, memory and results of each contender by name.
 
     Returns:
-        For each `seconds` (one a round), `peak_bytes`, `flops` and `results`, the path of a safetensors
-        file in `folder`; or `failure`, one line.
+        For each `seconds` (one a round), `peak_bytes`, `amounts` (`worker.Work`) and `results`, the path of a
+        safetensors file in `folder`; or `failure`, one line.
     """
     found: dict[str, dict[str, Any]] = {name: {"seconds": []} for name in specifications}
     with ExitStack() as stack:
@@ -87,7 +87,7 @@ def contest(
                 found[name] = {"failure": str(error)}
                 continue
             running[name] = contender
-            found[name] |= {"flops": contender.flops, "results": path}
+            found[name] |= {"amounts": contender.amounts, "results": path}
         for _ in range(rounds):
             for name, contender in running.items():
                 found[name]["seconds"].append(contender.ask("time"))
@@ -98,13 +98,12 @@ def contest(
 
 def measure_limits(dtype: str, device: str, threads: int) -> dict[str, float]:
     """The machine's own limits: operations, bytes and exponentials a second, the best of five."""
-    from ccsegformer.benchmark.limits import per_second
+    from ccsegformer.benchmark.limits import WHATS
 
-    whats = ("matrix product", "copy", "exponentials")
     common = {"kind": "limits", "dtype": dtype, "device": device, "threads": threads}
     with tempfile.TemporaryDirectory() as folder:
-        found = contest({what: {**common, "what": what} for what in whats}, 5, Path(folder))
-    return {what: per_second(what, min(found[what]["seconds"]), dtype) for what in whats}
+        found = contest({what: {**common, "what": what} for what in WHATS}, 5, Path(folder))
+    return {what: found[what]["amounts"][what] / min(found[what]["seconds"]) for what in WHATS}
 
 
 def disagreement(path: Path, reference: Path) -> float:

@@ -83,8 +83,8 @@ def prepare(
         return {"loss": loss, "gradients": torch.cat(flat).float()}
 
     if training:  # a backward pass is two forward passes
-        return Work(step, gradients, 3 * flops)
-    return Work(infer, lambda: {"logits": infer().float()}, flops)
+        return Work(step, gradients, {"matrix product": 3 * flops})
+    return Work(infer, lambda: {"logits": infer().float()}, {"matrix product": flops})
 
 
 def truth(specification: dict[str, Any]) -> tuple[dict[str, Any], str]:

@@ -51,6 +51,8 @@ def markdown(heading: str, rows: Sequence[Row]) -> str:
             checks.setdefault(row.checked_against, []).append(row.name)
     rivals = {row.against for row in rows if row.against}
     lines += ["", *(f"Faster and memory: against {rival}." for rival in rivals)]
+    bounds = dict.fromkeys(row.bound for row in rows if row.bound)
+    lines += [f"Bound: {bound}." for bound in bounds]
     lines += [f"Checked against {truth}: {'; '.join(names)}." for truth, names in checks.items()]
     lines += [f"{row.name}: {row.failure}." for row in rows if row.failure]
     return "\n".join(lines) + "\n"
@@ -63,9 +65,10 @@ def preamble(machine: Mapping[str, Any], settings: Mapping[str, Any], limits: Ma
         f"{machine['torch']}, transformers {machine['transformers']}. {settings['what']}.\n\n"
         f"Measured limits: {limits['matrix product'] / 1e9:.0f} GFLOP/s in matrix products, "
         f"{limits['copy'] / 1e9:.1f} GB/s in copies, {limits['exponentials'] / 1e9:.2f} G exponentials/s. "
-        "`of bound`: operations a second, as a share of the first. Contenders run in turn, each in a process "
-        "of its own; seconds are medians. Peak memory is beyond weights and inputs. `error`: root mean "
-        "square, relative to that of what is checked against; a ratio is told only where it is small.\n"
+        "`of bound`: the time that these limits allow, as a share of the time taken. Contenders run in turn, "
+        "each in a process of its own; seconds are medians. Peak memory is beyond weights and inputs. "
+        "`error`: root mean square, relative to that of what is checked against; a ratio is told only "
+        "where it is small.\n"
     )
 
 

@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -30,7 +30,9 @@ class Row:
     gflop: float | None = None
     """10^9 operations a run, a multiply-add being 2."""
     of_bound: float | None = None
-    """The share of the machine's own matrix products that its operations reach."""
+    """The time that the machine needs at least, at its own limits, as a share of the time taken."""
+    bound: str | None = None
+    """The limit that takes longest."""
     error: float | None = None
     """Root mean square, relative to that of what it is checked against."""
     checked_against: str | None = None
@@ -73,13 +75,13 @@ def attention_contests(
         yield f"{size} x {size} positions", {name: {**fixed, "backend": each} for name, each in names.items()}
 
 
-def measure(specifications: Specifications, rounds: int, matrix_products: float) -> list[Row]:
+def measure(specifications: Specifications, rounds: int, limits: Mapping[str, float]) -> list[Row]:
     """Run a contest and check every contender; one whose results disagree gets no ratio.
 
     Args:
         specifications: by name; the rivals' names begin as the first's does.
         rounds: how often each is timed.
-        matrix_products: what the machine reaches in them, in operations a second.
+        limits: what the machine does of each in a second, as `contest.measure_limits` finds.
 
     Raises:
         CCSegformerError: none of the rivals runs.
@@ -109,13 +111,16 @@ def measure(specifications: Specifications, rounds: int, matrix_products: float)
             error = disagreement(checked, truths[key])
             agrees = error <= TOLERANCES[specification["dtype"]]
             seconds = median(own["seconds"])
+            least = {what: amount / limits[what] for what, amount in own["amounts"].items()}
+            bound = max(least, key=least.__getitem__)
             row = Row(
                 name,
                 **size,
                 seconds=own["seconds"],
                 peak_mib=own["peak_bytes"] / 2**20,
-                gflop=own["flops"] / 1e9,
-                of_bound=own["flops"] / seconds / matrix_products,
+                gflop=own["amounts"]["matrix product"] / 1e9,
+                of_bound=least[bound] / seconds,
+                bound=bound,
                 error=error,
                 checked_against=checked_against,
                 failure=None if agrees else f"its results disagree with {checked_against}",

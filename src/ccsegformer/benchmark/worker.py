@@ -26,13 +26,14 @@ class Work:
     run: Callable[[], object]
     results: Callable[[], dict[str, Tensor]]
     """Float tensors, to be compared with another contender's of the same names."""
-    flops: int
-    """Of one run, a multiply-add counted as 2."""
+    amounts: dict[str, int]
+    """Of one run, by the limit of the machine that it is held against: floating-point operations of matrix
+    products (a multiply-add is 2), bytes that have to come from memory or go there, exponentials."""
 
 
 def serve(work: Work, device: str, answer: Callable[[object], None]) -> None:
     """Answer the orders on stdin until it ends."""
-    answer({"flops": work.flops})
+    answer(work.amounts)
     for line in sys.stdin:
         order, *rest = line.rstrip("\n").split(" ", 1)
         if order == "time":

@@ -155,7 +155,7 @@ def _run(
     typer.echo(preamble(machine, settings, limits))
     tables = {}
     for heading, specifications in contests:
-        tables[heading] = measure(specifications, rounds, limits["matrix product"])
+        tables[heading] = measure(specifications, rounds, limits)
         typer.echo(markdown(heading, tables[heading]))
     if output:
         write(output, name, machine, settings, limits, tables)
