@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from ccsegformer.data.labels import Classes
+from studies.closing_the_gap.__main__ import gigaflops
 from studies.closing_the_gap.designs import Normalised, TwiceUnshared, from_efficient, from_scratch
 from studies.harness import build
 from studies.options import Study
@@ -33,6 +34,13 @@ def test_the_second_of_two_sees_what_the_first_added() -> None:
 def test_every_design_from_scratch_labels_images(name: str) -> None:
     model = build(from_scratch(STUDY)[name].plan, CLASSES, 0, None)
     assert model(pixel_values=torch.zeros(2, 3, 64, 64)).logits.shape == (2, 3, 16, 16)
+
+
+def test_operations_are_counted_at_both_sizes() -> None:
+    designs = from_scratch(STUDY)
+    counts = {name: gigaflops(designs[name], CLASSES) for name in ("cross", "detour alone", "none")}
+    assert counts["none"][0] < counts["detour alone"][0] < counts["cross"][0]
+    assert all(large > 15 * small for small, large in counts.values())  # 16 times the pixels
 
 
 @pytest.mark.parametrize("name", from_efficient(STUDY))
