@@ -36,7 +36,7 @@ class Contender:
         self._process.communicate()
 
     def started(self) -> None:
-        """Wait until it has warmed up."""
+        """Wait until it is there."""
         self.amounts = self._answer()
 
     def ask(self, order: str) -> Any:
