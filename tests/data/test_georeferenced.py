@@ -58,7 +58,7 @@ def test_scenes_and_masks_lie_on_each_other(folder: Path) -> None:
         assert mask.nodata == CLASSES.ignore_index and mask.colorinterp == (ColorInterp.palette,)
         colours = mask.colormap(1)
         assert [colours[label][:3] for label in range(len(CLASSES))] == list(CLASSES.palette)
-        assert colours[255][3] == 0
+        assert colours[CLASSES.ignore_index][3] == 0  # transparent
 
 
 def test_footprints_of_all_scenes_are_apart() -> None:

@@ -55,7 +55,7 @@ def write_scenes(
         image, mask = scene(len(SPLITS) * seed + SPLITS.index(split), number, size)
         path = folder / split / f"{split}_{number:05d}.tif"
         transform = _transform(split, number, size)
-        _write(path, np.moveaxis(image, 2, 0), transform, photometric="RGB", predictor=2)
+        _write(path, np.moveaxis(image, 2, 0), transform, predictor=2)
         _write(path.with_stem(f"{path.stem}_mask"), mask[None], transform, nodata=CLASSES.ignore_index)
     write_classes(CLASSES, folder / "classes.json")
 
@@ -79,8 +79,7 @@ def _write(path: Path, bands: NDArray[np.uint8], transform: Affine, **options: o
         ) as target:
             target.write(bands)
             if count == 1:
-                colours = {label: (*colour, 255) for label, colour in enumerate(CLASSES.palette)}
-                target.write_colormap(1, colours | {CLASSES.ignore_index: (0, 0, 0, 0)})
+                target.write_colormap(1, dict(enumerate(CLASSES.palette)))
             else:
                 target.update_tags(TIFFTAG_IMAGEDESCRIPTION="A generated scene: no real place looks like it")
         write_atomically(path, file.read())

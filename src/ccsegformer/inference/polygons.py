@@ -25,8 +25,8 @@ from ccsegformer.inference._ground import Ground, find_ground
 from ccsegformer.inference._regions import NOTHING, trace_regions
 
 SUFFIXES = (".gpkg", ".geojson")
-STRIP_PIXELS = 8_000_000
-BATCH = 2000
+STRIP_PIXELS = 8_000_000  # traced at a time
+BATCH = 2000  # features written at a time
 
 
 class _Features(NamedTuple):
@@ -47,8 +47,8 @@ def write_polygons(
 
     Args:
         label_map: class ids in the first band of a raster; a second band (confidence) is not read.
-        output: `.gpkg`, in the map's CRS; or `.geojson` as RFC 7946
-            has it: longitude and latitude, cut at the antimeridian. Missing folders are made.
+        output: `.gpkg`, in the map's CRS; or `.geojson` as RFC 7946 has it: longitude and latitude, cut at
+            the antimeridian. Missing folders are made.
         classes: names by id.
         simplify: in the map's units. Corners whose triangle is smaller than its square are cut off, and
             neighbours keep their border in common.
