@@ -1,6 +1,9 @@
 """Files that appear whole or not at all; nothing but the errors is imported from the package."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 
 from ccsegformer.errors import OutputError
@@ -14,18 +17,30 @@ def write_atomically(path: str | Path, content: bytes | str) -> None:
     Raises:
         OutputError: the file cannot be written; the message names it and the reason, such as a full disk.
     """
+    with written_aside(path) as partial:
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def written_aside(path: str | Path) -> Iterator[Path]:
+    """Where to write a file so that it appears whole: beside `path`, hidden, with its suffix; then renamed.
+
+    For libraries that write files themselves. What they leave next to it goes with a failure, as they do.
+
+    Raises:
+        OutputError: as `write_atomically`, for any OSError on the way.
+    """
     path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    data = content.encode() if isinstance(content, str) else content
+    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with partial.open("wb") as file:
-                file.write(data)
-                file.flush()
+            yield partial
+            with partial.open("r+b") as file:
                 os.fsync(file.fileno())  # a full disk must be noticed before the old file is replaced
             partial.replace(path)
         finally:
-            partial.unlink(missing_ok=True)
+            for left in path.parent.glob(f"{escape(partial.name)}*"):
+                left.unlink()
     except OSError as error:
         raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error

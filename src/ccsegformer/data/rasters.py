@@ -1,0 +1,162 @@
+"""Georeferenced rasters, read window by window through rasterio; whatever goes wrong is one line.
+
+A path is anything GDAL opens: a file, `/vsicurl/https://...`, `s3://...`.
+"""
+
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import rasterio
+from numpy.typing import NDArray
+from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.io import DatasetReader
+from rasterio.windows import Window
+
+from ccsegformer.errors import DataError
+
+DTYPES = ("uint8", "uint16", "int16", "float32")
+READS = 4
+"""How often a window of a remote raster is asked for before its failure is believed."""
+PAUSE = 0.5
+"""Seconds before it is asked for again; twice as long each time."""
+
+GDAL_OPTIONS = {
+    "GDAL_CACHEMAX": 64,  # MB: by default GDAL takes a twentieth of the machine
+    "GDAL_HTTP_MAX_RETRY": 3,
+    "GDAL_HTTP_RETRY_DELAY": 1,
+}
+REMOTE_OPTIONS = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}  # a remote folder may be long
+
+
+class Box(NamedTuple):
+    """A window in pixels: rows `top` to `bottom`, columns `left` to `right`, ends not included."""
+
+    top: int
+    left: int
+    bottom: int
+    right: int
+
+    @property
+    def height(self) -> int:
+        """In pixels."""
+        return self.bottom - self.top
+
+    @property
+    def width(self) -> int:
+        """In pixels."""
+        return self.right - self.left
+
+    @property
+    def window(self) -> Window:
+        """As rasterio has it."""
+        return Window(self.left, self.top, self.width, self.height)
+
+
+@contextmanager
+def open_raster(path: str | Path) -> Iterator[DatasetReader]:
+    """Open a raster to be read.
+
+    Raises:
+        DataError: missing, not a raster, without bands, or with values of a type that no network takes.
+    """
+    remote = is_remote(path)
+    options = GDAL_OPTIONS | (REMOTE_OPTIONS if remote else {})
+    with rasterio.Env(**options), warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        if not remote and not Path(path).exists():
+            raise DataError(f"{path}: no such file")
+        try:
+            source = rasterio.open(path)
+        except RasterioError as error:
+            raise DataError(f"{path}: not a raster that can be read: {_reason(error)}") from error
+        with source:
+            if not image_bands(source):
+                raise DataError(f"{path}: a raster without bands")
+            found = sorted(set(source.dtypes))
+            if len(found) > 1 or found[0] not in DTYPES:
+                raise DataError(
+                    f"{path}: values of {', '.join(found)}; convert them to one of {', '.join(DTYPES)}"
+                )
+            yield source
+
+
+def image_bands(source: DatasetReader) -> list[int]:
+    """The numbers, from 1, of the bands that are not alpha."""
+    return [
+        band
+        for band, what in zip(source.indexes, source.colorinterp, strict=True)
+        if what != ColorInterp.alpha
+    ]
+
+
+def read_box(source: DatasetReader, box: Box) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
+    """The values (bands, H, W) of a box, in the raster's own type, and which pixels (H, W) have data.
+
+    A pixel has no data where it lies outside the raster, where alpha or a mask band is 0, where every band
+    has the nodata value, and where one of them is NaN. Values are 0 there.
+
+    Raises:
+        DataError: the raster is damaged there, or a remote one does not answer; the message names the rows.
+    """
+    bands = image_bands(source)
+    values = np.zeros((len(bands), box.height, box.width), source.dtypes[0])
+    valid = np.zeros((box.height, box.width), bool)
+    inside = Box(
+        max(box.top, 0), max(box.left, 0), min(box.bottom, source.height), min(box.right, source.width)
+    )
+    if inside.height <= 0 or inside.width <= 0:
+        return values, valid
+    there = (
+        slice(inside.top - box.top, inside.bottom - box.top),
+        slice(inside.left - box.left, inside.right - box.left),
+    )
+    values[:, *there], valid[there] = _read(source, bands, inside)
+    values[:, ~valid] = 0
+    return values, valid
+
+
+def is_remote(source: DatasetReader) -> bool:
+    """Whether reading goes over a network."""
+    return str(source.name).startswith(("/vsicurl", "/vsis3", "/vsigs", "/vsiaz")) or "://" in str(
+        source.name
+    )
+
+
+def _read(source: DatasetReader, bands: list[int], box: Box) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
+    attempts = READS if is_remote(source.name) else 1
+    for attempt in range(1, attempts + 1):
+        try:
+            values = source.read(bands, window=box.window)
+            return values, _valid(source, bands, values, box)
+        except RasterioError as error:
+            if attempt == attempts:
+                place = f"rows {box.top}-{box.bottom - 1}, columns {box.left}-{box.right - 1}"
+                raise DataError(f"{source.name}: {place} cannot be read: {_reason(error)}") from error
+        time.sleep(PAUSE * 2**attempt)
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _valid(
+    source: DatasetReader, bands: list[int], values: NDArray[np.generic], box: Box
+) -> NDArray[np.bool_]:
+    valid = np.ones(values.shape[1:], bool)
+    if values.dtype.kind == "f":
+        valid &= ~np.isnan(values).any(axis=0)
+    # One nodata value a band: a pixel is empty where all have it, since 0 in one band alone may be a colour.
+    nodata = [source.nodatavals[band - 1] for band in bands]
+    if all(value is not None for value in nodata):
+        valid &= ~np.all([band == value for band, value in zip(values, nodata, strict=True)], axis=0)
+    elif MaskFlags.per_dataset in source.mask_flag_enums[bands[0] - 1]:  # alpha or a mask band
+        valid &= source.read_masks(bands[0], window=box.window) > 0
+    return valid
+
+
+def _reason(error: Exception) -> str:
+    """GDAL's own words, which rasterio keeps in the cause."""
+    return " ".join(str(error.__cause__ or error).split())
