@@ -121,11 +121,9 @@ def read_box(source: DatasetReader, box: Box) -> tuple[NDArray[np.generic], NDAr
     return values, valid
 
 
-def is_remote(source: DatasetReader) -> bool:
+def is_remote(path: str | Path) -> bool:
     """Whether reading goes over a network."""
-    return str(source.name).startswith(("/vsicurl", "/vsis3", "/vsigs", "/vsiaz")) or "://" in str(
-        source.name
-    )
+    return str(path).startswith(("/vsicurl", "/vsis3", "/vsigs", "/vsiaz")) or "://" in str(path)
 
 
 def _read(source: DatasetReader, bands: list[int], box: Box) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
