@@ -13,11 +13,11 @@ import numpy as np
 import rasterio
 import rasterio.shutil
 from numpy.typing import NDArray
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import DatasetReader
 
 from ccsegformer.data.labels import MAX_LABEL, Classes
-from ccsegformer.data.rasters import GDAL_OPTIONS, Box
+from ccsegformer.data.rasters import FAILURES, GDAL_OPTIONS, Box
 from ccsegformer.errors import OutputError
 
 BLOCK = 512
@@ -175,6 +175,6 @@ def _writing(path: Path) -> Iterator[Any]:
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         try:
             yield
-        except (RasterioError, OSError) as error:
+        except (*FAILURES, OSError) as error:
             reason = " ".join(str(getattr(error, "strerror", None) or error.__cause__ or error).split())
             raise OutputError(f"{path}: cannot be written: {reason}") from error

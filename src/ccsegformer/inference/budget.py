@@ -75,6 +75,6 @@ def window_for_memory(config: CrissCrossSegformerConfig, memory: int, *, on_cpu:
         if needed(window) <= memory:
             return window
     raise CCSegformerError(
-        f"memory {memory / 1e6:.0f} MB beside the weights: too little; the smallest window, {SMALLEST_WINDOW} pixels "
-        f"a side, takes {needed(SMALLEST_WINDOW) / 1e6:.0f} MB with the program itself"
+        f"memory {memory / 1e6:.0f} MB beside the weights: too little; the smallest window, "
+        f"{SMALLEST_WINDOW} pixels a side, takes {needed(SMALLEST_WINDOW) / 1e6:.0f} MB with the program"
     )

@@ -53,8 +53,8 @@ def spans(length: int, window: int, overlap: int, *, taper: bool = True) -> list
     Args:
         length: of the side, at least 1.
         window: at least 32; a shorter side is one window.
-        overlap: of neighbours, at most half a window. Windows begin on multiples of 32, so it may become up to
-            31 pixels smaller; or larger, to what a window has beyond a multiple of 32.
+        overlap: of neighbours, at most half a window. Windows begin on multiples of 32, so it may become up
+            to 31 pixels smaller; or larger, to what a window has beyond a multiple of 32.
         taper: let the weights change smoothly; otherwise each window is cut in the middle of the overlap.
 
     Raises:
@@ -87,7 +87,7 @@ def default_overlap(window: int) -> int:
 
 
 def weights(span: Span) -> NDArray[np.float32]:
-    """How much a window counts, from `rise` to `end`: above 0, at most 1; it rises as the square of a sine."""
+    """How much a window counts, from `rise` to `end`: above 0, at most 1; it rises as a squared sine."""
     rising, falling = (_ramp(length) for length in (span.full - span.rise, span.end - span.fall))
     ones = np.ones(span.fall - span.full)
     return np.concatenate([rising, ones, 1 - falling]).astype(np.float32)
