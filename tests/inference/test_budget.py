@@ -8,6 +8,7 @@ from ccsegformer.inference.budget import (
     BASE,
     LARGEST_WINDOW,
     SMALLEST_WINDOW,
+    choose_window,
     parse_memory,
     window_for_memory,
     window_memory,
@@ -80,3 +81,10 @@ def test_memory_in_words(text, expected):
 def test_memory_that_is_no_amount(text):
     with pytest.raises(CCSegformerError, match="write it as 4GB"):
         parse_memory(text)
+
+
+def test_a_window_and_an_overlap_outside_the_limits():
+    for window, overlap in ((31, 0), (64, 33), (64, -1)):
+        with pytest.raises(CCSegformerError, match=f"window {window}, overlap {overlap}: a window has"):
+            choose_window(None, window, overlap, "4GB")
+    assert choose_window(None, 64, None, "4GB") == (64, 16)

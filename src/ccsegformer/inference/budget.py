@@ -5,13 +5,38 @@ import re
 from ccsegformer.errors import CCSegformerError
 from ccsegformer.evaluation.upsampling import BAND_VALUES
 from ccsegformer.inference.tiling import STEP, default_overlap
-from ccsegformer.models import CrissCrossSegformerConfig
+from ccsegformer.models import CrissCrossSegformerConfig, CrissCrossSegformerForSemanticSegmentation
 
+MEMORY = "4GB"
 SMALLEST_WINDOW, LARGEST_WINDOW = 256, 2048
 """Of those chosen by memory: smaller ones see little, larger ones are far from what models are trained on."""
 
 BASE = 900 * 2**20
 """What a process holds before it sees a window: Python, PyTorch, transformers, GDAL and their caches."""
+
+
+def choose_window(
+    model: CrissCrossSegformerForSemanticSegmentation,
+    window: int | None,
+    overlap: int | None,
+    memory: int | str,
+) -> tuple[int, int]:
+    """A window and an overlap, in pixels a side: what is given, else by memory and by default.
+
+    Raises:
+        CCSegformerError: a memory that is too small or no amount, a window below 32, or an overlap of more
+            than half the window.
+    """
+    if window is None:
+        on_cpu = next(model.parameters()).device.type == "cpu"
+        window = window_for_memory(model.config, parse_memory(memory), on_cpu=on_cpu)
+    overlap = default_overlap(window) if overlap is None else overlap
+    if window < STEP or not 0 <= overlap <= window // 2:
+        raise CCSegformerError(
+            f"window {window}, overlap {overlap}: a window has at least {STEP} pixels a side, and an overlap "
+            "at most half of them"
+        )
+    return window, overlap
 
 
 def parse_memory(text: str | int) -> int:

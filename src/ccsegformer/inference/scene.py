@@ -48,12 +48,10 @@ from ccsegformer.inference._map_file import (
     write_box,
     write_cog,
 )
-from ccsegformer.inference.budget import parse_memory, window_for_memory
-from ccsegformer.inference.tiling import Span, default_overlap, spans
+from ccsegformer.inference.budget import MEMORY, choose_window
+from ccsegformer.inference.tiling import Span, spans
 from ccsegformer.inference.windows import Blend, Carry, Labelled, label_window, window_logits
 from ccsegformer.models import CrissCrossSegformerForSemanticSegmentation
-
-MEMORY = "4GB"
 
 
 class SceneMap(NamedTuple):
@@ -146,8 +144,9 @@ def predict_scene(
     Raises:
         DataError: the scene cannot be read, or does not have the bands that the model takes.
         OutputError: the output cannot be written, or would replace the scene.
-        CCSegformerError: a memory that is too small or no amount of bytes.
-        ValueError: an unknown blend, or a window or overlap outside the limits.
+        CCSegformerError: a memory that is too small or no amount of bytes, or a window or overlap outside
+            the limits.
+        ValueError: an unknown blend.
     """
     output = Path(output)
     if blend not in get_args(Blend):
@@ -159,10 +158,7 @@ def predict_scene(
         raise OutputError(f"{output}: is a folder; name a file")
     if not is_remote(path) and output.exists() and output.resolve() == Path(path).resolve():
         raise OutputError(f"{output}: would replace the scene; choose another output")
-    if window is None:
-        on_cpu = next(model.parameters()).device.type == "cpu"
-        window = window_for_memory(model.config, parse_memory(memory), on_cpu=on_cpu)
-    overlap = default_overlap(window) if overlap is None else overlap
+    window, overlap = choose_window(model, window, overlap, memory)
     folder = journal.folder_for(output)
     with open_raster(path) as source:
         _check_bands(source, path, model)

@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 
 from ccsegformer.data.stream import MINIMUM_SIDE, pad_to
+from ccsegformer.data.transforms import normalize
+from ccsegformer.evaluation.evaluate import evaluation_mode
 from ccsegformer.evaluation.upsampling import BAND_VALUES, resize_rows
-from ccsegformer.inference.tiling import Span, weights
+from ccsegformer.inference.tiling import Span, spans, weights
 from ccsegformer.models import CrissCrossSegformerForSemanticSegmentation
 
 Blend = Literal["probabilities", "logits", "none"]
@@ -107,6 +109,37 @@ def label_window(
         if sure is not None:
             sure[own] = (scores if blend == "probabilities" else scores.softmax(dim=-1)).amax(dim=-1)
     return Labelled(labels, sure), carry
+
+
+def label_image(
+    model: CrissCrossSegformerForSemanticSegmentation,
+    image: Tensor,
+    window: int,
+    overlap: int,
+    blend: Blend = "probabilities",
+) -> Tensor:
+    """Label an 8-bit RGB image (3, H, W) window by window, in evaluation mode and on the model's device.
+
+    Returns:
+        Labels (H, W) on the CPU: uint8, or int32 for more than 256 classes.
+    """
+    device = next(model.parameters()).device
+    rows, columns = (spans(side, window, overlap, taper=blend != "none") for side in image.shape[1:])
+    labels = torch.empty(
+        image.shape[1:], dtype=torch.uint8 if model.config.num_labels <= 256 else torch.int32
+    )
+    below: list[Tensor | None] = [None] * len(columns)
+    with evaluation_mode(model):
+        for row in rows:
+            right = None
+            for index, column in enumerate(columns):
+                pixels = image[:, row.start : row.stop, column.start : column.stop].to(device)
+                logits = window_logits(model, normalize(pixels))
+                labelled, (right, below[index]) = label_window(
+                    logits, row, column, blend=blend, right=right, below=below[index]
+                )
+                labels[row.rise : row.fall, column.rise : column.fall] = labelled.labels
+    return labels
 
 
 def _bands(rows: Span, size: int) -> list[tuple[int, int]]:
