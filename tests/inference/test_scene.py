@@ -147,7 +147,7 @@ def test_the_map_is_a_cloud_optimized_geotiff(tmp_path, count, confidence):
         assert found.nodata == (255 if count == 3 else 65535 if confidence else 300)
         assert found.block_shapes[0] == (512, 512)
         assert found.overviews(1) == [2]
-        assert [what.name for what in found.colorinterp] == ["palette", "gray"][: found.count]
+        assert [what.name for what in found.colorinterp] == ["palette", "undefined"][: found.count]
         colors = found.colormap(1)
         assert tuple(colors[index][:3] for index in range(count)) == classes.palette
         assert tuple(json.loads(found.tags(1)["class_names"])) == names
@@ -162,6 +162,10 @@ def test_the_map_is_a_cloud_optimized_geotiff(tmp_path, count, confidence):
         "map.tif.aux.xml",
         "said.vrt",
     }
+    (tmp_path / "map.tif.aux.xml").unlink()
+    with rasterio.open(tmp_path / "map.tif") as alone:  # what is in the file itself
+        assert [what.name for what in alone.colorinterp] == ["palette", "undefined"][: alone.count]
+        assert alone.descriptions[0] == "class"
 
 
 def test_overviews_hold_the_commonest_class(model, tmp_path):

@@ -125,8 +125,8 @@ def read_box(source: DatasetReader, box: Box) -> tuple[NDArray[np.generic], NDAr
 
 
 def is_remote(path: str | Path) -> bool:
-    """Whether reading goes over a network."""
-    return str(path).startswith(("/vsicurl", "/vsis3", "/vsigs", "/vsiaz")) or "://" in str(path)
+    """Whether GDAL reads it through a file system of its own, mostly over a network."""
+    return str(path).startswith("/vsi") or "://" in str(path)
 
 
 def _read(source: DatasetReader, bands: list[int], box: Box) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import struct
 import warnings
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
@@ -16,11 +17,12 @@ from numpy.typing import NDArray
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import DatasetReader
 
-from ccsegformer.data.labels import MAX_LABEL, Classes
+from ccsegformer.data.labels import Classes
 from ccsegformer.data.rasters import FAILURES, GDAL_OPTIONS, Box
 from ccsegformer.errors import OutputError
 
 BLOCK = 512
+EXTRA_SAMPLES = 338  # the TIFF tag
 
 
 class MapFormat(NamedTuple):
@@ -53,16 +55,6 @@ def map_format(classes: Classes, confidence: bool) -> MapFormat:
     largest = int(np.iinfo(dtype).max)
     nodata = classes.ignore_index if classes.ignore_index <= largest and not confidence else largest
     return MapFormat(dtype, nodata, confidence)
-
-
-def check_classes(classes: Classes, path: Path) -> None:
-    """Make sure that the classes and a value for no data fit into 16 bits.
-
-    Raises:
-        OutputError: they do not.
-    """
-    if len(classes) > MAX_LABEL:
-        raise OutputError(f"{path}: {len(classes)} classes, and a map of 16 bits has at most {MAX_LABEL}")
 
 
 def map_bytes(height: int, width: int, format: MapFormat) -> int:
@@ -132,16 +124,9 @@ def write_cog(growing: Path, path: Path, classes: Classes) -> None:
     with _writing(path):
         rasterio.shutil.copy(growing, described, driver="VRT")
         document = ElementTree.parse(described)
-        first, *further = document.iter("VRTRasterBand")
-        names = ElementTree.SubElement(first, "CategoryNames")
+        names = ElementTree.SubElement(next(document.iter("VRTRasterBand")), "CategoryNames")
         for name in classes.names:
             ElementTree.SubElement(names, "Category").text = name
-        for (
-            band
-        ) in further:  # a second band beside a palette is taken for transparency, unless it says otherwise
-            for said in band.findall("ColorInterp"):
-                band.remove(said)
-            ElementTree.SubElement(band, "ColorInterp").text = "Gray"
         document.write(described)
         rasterio.shutil.copy(
             described,
@@ -153,11 +138,40 @@ def write_cog(growing: Path, path: Path, classes: Classes) -> None:
             OVERVIEW_RESAMPLING="MODE",
             NUM_THREADS="ALL_CPUS",
         )
+        _unset_alpha(path)
         with rasterio.open(path) as written, rasterio.open(growing) as source:
             # GDAL may notice a full disk only when it closes a file, and then says so to nobody.
             if any(written.checksum(band) != source.checksum(band) for band in source.indexes):
                 raise OSError("what was written cannot be read back; the disk may be full")
         _synchronize(path)
+
+
+def _unset_alpha(path: Path) -> None:
+    """Say of a second band that it is of no particular kind; GDAL declares one beside a palette transparency.
+
+    The value is overwritten in place, in each directory of the TIFF: edited by GDAL, it would not stay a COG.
+    """
+    with path.open("r+b") as file:
+        magic, version = struct.unpack("<2sH", file.read(4))
+        if magic != b"II":  # which GDAL writes unless it is told otherwise
+            raise OSError("a TIFF of another byte order than GDAL's own")
+        big = version == 43
+        file.seek(8 if big else 4)
+        word, count, entry, value = ("<Q", "<Q", 20, 12) if big else ("<I", "<H", 12, 8)
+
+        def number(form: str) -> int:
+            return int(struct.unpack(form, file.read(struct.calcsize(form)))[0])
+
+        while directory := number(word):
+            file.seek(directory)
+            first = directory + struct.calcsize(count)
+            entries = number(count)
+            for place in range(first, first + entries * entry, entry):
+                file.seek(place)
+                if number("<H") == EXTRA_SAMPLES:
+                    file.seek(place + value)
+                    file.write(struct.pack("<H", 0))
+            file.seek(first + entries * entry)
 
 
 def _synchronize(path: Path, least: int = 0) -> None:

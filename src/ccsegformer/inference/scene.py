@@ -41,7 +41,6 @@ from ccsegformer.inference import _journal as journal
 from ccsegformer.inference._journal import load_scores, save_scores
 from ccsegformer.inference._map_file import (
     MapFormat,
-    check_classes,
     create_map,
     map_bytes,
     map_format,
@@ -153,7 +152,6 @@ def predict_scene(
         raise ValueError(f"blend must be one of {', '.join(get_args(Blend))}, not {blend!r}")
     if len(classes) != model.config.num_labels:
         raise DataError(f"{len(classes)} classes for a model of {model.config.num_labels}")
-    check_classes(classes, output)
     if output.is_dir():
         raise OutputError(f"{output}: is a folder; name a file")
     if not is_remote(path) and output.exists() and output.resolve() == Path(path).resolve():
@@ -240,7 +238,7 @@ def _write(
         found = []
         for band in bands:
             assert band is not None
-            values = band * run.format.largest + 0.5 if band.is_floating_point() else band
+            values = band.clamp(max=1) * run.format.largest + 0.5 if band.is_floating_point() else band
             found.append(np.where(tile.final, values.cpu().numpy().astype(dtype), np.asarray(nodata, dtype)))
         box = Box(tile.rows.rise, tile.columns.rise, tile.rows.fall, tile.columns.fall)
         write_box(run.growing, box, found)
