@@ -21,6 +21,9 @@ from ccsegformer.models import CrissCrossSegformerForSemanticSegmentation
 REACH = 16
 """Pixels from where one window hands over to the next, on either side, that are counted as seam."""
 
+LARGE = 20_000
+"""Side of the scene for which the cost is told: window pixels a pixel of the scene."""
+
 
 def seam_mask(height: int, width: int, window: int, overlap: int) -> NDArray[np.bool_]:
     """Which pixels (H, W) lie within `REACH` of where neighbouring windows meet in equal parts."""
@@ -39,18 +42,23 @@ def disagreement(labels: Tensor, whole: Tensor, seams: NDArray[np.bool_]) -> tup
     return differ[seams].mean(), differ[~seams].mean()
 
 
-def steps(labels: Tensor, whole: Tensor, window: int, overlap: int) -> float:
-    """Edges that a map has along its cuts, and the whole scene's has not, as a share of the cuts' length.
+def steps(labels: Tensor, whole: Tensor, window: int, overlap: int) -> tuple[float, float]:
+    """Edges along the cuts that the whole scene's map has not, as a share of the cuts' length.
 
-    This is what a person sees as a seam: a border between two classes that runs along a window's edge.
+    This is what a person sees as a seam: a border between two classes that runs along a window's edge. The
+    second figure is the same for lines halfway between two cuts: what there would be without seams.
     """
-    found, total = 0, 0
-    for labelled, reference in ((labels, whole), (labels.T, whole.T)):
-        for span in spans(len(labelled), window, overlap, taper=False)[1:]:
-            edges, there = (grid[span.rise - 1] != grid[span.rise] for grid in (labelled, reference))
-            found += int((edges & ~there).sum())
-            total += edges.numel()
-    return found / max(total, 1)
+    shares = []
+    for middle in (False, True):
+        found, total = 0, 0
+        for labelled, reference in ((labels, whole), (labels.T, whole.T)):
+            for span in spans(len(labelled), window, overlap, taper=False)[1:]:
+                line = (span.rise + span.fall) // 2 if middle else span.rise
+                edges, there = (grid[line - 1] != grid[line] for grid in (labelled, reference))
+                found += int((edges & ~there).sum())
+                total += edges.numel()
+        shares.append(found / max(total, 1))
+    return shares[0], shares[1]
 
 
 def compare(
@@ -61,13 +69,13 @@ def compare(
     blend: Blend,
     wholes: list[Tensor],
 ) -> tuple[float, ...]:
-    """Disagreement at the seams and away from them, and steps along the cuts, as means over images."""
+    """Disagreement at the seams and elsewhere, steps at the cuts and elsewhere: means over images."""
     rows = []
     for image, whole in zip(images, wholes, strict=True):
         height, width = image.shape[1:]
         labels = label_image(model, image, window, overlap, blend)
         seams = seam_mask(height, width, window, overlap)
-        rows.append((*disagreement(labels, whole, seams), steps(labels, whole, window, overlap)))
+        rows.append((*disagreement(labels, whole, seams), *steps(labels, whole, window, overlap)))
     return tuple(float(column) for column in np.mean(rows, axis=0))
 
 
@@ -89,20 +97,20 @@ def main() -> None:
         f"{given.count} scenes of {given.side} x {given.side} (seed 1), attention {model.config.attention}, "
         f"{torch.get_num_threads()} threads\n"
     )
-    print("| window | overlap | blend | at seams, % | elsewhere, % | steps, % | pixels a pixel |")
-    print("|---:|---:|---|---:|---:|---:|---:|")
+    print(
+        "| window | overlap | blend | differ at seams, % | elsewhere | steps at cuts, % | elsewhere | cost |"
+    )
+    print("|---:|---:|---|---:|---:|---:|---:|---:|")
     for window in given.window or (256, 512):
         ways: list[tuple[int, Blend]] = [(0, "none")]
         blends: tuple[Blend, ...] = ("none", "logits", "probabilities")
-        ways += [(overlap, blend) for overlap, blend in product(given.overlap or (32, 64, 128), blends)]
+        ways += list(product(given.overlap or (32, 64, 128), blends))
         for overlap, blend in ways:
-            seam, elsewhere, stepped = compare(model, images, window, overlap, blend, wholes)
-            cost = window_pixels(given.side, given.side, window, overlap) / given.side**2
-            print(
-                f"| {window} | {overlap} | {'cut' if blend == 'none' else blend} | {100 * seam:.2f} | "
-                f"{100 * elsewhere:.2f} | {100 * stepped:.2f} | {cost:.2f} |",
-                flush=True,
-            )
+            found = compare(model, images, window, overlap, blend, wholes)
+            figures = " | ".join(f"{100 * figure:.2f}" for figure in found)
+            cost = window_pixels(LARGE, LARGE, window, overlap) / LARGE**2
+            name = "cut" if blend == "none" else blend
+            print(f"| {window} | {overlap} | {name} | {figures} | {cost:.2f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -22,8 +22,8 @@ def test_disagreement_is_told_apart():
     seams = seam_mask(64, 128, 64, 0)
     labels[:, 64] = 1
     assert disagreement(labels, whole, seams) == (pytest.approx(1 / 32), 0)
-    assert steps(labels, whole, 64, 0) == 1
-    assert steps(whole, whole, 64, 0) == 0
+    assert steps(labels, whole, 64, 0) == (1, 0)
+    assert steps(whole, whole, 64, 0) == (0, 0)
 
 
 def test_a_whole_window_agrees_with_itself_and_blending_leaves_fewer_steps_than_a_cut():
@@ -43,8 +43,8 @@ def test_a_whole_window_agrees_with_itself_and_blending_leaves_fewer_steps_than_
     wholes = [label_image(model, images[0], 256, 0)]
     found = {
         (overlap, blend): compare(model, images, 96, overlap, blend, wholes)
-        for overlap, blend in ((0, "none"), (32, "none"), (32, "probabilities"))
+        for overlap, blend in ((0, "none"), (32, "none"), (32, "logits"))
     }
-    assert found[32, "probabilities"][2] < found[0, "none"][2]
-    assert found[32, "probabilities"][0] < found[0, "none"][0]
+    assert found[32, "logits"][2] < found[0, "none"][2]
+    assert found[32, "logits"][0] < found[0, "none"][0]
     assert found[32, "none"][0] < found[0, "none"][0], "a window is worst at its edge"

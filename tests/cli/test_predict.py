@@ -43,7 +43,7 @@ def scene(tmp_path: Path) -> Path:
 
 
 def test_a_scene_becomes_a_map(run: Run, model: Path, scene: Path, tmp_path: Path) -> None:
-    options = ["--window", "96", "--overlap", "32", "--blend", "logits", "--confidence"]
+    options = ["--window", "96", "--overlap", "32", "--blend", "probabilities", "--confidence"]
     done = run("predict", model, scene, "--output", tmp_path / "map.tif", *options)
     assert done.code == 0, done.err
     assert done.out.strip() == str(tmp_path / "map.tif")

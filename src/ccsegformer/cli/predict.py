@@ -12,8 +12,8 @@ from ccsegformer.cli._arguments import Model
 class Blend(StrEnum):
     """What is averaged where windows overlap."""
 
-    probabilities = "probabilities"
     logits = "logits"
+    probabilities = "probabilities"
     none = "none"
 
 
@@ -44,7 +44,7 @@ def predict(
     ] = None,
     blend: Annotated[
         Blend, typer.Option(help="What is averaged there; none cuts in the middle.")
-    ] = Blend.probabilities,
+    ] = Blend.logits,
     memory: Annotated[str, typer.Option(help="What the default window may take.")] = "4GB",
     confidence: Annotated[
         bool, typer.Option("--confidence", help="Add a band to maps: the probability of the class.")

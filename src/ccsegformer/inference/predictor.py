@@ -55,7 +55,7 @@ def predict_files(
     *,
     window: int | None = None,
     overlap: int | None = None,
-    blend: Blend = "probabilities",
+    blend: Blend = "logits",
     memory: int | str = MEMORY,
     progress: bool = False,
 ) -> list[tuple[Path, Path]]:

@@ -111,7 +111,7 @@ def predict_scene(
     classes: Classes,
     window: int | None = None,
     overlap: int | None = None,
-    blend: Blend = "probabilities",
+    blend: Blend = "logits",
     memory: int | str = MEMORY,
     confidence: bool = False,
     progress: bool = False,
@@ -133,7 +133,7 @@ def predict_scene(
             multiple of 32 that fits into `memory`, at most 2048.
         overlap: of neighbouring windows, in pixels, at most half a window; by default 128, or a quarter of
             a window below 512.
-        blend: what is averaged where windows overlap, with smooth weights: "probabilities" or "logits";
+        blend: what is averaged where windows overlap, with smooth weights: "logits" or "probabilities";
             "none" cuts the windows in the middle of the overlap.
         memory: bytes, or words such as "4GB": of the process, or with a model on another device of that
             device; the weights come on top. Only the default window depends on it.

@@ -12,7 +12,7 @@ from ccsegformer.evaluation.upsampling import BAND_VALUES, resize_rows
 from ccsegformer.inference.tiling import Span, spans, weights
 from ccsegformer.models import CrissCrossSegformerForSemanticSegmentation
 
-Blend = Literal["probabilities", "logits", "none"]
+Blend = Literal["logits", "probabilities", "none"]
 
 
 class Carry(NamedTuple):
@@ -53,7 +53,7 @@ def label_window(
     rows: Span,
     columns: Span,
     *,
-    blend: Blend = "probabilities",
+    blend: Blend = "logits",
     right: Tensor | None = None,
     below: Tensor | None = None,
     confidence: bool = False,
@@ -65,7 +65,7 @@ def label_window(
     Args:
         logits: of the window, as `window_logits` gives them.
         rows, columns: where it lies.
-        blend: "probabilities" or "logits", weighted; "none" where the spans have no ramps.
+        blend: "logits" or "probabilities", weighted; "none" where the spans have no ramps.
         right: what the window to the left carried to the right, if any.
         below: what the windows above carried down to this one's columns, if any.
         confidence: also give the probability of the chosen class.
@@ -116,7 +116,7 @@ def label_image(
     image: Tensor,
     window: int,
     overlap: int,
-    blend: Blend = "probabilities",
+    blend: Blend = "logits",
 ) -> Tensor:
     """Label an 8-bit RGB image (3, H, W) window by window, in evaluation mode and on the model's device.
 
