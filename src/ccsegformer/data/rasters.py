@@ -13,14 +13,17 @@ from typing import NamedTuple
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
+from rasterio._err import CPLE_BaseError
 from rasterio.enums import ColorInterp, MaskFlags
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
 from ccsegformer.errors import DataError
 
 DTYPES = ("uint8", "uint16", "int16", "float32")
+FAILURES = (RasterioError, CPLE_BaseError, CRSError, UnicodeError)
+"""What rasterio raises: of a damaged file GDAL's own errors too, from any property."""
 READS = 4
 """How often a window of a remote raster is asked for before its failure is believed."""
 PAUSE = 0.5
@@ -73,12 +76,12 @@ def open_raster(path: str | Path) -> Iterator[DatasetReader]:
             raise DataError(f"{path}: no such file")
         try:
             source = rasterio.open(path)
-        except RasterioError as error:
+            bands, found = image_bands(source), sorted(set(source.dtypes))
+        except FAILURES as error:
             raise DataError(f"{path}: not a raster that can be read: {_reason(error)}") from error
         with source:
-            if not image_bands(source):
+            if not bands:
                 raise DataError(f"{path}: a raster without bands")
-            found = sorted(set(source.dtypes))
             if len(found) > 1 or found[0] not in DTYPES:
                 raise DataError(
                     f"{path}: values of {', '.join(found)}; convert them to one of {', '.join(DTYPES)}"
@@ -121,11 +124,9 @@ def read_box(source: DatasetReader, box: Box) -> tuple[NDArray[np.generic], NDAr
     return values, valid
 
 
-def is_remote(source: DatasetReader) -> bool:
-    """Whether reading goes over a network."""
-    return str(source.name).startswith(("/vsicurl", "/vsis3", "/vsigs", "/vsiaz")) or "://" in str(
-        source.name
-    )
+def is_remote(path: str | Path) -> bool:
+    """Whether GDAL reads it through a file system of its own, mostly over a network."""
+    return str(path).startswith("/vsi") or "://" in str(path)
 
 
 def _read(source: DatasetReader, bands: list[int], box: Box) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
@@ -134,7 +135,7 @@ def _read(source: DatasetReader, bands: list[int], box: Box) -> tuple[NDArray[np
         try:
             values = source.read(bands, window=box.window)
             return values, _valid(source, bands, values, box)
-        except RasterioError as error:
+        except FAILURES as error:
             if attempt == attempts:
                 place = f"rows {box.top}-{box.bottom - 1}, columns {box.left}-{box.right - 1}"
                 raise DataError(f"{source.name}: {place} cannot be read: {_reason(error)}") from error
