@@ -65,25 +65,38 @@ def open_raster(path: str | Path) -> Iterator[DatasetReader]:
     Raises:
         DataError: missing, not a raster, without bands, or with values of a type that no network takes.
     """
-    remote = is_remote(path)
-    options = GDAL_OPTIONS | (REMOTE_OPTIONS if remote else {})
-    with rasterio.Env(**options), warnings.catch_warnings():
+    with gdal_options(path), hold_raster(path) as source:
+        yield source
+
+
+def hold_raster(path: str | Path) -> DatasetReader:
+    """Open a raster to be read as long as wanted, each time under `gdal_options`; whoever asks closes it.
+
+    Raises:
+        DataError: as `open_raster`.
+    """
+    with gdal_options(path), warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        if not remote and not Path(path).exists():
+        if not is_remote(path) and not Path(path).exists():
             raise DataError(f"{path}: no such file")
         try:
             source = rasterio.open(path)
         except RasterioError as error:
             raise DataError(f"{path}: not a raster that can be read: {_reason(error)}") from error
-        with source:
-            if not image_bands(source):
-                raise DataError(f"{path}: a raster without bands")
-            found = sorted(set(source.dtypes))
-            if len(found) > 1 or found[0] not in DTYPES:
-                raise DataError(
-                    f"{path}: values of {', '.join(found)}; convert them to one of {', '.join(DTYPES)}"
-                )
-            yield source
+    found, problem = sorted(set(source.dtypes)), None
+    if not image_bands(source):
+        problem = "a raster without bands"
+    elif len(found) > 1 or found[0] not in DTYPES:
+        problem = f"values of {', '.join(found)}; convert them to one of {', '.join(DTYPES)}"
+    if problem:
+        source.close()
+        raise DataError(f"{path}: {problem}")
+    return source
+
+
+def gdal_options(path: str | Path) -> rasterio.Env:
+    """GDAL's settings while `path` is opened or read."""
+    return rasterio.Env(**(GDAL_OPTIONS | (REMOTE_OPTIONS if is_remote(path) else {})))
 
 
 def image_bands(source: DatasetReader) -> list[int]:
@@ -99,7 +112,7 @@ def read_box(source: DatasetReader, box: Box) -> tuple[NDArray[np.generic], NDAr
     """The values (bands, H, W) of a box, in the raster's own type, and which pixels (H, W) have data.
 
     A pixel has no data where it lies outside the raster, where alpha or a mask band is 0, where every band
-    has the nodata value, and where one of them is NaN. Values are 0 there.
+    has the nodata value, and where one of them is NaN or infinite. Values are 0 there.
 
     Raises:
         DataError: the raster is damaged there, or a remote one does not answer; the message names the rows.
@@ -121,19 +134,18 @@ def read_box(source: DatasetReader, box: Box) -> tuple[NDArray[np.generic], NDAr
     return values, valid
 
 
-def is_remote(source: DatasetReader) -> bool:
+def is_remote(path: str | Path) -> bool:
     """Whether reading goes over a network."""
-    return str(source.name).startswith(("/vsicurl", "/vsis3", "/vsigs", "/vsiaz")) or "://" in str(
-        source.name
-    )
+    return str(path).startswith(("/vsicurl", "/vsis3", "/vsigs", "/vsiaz")) or "://" in str(path)
 
 
 def _read(source: DatasetReader, bands: list[int], box: Box) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
     attempts = READS if is_remote(source.name) else 1
     for attempt in range(1, attempts + 1):
         try:
-            values = source.read(bands, window=box.window)
-            return values, _valid(source, bands, values, box)
+            with gdal_options(source.name):
+                values = source.read(bands, window=box.window)
+                return values, _valid(source, bands, values, box)
         except RasterioError as error:
             if attempt == attempts:
                 place = f"rows {box.top}-{box.bottom - 1}, columns {box.left}-{box.right - 1}"
@@ -147,7 +159,7 @@ def _valid(
 ) -> NDArray[np.bool_]:
     valid = np.ones(values.shape[1:], bool)
     if values.dtype.kind == "f":
-        valid &= ~np.isnan(values).any(axis=0)
+        valid &= np.isfinite(values).all(axis=0)
     # One nodata value a band: a pixel is empty where all have it, since 0 in one band alone may be a colour.
     nodata = [source.nodatavals[band - 1] for band in bands]
     if all(value is not None for value in nodata):
