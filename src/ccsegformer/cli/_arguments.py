@@ -28,7 +28,7 @@ ClassList = Annotated[
     str | None,
     typer.Option(
         "--classes",
-        help="Of scenes or parquet files: a classes.json; of the latter also scene_parse_150, for its raw ids. "
+        help="Of scenes or parquet files: a classes.json; of the latter also scene_parse_150, for raw ids. "
         "Default: the folder's.",
         show_default=False,
     ),

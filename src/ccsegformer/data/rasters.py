@@ -14,7 +14,7 @@ import numpy as np
 import rasterio
 from numpy.typing import NDArray
 from rasterio.enums import ColorInterp, MaskFlags
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
@@ -81,9 +81,11 @@ def hold_raster(path: str | Path) -> DatasetReader:
             raise DataError(f"{path}: no such file")
         try:
             source = rasterio.open(path)
-        except RasterioError as error:
+            found = sorted(set(source.dtypes))
+            _ = source.crs, source.transform, source.nodatavals, source.mask_flag_enums
+        except Exception as error:  # a damaged header shows in many kinds, some of them rasterio's own secret
             raise DataError(f"{path}: not a raster that can be read: {_reason(error)}") from error
-    found, problem = sorted(set(source.dtypes)), None
+    problem = None
     if not image_bands(source):
         problem = "a raster without bands"
     elif len(found) > 1 or found[0] not in DTYPES:
@@ -100,12 +102,16 @@ def gdal_options(path: str | Path) -> rasterio.Env:
 
 
 def image_bands(source: DatasetReader) -> list[int]:
-    """The numbers, from 1, of the bands that are not alpha."""
-    return [
-        band
-        for band, what in zip(source.indexes, source.colorinterp, strict=True)
-        if what != ColorInterp.alpha
-    ]
+    """The numbers, from 1, of the bands that are not alpha.
+
+    Raises:
+        DataError: the raster is damaged.
+    """
+    try:
+        colors = source.colorinterp
+    except Exception as error:  # GDAL's complaints about a header may come up as late as this
+        raise DataError(f"{source.name}: not a raster that can be read: {_reason(error)}") from error
+    return [band for band, what in zip(source.indexes, colors, strict=True) if what != ColorInterp.alpha]
 
 
 def read_box(source: DatasetReader, box: Box) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
@@ -146,7 +152,7 @@ def _read(source: DatasetReader, bands: list[int], box: Box) -> tuple[NDArray[np
             with gdal_options(source.name):
                 values = source.read(bands, window=box.window)
                 return values, _valid(source, bands, values, box)
-        except RasterioError as error:
+        except Exception as error:  # as above
             if attempt == attempts:
                 place = f"rows {box.top}-{box.bottom - 1}, columns {box.left}-{box.right - 1}"
                 raise DataError(f"{source.name}: {place} cannot be read: {_reason(error)}") from error

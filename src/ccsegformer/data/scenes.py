@@ -48,6 +48,7 @@ class Bands(NamedTuple):
 
     number: int
     dtype: str
+    has_alpha: bool  # beside them
     rgb: tuple[int, int, int] | None
     """Which of them, from 0, are red, green and blue, where the files say so."""
 
@@ -57,7 +58,7 @@ class Bands(NamedTuple):
         return self.number == 3 and self.dtype == "uint8"
 
     def __str__(self) -> str:
-        return f"{self.number} band{'s' * (self.number > 1)} of {self.dtype}"
+        return f"{self.number} band{'s' * (self.number > 1)} of {self.dtype}" + " and alpha" * self.has_alpha
 
 
 class Scenes(Dataset[Sample]):
@@ -173,7 +174,7 @@ class Scenes(Dataset[Sample]):
         wanted = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
         red_green_blue = [colors.index(color) for color in wanted if color in colors]
         rgb = (red_green_blue[0], red_green_blue[1], red_green_blue[2]) if len(red_green_blue) == 3 else None
-        bands = Bands(len(numbers), source.dtypes[0], rgb)
+        bands = Bands(len(numbers), source.dtypes[0], source.count > len(numbers), rgb)
         if not self.scenes:
             self.bands = bands
         elif bands[:2] != self.bands[:2]:
