@@ -46,9 +46,9 @@ def training_inputs(recipe: Recipe, dataset: LabelledImages, *, progress: bool) 
     windows = RandomWindows(dataset, size=size, rare_classes=recipe.windows.rare_classes)
     statistics = None if bands.is_rgb else band_statistics(dataset)
     if progress and os.environ.get("RANK", "0") == "0":
-        whose = "their own" if statistics else "ImageNet's"
+        whose, count = "their own" if statistics else "ImageNet's", len(dataset.scenes)
         print(
-            f"{recipe.data}: {len(dataset.scenes)} scenes of {bands}, normalised by {whose} statistics; an "
+            f"{recipe.data}: {count} scene{'s' * (count > 1)} of {bands}, normalised by {whose} statistics; an "
             f"epoch is {len(windows)} windows of {size} pixels",
             file=sys.stderr,
         )
