@@ -13,17 +13,14 @@ from typing import NamedTuple
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
-from rasterio._err import CPLE_BaseError
 from rasterio.enums import ColorInterp, MaskFlags
-from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
+from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
 from ccsegformer.errors import DataError
 
 DTYPES = ("uint8", "uint16", "int16", "float32")
-FAILURES = (RasterioError, CPLE_BaseError, CRSError, UnicodeError)
-"""What rasterio raises: of a damaged file GDAL's own errors too, from any property."""
 READS = 4
 """How often a window of a remote raster is asked for before its failure is believed."""
 PAUSE = 0.5
@@ -68,41 +65,60 @@ def open_raster(path: str | Path) -> Iterator[DatasetReader]:
     Raises:
         DataError: missing, not a raster, without bands, or with values of a type that no network takes.
     """
-    remote = is_remote(path)
-    options = GDAL_OPTIONS | (REMOTE_OPTIONS if remote else {})
-    with rasterio.Env(**options), warnings.catch_warnings():
+    with gdal_options(path), hold_raster(path) as source:
+        yield source
+
+
+def hold_raster(path: str | Path) -> DatasetReader:
+    """Open a raster to be read as long as wanted, each time under `gdal_options`; whoever asks closes it.
+
+    Raises:
+        DataError: as `open_raster`.
+    """
+    with gdal_options(path), warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        if not remote and not Path(path).exists():
+        if not is_remote(path) and not Path(path).exists():
             raise DataError(f"{path}: no such file")
         try:
             source = rasterio.open(path)
-            bands, found = image_bands(source), sorted(set(source.dtypes))
-        except FAILURES as error:
+            found = sorted(set(source.dtypes))
+            _ = source.crs, source.transform, source.nodatavals, source.mask_flag_enums
+        except Exception as error:  # a damaged header shows in many kinds, some of them rasterio's own secret
             raise DataError(f"{path}: not a raster that can be read: {_reason(error)}") from error
-        with source:
-            if not bands:
-                raise DataError(f"{path}: a raster without bands")
-            if len(found) > 1 or found[0] not in DTYPES:
-                raise DataError(
-                    f"{path}: values of {', '.join(found)}; convert them to one of {', '.join(DTYPES)}"
-                )
-            yield source
+    problem = None
+    if not image_bands(source):
+        problem = "a raster without bands"
+    elif len(found) > 1 or found[0] not in DTYPES:
+        problem = f"values of {', '.join(found)}; convert them to one of {', '.join(DTYPES)}"
+    if problem:
+        source.close()
+        raise DataError(f"{path}: {problem}")
+    return source
+
+
+def gdal_options(path: str | Path) -> rasterio.Env:
+    """GDAL's settings while `path` is opened or read."""
+    return rasterio.Env(**(GDAL_OPTIONS | (REMOTE_OPTIONS if is_remote(path) else {})))
 
 
 def image_bands(source: DatasetReader) -> list[int]:
-    """The numbers, from 1, of the bands that are not alpha."""
-    return [
-        band
-        for band, what in zip(source.indexes, source.colorinterp, strict=True)
-        if what != ColorInterp.alpha
-    ]
+    """The numbers, from 1, of the bands that are not alpha.
+
+    Raises:
+        DataError: the raster is damaged.
+    """
+    try:
+        colors = source.colorinterp
+    except Exception as error:  # GDAL's complaints about a header may come up as late as this
+        raise DataError(f"{source.name}: not a raster that can be read: {_reason(error)}") from error
+    return [band for band, what in zip(source.indexes, colors, strict=True) if what != ColorInterp.alpha]
 
 
 def read_box(source: DatasetReader, box: Box) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
     """The values (bands, H, W) of a box, in the raster's own type, and which pixels (H, W) have data.
 
     A pixel has no data where it lies outside the raster, where alpha or a mask band is 0, where every band
-    has the nodata value, and where one of them is NaN. Values are 0 there.
+    has the nodata value, and where one of them is NaN or infinite. Values are 0 there.
 
     Raises:
         DataError: the raster is damaged there, or a remote one does not answer; the message names the rows.
@@ -133,9 +149,10 @@ def _read(source: DatasetReader, bands: list[int], box: Box) -> tuple[NDArray[np
     attempts = READS if is_remote(source.name) else 1
     for attempt in range(1, attempts + 1):
         try:
-            values = source.read(bands, window=box.window)
-            return values, _valid(source, bands, values, box)
-        except FAILURES as error:
+            with gdal_options(source.name):
+                values = source.read(bands, window=box.window)
+                return values, _valid(source, bands, values, box)
+        except Exception as error:  # as above
             if attempt == attempts:
                 place = f"rows {box.top}-{box.bottom - 1}, columns {box.left}-{box.right - 1}"
                 raise DataError(f"{source.name}: {place} cannot be read: {_reason(error)}") from error
@@ -148,7 +165,7 @@ def _valid(
 ) -> NDArray[np.bool_]:
     valid = np.ones(values.shape[1:], bool)
     if values.dtype.kind == "f":
-        valid &= ~np.isnan(values).any(axis=0)
+        valid &= np.isfinite(values).all(axis=0)
     # One nodata value a band: a pixel is empty where all have it, since 0 in one band alone may be a colour.
     nodata = [source.nodatavals[band - 1] for band in bands]
     if all(value is not None for value in nodata):

@@ -14,11 +14,12 @@ import numpy as np
 import rasterio
 import rasterio.shutil
 from numpy.typing import NDArray
-from rasterio.errors import NotGeoreferencedWarning
+from rasterio._err import CPLE_BaseError
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
 
 from ccsegformer.data.labels import Classes
-from ccsegformer.data.rasters import FAILURES, GDAL_OPTIONS, Box
+from ccsegformer.data.rasters import GDAL_OPTIONS, Box
 from ccsegformer.errors import OutputError
 
 BLOCK = 512
@@ -189,6 +190,6 @@ def _writing(path: Path) -> Iterator[Any]:
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         try:
             yield
-        except (*FAILURES, OSError) as error:
+        except (RasterioError, CPLE_BaseError, OSError) as error:
             reason = " ".join(str(getattr(error, "strerror", None) or error.__cause__ or error).split())
             raise OutputError(f"{path}: cannot be written: {reason}") from error
