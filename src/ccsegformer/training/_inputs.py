@@ -48,8 +48,8 @@ def training_inputs(recipe: Recipe, dataset: LabelledImages, *, progress: bool) 
     if progress and os.environ.get("RANK", "0") == "0":
         whose, count = "their own" if statistics else "ImageNet's", len(dataset.scenes)
         print(
-            f"{recipe.data}: {count} scene{'s' * (count > 1)} of {bands}, normalised by {whose} statistics; an "
-            f"epoch is {len(windows)} windows of {size} pixels",
+            f"{recipe.data}: {count} scene{'s' * (count > 1)} of {bands}, normalised by {whose} statistics; "
+            f"an epoch is {len(windows)} windows of {size} pixels",
             file=sys.stderr,
         )
     return Inputs(windows, bands.number, bands.rgb, statistics)
