@@ -17,20 +17,24 @@ from ccsegformer.inference.tiling import STEP, default_overlap
 from ccsegformer.models import CrissCrossSegformerConfig
 
 MEASURE = """
-import sys, torch
+import sys, numpy as np, torch
 from ccsegformer.evaluation.memory import free_at_once, peak_memory
-from ccsegformer.data.transforms import normalize
+from ccsegformer.data.rasters import fill_gaps
+from ccsegformer.data.transforms import BandStatistics, normalize
 from ccsegformer.inference.tiling import default_overlap, spans
 from ccsegformer.inference.windows import label_window, window_logits
 from ccsegformer.models import CrissCrossSegformerConfig, CrissCrossSegformerForSemanticSegmentation
 torch.set_num_threads(1)
-for size, attention, classes, side in (given.split("-") for given in sys.argv[1:]):
-    config = CrissCrossSegformerConfig.mit(size, attention=attention, num_labels=int(classes))
+for size, attention, classes, side, bands, dtype in (given.split("-") for given in sys.argv[1:]):
+    shape = {"num_labels": int(classes), "num_channels": int(bands)}
+    config = CrissCrossSegformerConfig.mit(size, attention=attention, **shape)
+    statistics = BandStatistics((1.0,) * int(bands), (2.0,) * int(bands))
     model = CrissCrossSegformerForSemanticSegmentation(config).eval()
     def run(window):
         rows = spans(3 * window, window, default_overlap(window))[1]
-        pixels = torch.zeros(3, window, window, dtype=torch.uint8)
-        logits = window_logits(model, normalize(pixels))
+        valid = np.arange(window**2).reshape(window, window) > 9
+        ahead, image = (fill_gaps(np.ones((int(bands), window, window), dtype), valid) for _ in range(2))
+        logits = window_logits(model, normalize(torch.from_numpy(image), statistics))
         right = torch.zeros(rows.end - rows.rise, rows.full - rows.rise, config.num_labels)
         below = torch.zeros(rows.full - rows.rise, rows.final, config.num_labels)
         return label_window(logits, rows, rows, right=right, below=below)
@@ -41,15 +45,28 @@ for size, attention, classes, side in (given.split("-") for given in sys.argv[1:
 
 
 def test_measured_peaks_stay_within_the_formula():
-    cases = ["b2-criss_cross-2-1024", "b0-efficient-2-512", "b0-criss_cross-150-384", "b2-efficient-20-320"]
+    cases = [
+        "b2-criss_cross-2-1024-3-uint8",
+        "b0-efficient-2-512-3-uint8",
+        "b0-efficient-2-512-60-float32",
+        "b0-criss_cross-150-384-3-uint8",
+        "b2-efficient-20-320-3-uint8",
+    ]
     done = subprocess.run([sys.executable, "-c", MEASURE, *cases], capture_output=True, text=True, check=True)
     for case, measured in zip(cases, map(int, done.stdout.split()), strict=True):
-        size, attention, classes, side = case.split("-")
-        config = CrissCrossSegformerConfig.mit(size, attention=attention, num_labels=int(classes))
-        predicted = window_memory(config, int(side), default_overlap(int(side)))
+        size, attention, classes, side, bands, dtype = case.split("-")
+        shape = {"num_labels": int(classes), "num_channels": int(bands)}
+        config = CrissCrossSegformerConfig.mit(size, attention=attention, **shape)
+        predicted = window_memory(config, int(side), default_overlap(int(side)), dtype=dtype)
         assert predicted / 4 < measured < predicted, (
             f"{case}: {measured / 1e6:.0f} of {predicted / 1e6:.0f} MB"
         )
+
+
+def test_many_bands_of_float32_make_the_window_smaller():
+    config = CrissCrossSegformerConfig.mit("b0", num_channels=40)
+    windows = [window_for_memory(config, 2 * 10**9, dtype=dtype) for dtype in ("uint8", "float32")]
+    assert SMALLEST_WINDOW < windows[1] < windows[0] < LARGEST_WINDOW
 
 
 @pytest.mark.parametrize("classes", [2, 150])

@@ -140,6 +140,20 @@ def read_box(source: DatasetReader, box: Box) -> tuple[NDArray[np.generic], NDAr
     return values, valid
 
 
+def fill_gaps(values: NDArray[np.generic], valid: NDArray[np.bool_]) -> NDArray[np.uint8 | np.float32]:
+    """Make the values (bands, H, W) of `read_box` an image: uint8, or float32 where they are not.
+
+    A pixel without data gets the mean of those that have them, band by band; uint8 is changed in place.
+    """
+    image: NDArray[np.uint8 | np.float32] = values.astype(
+        np.uint8 if values.dtype == np.uint8 else np.float32, copy=False
+    )
+    if valid.any() and not valid.all():
+        means = values[:, valid].mean(axis=1, dtype=np.float64)
+        image[:, ~valid] = (means.round() if image.dtype == np.uint8 else means)[:, None]
+    return image
+
+
 def is_remote(path: str | Path) -> bool:
     """Whether GDAL reads it through a file system of its own, mostly over a network."""
     return str(path).startswith("/vsi") or "://" in str(path)

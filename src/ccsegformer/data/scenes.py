@@ -18,7 +18,7 @@ from torchvision import tv_tensors
 from ccsegformer.data.folder import Sample, and_more, check_labels, files_by_stem
 from ccsegformer.data.footprints import footprint, is_georeferenced, project
 from ccsegformer.data.labels import Classes, read_classes
-from ccsegformer.data.rasters import Box, hold_raster, image_bands, open_raster, read_box
+from ccsegformer.data.rasters import Box, fill_gaps, hold_raster, image_bands, open_raster, read_box
 from ccsegformer.data.scene_masks import MaskRaster
 from ccsegformer.data.scene_polygons import Polygons, check_polygons
 from ccsegformer.errors import DataError
@@ -137,13 +137,9 @@ class Scenes(Dataset[Sample]):
         values, valid = self.pixels(number, box)
         labels = self.labels(number, box)
         labels[~valid] = self.classes.ignore_index
-        image = values if values.dtype == np.uint8 else values.astype(np.float32)
-        if valid.any() and not valid.all():
-            means = values[:, valid].mean(axis=1, dtype=np.float64)
-            image[:, ~valid] = (means.round() if image.dtype == np.uint8 else means)[:, None]
         narrow = np.uint8 if self.classes.ignore_index <= 255 else np.int32
         return {
-            "image": tv_tensors.Image(torch.from_numpy(image)),
+            "image": tv_tensors.Image(torch.from_numpy(fill_gaps(values, valid))),
             "mask": tv_tensors.Mask(torch.from_numpy(labels.astype(narrow))),
             "name": name,
         }

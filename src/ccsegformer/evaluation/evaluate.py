@@ -83,11 +83,7 @@ def predict_labels(
             resizing; the message calls it `name`.
     """
     bands, height, width = image.shape
-    statistics = _statistics(model)
-    if bands != getattr(model.config, "num_channels", bands):
-        raise DataError(f"{name}: {bands} bands for a model of {model.config.num_channels}")
-    if statistics is None and image.dtype != torch.uint8:
-        raise DataError(f"{name}: values of {image.dtype}, but the model was trained on 8-bit RGB")
+    statistics = input_statistics(model, bands, str(image.dtype).removeprefix("torch."), name)
     _, (rows, columns) = input_sizes(height, width, protocol.resize, max(protocol.scales))
     if rows * columns > MAX_MEGAPIXELS * 1_000_000:
         resized = "" if (rows, columns) == (height, width) else f" resized to {columns}x{rows}"
@@ -104,6 +100,27 @@ def predict_labels(
     autocast = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
     with evaluation_mode(model), autocast:
         return label_views(network, image.to(device), protocol, statistics).cpu()
+
+
+def input_statistics(
+    model: "PreTrainedModel", bands: int, dtype: str, name: str | Path
+) -> BandStatistics | None:
+    """What `normalize` takes for an image of so many bands and such values; None for 8-bit RGB.
+
+    Raises:
+        DataError: the model takes other images; the message calls this one `name`.
+    """
+    wanted = getattr(model.config, "num_channels", bands)
+    if bands != wanted:
+        raise DataError(f"{name}: {bands} {'band' if bands == 1 else 'bands'} for a model of {wanted}")
+    means = getattr(model.config, "band_means", None)
+    if means is not None:
+        return BandStatistics(tuple(means), tuple(model.config.band_stds))
+    if dtype != "uint8":
+        raise DataError(f"{name}: values of {dtype} for a model of 8-bit colours")
+    if bands != 3:
+        raise DataError(f"{name}: {bands} bands for a model that has no statistics of them")
+    return None
 
 
 def evaluate(
@@ -215,12 +232,6 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
-
-
-def _statistics(model: "PreTrainedModel") -> BandStatistics | None:
-    """Of the bands that a model was trained on; None for 8-bit RGB."""
-    means = getattr(model.config, "band_means", None)
-    return None if means is None else BandStatistics(tuple(means), tuple(model.config.band_stds))
 
 
 def _record(protocol: EvaluationProtocol, ignore_index: int, parameter: nn.Parameter) -> dict[str, Any]:

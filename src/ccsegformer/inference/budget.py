@@ -20,8 +20,11 @@ def choose_window(
     window: int | None,
     overlap: int | None,
     memory: int | str,
+    dtype: str = "uint8",
 ) -> tuple[int, int]:
     """A window and an overlap, in pixels a side: what is given, else by memory and by default.
+
+    `dtype` is that of the scene.
 
     Raises:
         CCSegformerError: a memory that is too small or no amount, a window below 32, or an overlap of more
@@ -29,7 +32,7 @@ def choose_window(
     """
     if window is None:
         on_cpu = next(model.parameters()).device.type == "cpu"
-        window = window_for_memory(model.config, parse_memory(memory), on_cpu=on_cpu)
+        window = window_for_memory(model.config, parse_memory(memory), on_cpu=on_cpu, dtype=dtype)
     overlap = default_overlap(window) if overlap is None else overlap
     if window < STEP or not 0 <= overlap <= window // 2:
         raise CCSegformerError(
@@ -54,7 +57,7 @@ def parse_memory(text: str | int) -> int:
 
 
 def window_memory(
-    config: CrissCrossSegformerConfig, window: int, overlap: int, *, on_cpu: bool = True
+    config: CrissCrossSegformerConfig, window: int, overlap: int, *, on_cpu: bool = True, dtype: str = "uint8"
 ) -> int:
     """Bytes that a square window takes at most, in float32, beyond `BASE` and the weights.
 
@@ -67,6 +70,7 @@ def window_memory(
         config: of the model.
         window, overlap: in pixels a side.
         on_cpu: where the model is.
+        dtype: of the scene's values.
     """
     copies = 9 if "criss_cross" in config.stage_attention else 5
     if not on_cpu:
@@ -75,18 +79,23 @@ def window_memory(
     maps += sum(width / 4 ** (stage + 2) for stage, width in enumerate(config.hidden_sizes))
     head = 0 if on_cpu else 4 * config.decoder_hidden_size / 16
     logits = 2 * config.num_labels / 16
-    pixels = 3.5 * config.num_channels  # read ahead as bytes, and as the network takes them
+    # One window in use, one that is read ahead and is in the making, all but 8 bits as float32; besides, as
+    # the network takes it.
+    pixels = (3 * (1 if dtype == "uint8" else 4) + 11) / 4 * config.num_channels
     carried = 6 * config.num_labels * window * overlap  # to the right and below, from there and to there
     return int(4 * (window**2 * (maps + head + logits + pixels) + carried + 4 * BAND_VALUES))
 
 
-def window_for_memory(config: CrissCrossSegformerConfig, memory: int, *, on_cpu: bool = True) -> int:
+def window_for_memory(
+    config: CrissCrossSegformerConfig, memory: int, *, on_cpu: bool = True, dtype: str = "uint8"
+) -> int:
     """The largest window, in pixels a side and a multiple of 32, that fits; at most `LARGEST_WINDOW`.
 
     Args:
         config: of the model.
         memory: bytes beyond the weights: of the whole process on CPU, elsewhere of what is on the device.
         on_cpu: where the model is.
+        dtype: of the scene's values.
 
     Raises:
         CCSegformerError: not even a window of `SMALLEST_WINDOW` fits.
@@ -94,7 +103,7 @@ def window_for_memory(config: CrissCrossSegformerConfig, memory: int, *, on_cpu:
 
     def needed(window: int) -> int:
         base = BASE if on_cpu else 0
-        return base + window_memory(config, window, default_overlap(window), on_cpu=on_cpu)
+        return base + window_memory(config, window, default_overlap(window), on_cpu=on_cpu, dtype=dtype)
 
     for window in range(LARGEST_WINDOW, SMALLEST_WINDOW - 1, -STEP):
         if needed(window) <= memory:

@@ -80,7 +80,7 @@ def predict_files(
     jobs = list(zip(files, targets, strict=True))
     for file, (labels_path, overlay_path) in track(jobs, "Predicting", disable=not progress):
         image = read_image(file)
-        labels = _label(model, image, window, overlap, blend, memory).numpy()
+        labels = _label(model, image, file, window, overlap, blend, memory).numpy()
         write_atomically(labels_path, encode_labels(labels, classes))
         overlay = image.permute(1, 2, 0).numpy() // 2 + colorize(labels, classes) // 2
         write_atomically(overlay_path, _png(Image.fromarray(overlay)))
@@ -149,6 +149,7 @@ def encode_labels(labels: NDArray[np.integer], classes: Classes) -> bytes:
 def _label(
     model: CrissCrossSegformerForSemanticSegmentation,
     image: Tensor,
+    file: Path,
     window: int | None,
     overlap: int | None,
     blend: Blend,
@@ -158,8 +159,8 @@ def _label(
     height, width = image.shape[1:]
     fits = max(height, width) <= window if window else height * width <= MAX_MEGAPIXELS * 1_000_000
     if fits:
-        return predict_labels(model, image)
-    return label_image(model, image, *choose_window(model, window, overlap, memory), blend)
+        return predict_labels(model, image, name=str(file))
+    return label_image(model, image, *choose_window(model, window, overlap, memory), blend, name=file)
 
 
 def _is_scene(path: str) -> bool:

@@ -28,15 +28,14 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.text import Text
-from torch import Tensor
 
 from ccsegformer import __version__
 from ccsegformer.data.download import require_space
 from ccsegformer.data.labels import Classes
-from ccsegformer.data.rasters import Box, image_bands, is_remote, open_raster, read_box
-from ccsegformer.data.transforms import normalize
+from ccsegformer.data.rasters import Box, fill_gaps, image_bands, is_remote, open_raster, read_box
+from ccsegformer.data.transforms import BandStatistics, normalize
 from ccsegformer.errors import DataError, OutputError
-from ccsegformer.evaluation.evaluate import evaluation_mode
+from ccsegformer.evaluation.evaluate import evaluation_mode, input_statistics
 from ccsegformer.inference import _journal as journal
 from ccsegformer.inference._journal import load_scores, save_scores
 from ccsegformer.inference._map_file import (
@@ -68,7 +67,7 @@ class _Tile(NamedTuple):
 
     rows: Span
     columns: Span
-    values: NDArray[np.generic]
+    image: NDArray[np.uint8 | np.float32]
     valid: NDArray[np.bool_]
 
     @property
@@ -82,6 +81,7 @@ class _Run(NamedTuple):
     """What does not change while a scene is mapped."""
 
     model: CrissCrossSegformerForSemanticSegmentation
+    statistics: BandStatistics | None
     path: str | Path
     folder: Path
     rows: list[Span]
@@ -125,7 +125,7 @@ def predict_scene(
     same bytes; until then what is done is in `.NAME.partial` beside the output, one or two bytes a pixel.
 
     Args:
-        model: of 8-bit RGB, in any mode; it is in evaluation mode meanwhile.
+        model: in any mode; it is in evaluation mode meanwhile.
         path: anything GDAL opens: a file, `/vsicurl/https://...`, `s3://...`.
         output: the GeoTIFF to write; one that is there is replaced.
         classes: one for each of the model's.
@@ -141,7 +141,8 @@ def predict_scene(
         progress: show a bar on stderr.
 
     Raises:
-        DataError: the scene cannot be read, or does not have the bands that the model takes.
+        DataError: the scene cannot be read, or does not have the bands that the model takes: 8-bit RGB, or
+            as many as it was trained on, of any type that `open_raster` reads.
         OutputError: the output cannot be written, or would replace the scene.
         CCSegformerError: a memory that is too small or no amount of bytes, or a window or overlap outside
             the limits.
@@ -156,14 +157,15 @@ def predict_scene(
         raise OutputError(f"{output}: is a folder; name a file")
     if not is_remote(path) and output.exists() and output.resolve() == Path(path).resolve():
         raise OutputError(f"{output}: would replace the scene; choose another output")
-    window, overlap = choose_window(model, window, overlap, memory)
     folder = journal.folder_for(output)
     with open_raster(path) as source:
-        _check_bands(source, path, model)
+        bands, dtype = len(image_bands(source)), source.dtypes[0]
+        statistics = input_statistics(model, bands, dtype, path)
+        window, overlap = choose_window(model, window, overlap, memory, dtype)
         rows, columns = (
             spans(side, window, overlap, taper=blend != "none") for side in (source.height, source.width)
         )
-        run = _Run(model, path, folder, rows, columns, blend, map_format(classes, confidence))
+        run = _Run(model, statistics, path, folder, rows, columns, blend, map_format(classes, confidence))
         with journal.locked(folder):
             job = _job(run, source, classes)
             try:
@@ -203,7 +205,10 @@ def _label(run: _Run, done: journal.Progress, progress: bool) -> journal.Progres
         task = bar.add_task(Path(run.path).name, total=len(grid), completed=done.windows)
         for tile in tiles:
             row, column = divmod(done.windows, len(run.columns))
-            logits = window_logits(run.model, _network_input(tile, device)) if tile.valid.any() else None
+            logits = None
+            if tile.valid.any():
+                image = torch.from_numpy(tile.image).to(device)
+                logits = window_logits(run.model, normalize(image, run.statistics))
             if written is not None:
                 written.result()
             labelled, carry = None, None
@@ -251,9 +256,8 @@ def _read(path: str | Path, grid: list[tuple[Span, Span]]) -> Generator[_Tile]:
     """What is in each window of the scene."""
     with open_raster(path) as source:
         for rows, columns in grid:
-            yield _Tile(
-                rows, columns, *read_box(source, Box(rows.start, columns.start, rows.stop, columns.stop))
-            )
+            values, valid = read_box(source, Box(rows.start, columns.start, rows.stop, columns.stop))
+            yield _Tile(rows, columns, fill_gaps(values, valid), valid)
 
 
 @contextmanager
@@ -271,22 +275,6 @@ def _ahead(tiles: Generator[_Tile]) -> Iterator[Iterator[_Tile]]:
             yield follow()
         finally:
             reader.submit(tiles.close).result()  # where it was opened
-
-
-def _network_input(tile: _Tile, device: torch.device) -> Tensor:
-    """Normalised pixels, float32 (C, H, W): 0, the mean colour, where there are no data."""
-    pixels = normalize(torch.from_numpy(tile.values).to(device))
-    return pixels.mul_(torch.from_numpy(tile.valid).to(device))
-
-
-def _check_bands(
-    source: DatasetReader, path: str | Path, model: CrissCrossSegformerForSemanticSegmentation
-) -> None:
-    bands, wanted = len(image_bands(source)), model.config.num_channels
-    if bands != wanted:
-        raise DataError(f"{path}: {bands} {'band' if bands == 1 else 'bands'} for a model of {wanted}")
-    if source.dtypes[0] != "uint8":
-        raise DataError(f"{path}: values of {source.dtypes[0]} for a model of 8-bit colours")
 
 
 def _job(run: _Run, source: DatasetReader, classes: Classes) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Label one window after another; what it shares with later ones is carried on, so none is seen twice."""
 
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor
 
 from ccsegformer.data.stream import MINIMUM_SIDE, pad_to
 from ccsegformer.data.transforms import normalize
-from ccsegformer.evaluation.evaluate import evaluation_mode
+from ccsegformer.evaluation.evaluate import evaluation_mode, input_statistics
 from ccsegformer.evaluation.upsampling import BAND_VALUES, resize_rows
 from ccsegformer.inference.tiling import Span, spans, weights
 from ccsegformer.models import CrissCrossSegformerForSemanticSegmentation
@@ -117,12 +118,18 @@ def label_image(
     window: int,
     overlap: int,
     blend: Blend = "logits",
+    *,
+    name: str | Path = "image",
 ) -> Tensor:
-    """Label an 8-bit RGB image (3, H, W) window by window, in evaluation mode and on the model's device.
+    """Label an image (bands, H, W) window by window, in evaluation mode and on the model's device.
 
     Returns:
         Labels (H, W) on the CPU: uint8, or int32 for more than 256 classes.
+
+    Raises:
+        DataError: an image of other bands than the model takes; the message calls it `name`.
     """
+    statistics = input_statistics(model, image.shape[0], str(image.dtype).removeprefix("torch."), name)
     device = next(model.parameters()).device
     rows, columns = (spans(side, window, overlap, taper=blend != "none") for side in image.shape[1:])
     labels = torch.empty(
@@ -134,7 +141,7 @@ def label_image(
             right = None
             for index, column in enumerate(columns):
                 pixels = image[:, row.start : row.stop, column.start : column.stop].to(device)
-                logits = window_logits(model, normalize(pixels))
+                logits = window_logits(model, normalize(pixels, statistics))
                 labelled, (right, below[index]) = label_window(
                     logits, row, column, blend=blend, right=right, below=below[index]
                 )
