@@ -21,6 +21,22 @@ def write_atomically(path: str | Path, content: bytes | str) -> None:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
+def check_writable(path: str | Path) -> None:
+    """Make sure, before long work, that a file may be written; missing folders are not made yet.
+
+    Raises:
+        OutputError: it is a folder, or its folder cannot be written.
+    """
+    path = Path(path)
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if path.is_dir():
+        raise OutputError(f"{path}: is a folder; name a file")
+    if not folder.is_dir():
+        raise OutputError(f"{path}: cannot be written: {folder} is not a folder")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(f"{path}: cannot be written: {folder} may not be changed")
+
+
 @contextmanager
 def written_aside(path: str | Path) -> Iterator[Path]:
     """Where to write a file so that it appears whole: beside `path`, hidden, with its suffix; then renamed.

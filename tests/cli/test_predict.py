@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyogrio
 import pytest
 import rasterio
 import torch
@@ -52,6 +53,21 @@ def test_a_scene_becomes_a_map(run: Run, model: Path, scene: Path, tmp_path: Pat
         assert found.count == 2
 
 
+@pytest.mark.parametrize("name", ["regions.gpkg", "regions.geojson"])
+def test_a_map_as_polygons(run: Run, model: Path, scene: Path, tmp_path: Path, name: str) -> None:
+    arguments = ["predict", model, scene, "--output", tmp_path / "map.tif", "--polygons", tmp_path / name]
+    done = run(*arguments, "--simplify", "0.5")
+    assert done.code == 0, done.err
+    assert done.out.split() == [str(tmp_path / "map.tif"), str(tmp_path / name)]
+    meta, _, shapes, (found, ids, areas) = pyogrio.raw.read(tmp_path / name)
+    assert list(meta["fields"]) == ["class", "class_id", "area_m2"]
+    assert meta["crs"] == ("EPSG:32632" if name.endswith("gpkg") else "EPSG:4326")
+    assert {("ground", 0), ("water", 1)} >= set(zip(found, ids.tolist(), strict=True)) and len(shapes)
+    # 60 m x 100 m, larger on the ellipsoid by the square of the projection's scale
+    assert areas.sum() == pytest.approx(6000, rel=2e-3)
+    assert [path.name for path in tmp_path.glob(".*")] == []
+
+
 def test_what_cannot_be_mapped_is_one_line(run: Run, model: Path, scene: Path, tmp_path: Path) -> None:
     (tmp_path / "text.tif").write_text("no raster")
     before = set(tmp_path.iterdir())
@@ -63,6 +79,10 @@ def test_what_cannot_be_mapped_is_one_line(run: Run, model: Path, scene: Path, t
         ([scene, "--output", tmp_path / "map.tif", "--window", "64", "--overlap", "40"], "overlap 40"),
         ([scene, "--output", tmp_path / "map.tif", "--memory", "little"], "memory 'little'"),
         ([scene, "--output", tmp_path / "map.tif", "--memory", "100MB"], "too little"),
+        ([scene, "--output", tmp_path / "map.tif", "--polygons", tmp_path / "a.shp"], ".gpkg or .geojson"),
+        ([scene, "--output", tmp_path / "map.tif", "--polygons", scene / "a.gpkg"], "is not a folder"),
+        ([scene, "--output", tmp_path / "maps", "--polygons", tmp_path / "a.gpkg"], "polygons are made of"),
+        ([scene, "--output", scene / "map.tif"], "scene.tif is not a folder"),
     ]:
         outcome = run("predict", model, *arguments)
         assert outcome.code == 1, arguments

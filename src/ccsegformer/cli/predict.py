@@ -49,6 +49,17 @@ def predict(
     confidence: Annotated[
         bool, typer.Option("--confidence", help="Add a band to maps: the probability of the class.")
     ] = False,
+    polygons: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write the map's regions, with class and area: NAME.gpkg or NAME.geojson.",
+            show_default=False,
+        ),
+    ] = None,
+    simplify: Annotated[
+        float | None,
+        typer.Option(help="Simplify their outlines by so much, in the map's units.", show_default=False),
+    ] = None,
 ) -> None:
     """Map georeferenced scenes as Cloud-Optimized GeoTIFFs, and label other images.
 
@@ -59,10 +70,14 @@ def predict(
 
       ccsegformer predict runs/aerial scene.tif --output map.tif
 
+      ccsegformer predict runs/aerial scene.tif --output map.tif --polygons map.gpkg --simplify 0.5
+
       ccsegformer predict runs/aerial scenes/ /vsicurl/https://example.org/a.tif --output maps --memory 8GB
 
       ccsegformer predict runs/report photographs/ more/*.png --output labelled
     """
+    if simplify is not None and polygons is None:
+        raise typer.BadParameter("is for polygons: name their file with --polygons", param_hint="--simplify")
     from ccsegformer.inference.predictor import load_model, predict_inputs
 
     loaded, classes = load_model(model)
@@ -76,6 +91,8 @@ def predict(
         blend=blend.value,
         memory=memory,
         confidence=confidence,
+        polygons=polygons,
+        simplify=simplify,
         progress=True,
     ):
         typer.echo("  ".join(map(str, written)))

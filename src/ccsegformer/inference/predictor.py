@@ -94,6 +94,8 @@ def predict_inputs(
     output: str | Path,
     *,
     confidence: bool = False,
+    polygons: str | Path | None = None,
+    simplify: float | None = None,
     progress: bool = False,
     **options: Any,
 ) -> Iterator[tuple[tuple[Path, ...], tuple[str, ...]]]:
@@ -108,18 +110,21 @@ def predict_inputs(
         inputs: files, folders, or what GDAL opens over a network.
         output: one map, or a folder.
         confidence: of scenes.
+        polygons, simplify: of one map, as `predict_scene` has them.
         progress: show a bar on stderr.
         options: `window`, `overlap`, `blend` and `memory`, as of `predict_scene`.
 
     Raises:
         DataError, OutputError: as both, and for inputs whose outputs would have the same name, or replace an
-            input; before anything is written.
+            input, or polygons of other than one map; before anything is written.
     """
     output = Path(output)
     if output.suffix.lower() in (".tif", ".tiff"):
         if len(inputs) != 1 or Path(inputs[0]).is_dir():
             raise OutputError(f"{output}: one map, but several inputs; give a folder")
         scenes, images = [(inputs[0], output)], []
+    elif polygons is not None:
+        raise OutputError(f"{polygons}: polygons are made of one map; name that, as in --output map.tif")
     else:
         remote = [path for path in inputs if is_remote(path)]
         files = [*remote, *map(str, _expand(path for path in inputs if not is_remote(path)))]
@@ -127,11 +132,10 @@ def predict_inputs(
         images = [path for path in files if path not in dict(scenes)]
         targets = [(target,) for _, target in scenes] + [_targets(Path(image), output) for image in images]
         _refuse_collisions([Path(path) for path in [*dict(scenes), *images]], targets)
+    scene_options = {"confidence": confidence, "polygons": polygons, "simplify": simplify, **options}
     for path, target in scenes:
-        done = predict_scene(
-            model, path, target, classes=classes, confidence=confidence, progress=progress, **options
-        )
-        yield (done.path,), done.notes
+        done = predict_scene(model, path, target, classes=classes, progress=progress, **scene_options)
+        yield (done.path, *([] if polygons is None else [Path(polygons)])), done.notes
     if images:
         for written in predict_files(model, classes, images, output, progress=progress, **options):
             yield written, ()

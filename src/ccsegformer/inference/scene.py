@@ -36,6 +36,7 @@ from ccsegformer.data.rasters import Box, fill_gaps, image_bands, is_remote, ope
 from ccsegformer.data.transforms import BandStatistics, normalize
 from ccsegformer.errors import DataError, OutputError
 from ccsegformer.evaluation.evaluate import evaluation_mode, input_statistics
+from ccsegformer.files import check_writable
 from ccsegformer.inference import _journal as journal
 from ccsegformer.inference._journal import load_scores, save_scores
 from ccsegformer.inference._map_file import (
@@ -47,6 +48,7 @@ from ccsegformer.inference._map_file import (
     write_cog,
 )
 from ccsegformer.inference.budget import MEMORY, choose_window
+from ccsegformer.inference.polygons import check_polygons, write_polygons
 from ccsegformer.inference.tiling import Span, spans
 from ccsegformer.inference.windows import Blend, Carry, Labelled, label_window, window_logits
 from ccsegformer.models import CrissCrossSegformerForSemanticSegmentation
@@ -114,6 +116,8 @@ def predict_scene(
     blend: Blend = "logits",
     memory: int | str = MEMORY,
     confidence: bool = False,
+    polygons: str | Path | None = None,
+    simplify: float | None = None,
     progress: bool = False,
 ) -> SceneMap:
     """Label every pixel of a georeferenced raster, window by window, on the model's device.
@@ -138,6 +142,8 @@ def predict_scene(
         memory: bytes, or words such as "4GB": of the process, or with a model on another device of that
             device; the weights come on top. Only the default window depends on it.
         confidence: add a band: the probability of the class, 0 to 254 (65534 for uint16) for 0 to 1.
+        polygons: also write the map's regions there, to `.gpkg` or `.geojson`, as `write_polygons` does.
+        simplify: their outlines, in the map's units.
         progress: show a bar on stderr.
 
     Raises:
@@ -153,14 +159,16 @@ def predict_scene(
         raise ValueError(f"blend must be one of {', '.join(get_args(Blend))}, not {blend!r}")
     if len(classes) != model.config.num_labels:
         raise DataError(f"{len(classes)} classes for a model of {model.config.num_labels}")
-    if output.is_dir():
-        raise OutputError(f"{output}: is a folder; name a file")
-    if not is_remote(path) and output.exists() and output.resolve() == Path(path).resolve():
-        raise OutputError(f"{output}: would replace the scene; choose another output")
+    for written in [output] if polygons is None else [output, Path(polygons)]:
+        check_writable(written)
+        if not is_remote(path) and written.resolve() == Path(path).resolve():
+            raise OutputError(f"{written}: would replace the scene; choose another output")
     folder = journal.folder_for(output)
     with open_raster(path) as source:
         bands, dtype = len(image_bands(source)), source.dtypes[0]
         statistics = input_statistics(model, bands, dtype, path)
+        if polygons is not None:
+            check_polygons(source, polygons, simplify)
         window, overlap = choose_window(model, window, overlap, memory, dtype)
         rows, columns = (
             spans(side, window, overlap, taper=blend != "none") for side in (source.height, source.width)
@@ -176,6 +184,8 @@ def predict_scene(
                     create_map(run.growing, source, classes, run.format)
                 done = _label(run, done, progress)
                 write_cog(run.growing, folder / "map.tif", classes)
+                if polygons is not None:
+                    write_polygons(folder / "map.tif", polygons, classes=classes, simplify=simplify)
                 _publish(folder / "map.tif", output)
             except DataError:
                 if not is_remote(path):  # a network comes back, a damaged file does not
