@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyogrio
 import pytest
 import rasterio
 import shapely
@@ -252,8 +253,6 @@ def test_polygons_without_a_class_are_the_object(root: Path) -> None:
 
 def test_polygons_by_number_in_a_geopackage(root: Path) -> None:
     (root / "training" / "a_mask.tif").unlink()
-    import pyogrio
-
     shapes = np.array(
         [shapely.to_wkb(on_the_ground(0, 0, 30, 30)), shapely.to_wkb(on_the_ground(10, 10, 20, 20))]
     )
@@ -361,9 +360,48 @@ def test_what_does_not_fit_is_one_line(harm: Callable[[Path], None], message: st
     assert "\n" not in str(caught.value)
 
 
-def test_polygons_need_a_place(root: Path) -> None:
-    import pyogrio
+@pytest.mark.parametrize("name", ["a.tif", "a_mask.tif", "a.geojson", "a.gpkg"])
+def test_damaged_files_never_show_a_traceback(name: str, root: Path) -> None:
+    path = root / "training" / name
+    if name.endswith("tif"):
+        write(root / "training" / "a_mask.tif", blobs(), transform=GRID * Affine.scale(1.25))
+    else:
+        polygons(label=["wood"])(root)
+        if name == "a.gpkg":
+            meta, _, shapes, columns = pyogrio.raw.read(path.with_suffix(".geojson"))
+            pyogrio.raw.write(path, shapes, columns, meta["fields"], geometry_type="Polygon", crs=CRS)
+            path.with_suffix(".geojson").unlink()
+    content, generator, refused = path.read_bytes(), np.random.default_rng(0), 0
+    for number in range(60):
+        damaged = bytearray(content)
+        for place in generator.integers(0, len(content) if number % 2 else 400, 1 + number % 3):
+            damaged[place] = generator.integers(256)
+        path.write_bytes(damaged[: generator.integers(len(content))] if number % 15 == 0 else damaged)
+        try:
+            scenes = Scenes(root)
+            if sum(scene.height * scene.width for scene in scenes.scenes) < 10**6:
+                list(scenes)
+        except DataError as error:
+            assert "\n" not in str(error) and str(root / "training") in str(error)
+            refused += 1
+    assert refused > 5
 
+
+def test_a_crs_of_no_place_on_earth_is_one_line(root: Path) -> None:
+    local = 'LOCAL_CS["site",UNIT["metre",1]]'
+    write(root / "training" / "a_mask.tif", blobs(), crs=local)
+    with pytest.raises(DataError, match=r"a_mask\.tif: its CRS and that beside it have no common ground: "):
+        Scenes(root)
+    for split in ("training", "validation"):  # they may be trained on; how they lie is told
+        crs = local if split == "training" else CRS
+        write(root / split / "b.tif", image(), crs=crs)
+        write(root / split / "b_mask.tif", blobs(), crs=crs)
+    (root / "training" / "a_mask.tif").unlink()
+    (root / "training" / "a.tif").unlink()
+    assert len(Scenes(root)) == 1
+
+
+def test_polygons_need_a_place(root: Path) -> None:
     (root / "training" / "a_mask.tif").unlink()
     path = root / "training" / "a.gpkg"
     shapes = np.array([shapely.to_wkb(on_the_ground(0, 0, 30, 30))])

@@ -255,7 +255,7 @@ def test_the_models_mode_is_kept(model, tmp_path):
     [
         (lambda path: write_scene(path, bands=5), "5 bands for a model of 3"),
         (lambda path: write_scene(path, bands=1), "1 band for a model of 3"),
-        (lambda path: write_scene(path, dtype="uint16"), "uint16 for a model of 8-bit"),
+        (lambda path: write_scene(path, dtype="uint16"), "more than 8 bits for a model of 8-bit"),
         (lambda path: path.write_text("no raster"), "not a raster that can be read"),
         (lambda path: None, "no such file"),
     ],

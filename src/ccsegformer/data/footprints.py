@@ -8,8 +8,11 @@ import shapely
 from affine import Affine
 from numpy.typing import NDArray
 from pyproj import Transformer
+from pyproj.exceptions import ProjError
 from rasterio.crs import CRS
 from rasterio.io import DatasetReader
+
+from ccsegformer.errors import DataError
 
 Coordinates = NDArray[np.floating] | NDArray[np.integer]
 EDGE_POINTS = 21  # on each side of an outline that goes to another CRS, where straight lines may bend
@@ -22,9 +25,16 @@ def is_georeferenced(source: DatasetReader) -> bool:
 
 
 def footprint(source: DatasetReader, crs: CRS | None = None) -> shapely.Polygon:
-    """The outline of a raster on the ground, in its own CRS or in another."""
+    """The outline of a raster on the ground, in its own CRS or in another.
+
+    Raises:
+        DataError: as `project`.
+    """
     own = source.crs.to_wkt() if source.crs else None
-    return outline(source.transform, source.width, source.height, own, crs.to_wkt() if crs else own)
+    try:
+        return outline(source.transform, source.width, source.height, own, crs.to_wkt() if crs else own)
+    except DataError as error:
+        raise DataError(f"{source.name}: {error}") from error
 
 
 def outline(
@@ -39,7 +49,11 @@ def outline(
 
 
 def project(shape: Any, crs: str | None, target: str | None) -> Any:
-    """A geometry in another CRS, both as WKT; as it is where one of them is unknown."""
+    """A geometry in another CRS, both as WKT; as it is where one of them is unknown.
+
+    Raises:
+        DataError: there is no way from one to the other, as where one is local.
+    """
     if crs == target or crs is None or target is None:
         return shape
     return shapely.transform(shape, _transformer(crs, target).transform, interleaved=False)
@@ -47,7 +61,10 @@ def project(shape: Any, crs: str | None, target: str | None) -> Any:
 
 @functools.cache
 def _transformer(crs: str, target: str) -> Transformer:
-    return Transformer.from_crs(crs, target, always_xy=True)
+    try:
+        return Transformer.from_crs(crs, target, always_xy=True)
+    except ProjError as error:
+        raise DataError(f"its CRS and that beside it have no common ground: {error}") from error
 
 
 def same_grid(one: DatasetReader, other: DatasetReader) -> bool:

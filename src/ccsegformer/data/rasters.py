@@ -84,7 +84,7 @@ def hold_raster(path: str | Path) -> DatasetReader:
             found = sorted(set(source.dtypes))
             _ = source.crs, source.transform, source.nodatavals, source.mask_flag_enums
         except Exception as error:  # a damaged header shows in many kinds, some of them rasterio's own secret
-            raise DataError(f"{path}: not a raster that can be read: {_reason(error)}") from error
+            raise DataError(f"{path}: not a raster that can be read: {reason_of(error)}") from error
     problem = None
     if not image_bands(source):
         problem = "a raster without bands"
@@ -110,7 +110,7 @@ def image_bands(source: DatasetReader) -> list[int]:
     try:
         colors = source.colorinterp
     except Exception as error:  # GDAL's complaints about a header may come up as late as this
-        raise DataError(f"{source.name}: not a raster that can be read: {_reason(error)}") from error
+        raise DataError(f"{source.name}: not a raster that can be read: {reason_of(error)}") from error
     return [band for band, what in zip(source.indexes, colors, strict=True) if what != ColorInterp.alpha]
 
 
@@ -159,6 +159,11 @@ def is_remote(path: str | Path) -> bool:
     return str(path).startswith("/vsi") or "://" in str(path)
 
 
+def reason_of(error: Exception) -> str:
+    """GDAL's own words in one line; rasterio keeps them in the cause."""
+    return " ".join(str(error.__cause__ or error).split())
+
+
 def _read(source: DatasetReader, bands: list[int], box: Box) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
     attempts = READS if is_remote(source.name) else 1
     for attempt in range(1, attempts + 1):
@@ -169,7 +174,7 @@ def _read(source: DatasetReader, bands: list[int], box: Box) -> tuple[NDArray[np
         except Exception as error:  # as above
             if attempt == attempts:
                 place = f"rows {box.top}-{box.bottom - 1}, columns {box.left}-{box.right - 1}"
-                raise DataError(f"{source.name}: {place} cannot be read: {_reason(error)}") from error
+                raise DataError(f"{source.name}: {place} cannot be read: {reason_of(error)}") from error
         time.sleep(PAUSE * 2**attempt)
     raise AssertionError("the last attempt returns or raises")
 
@@ -187,8 +192,3 @@ def _valid(
     elif MaskFlags.per_dataset in source.mask_flag_enums[bands[0] - 1]:  # alpha or a mask band
         valid &= source.read_masks(bands[0], window=box.window) > 0
     return valid
-
-
-def _reason(error: Exception) -> str:
-    """GDAL's own words, which rasterio keeps in the cause."""
-    return " ".join(str(error.__cause__ or error).split())

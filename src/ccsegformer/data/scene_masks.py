@@ -11,7 +11,7 @@ from rasterio.vrt import WarpedVRT
 
 from ccsegformer.data.footprints import footprint, is_georeferenced, same_grid
 from ccsegformer.data.labels import Classes
-from ccsegformer.data.rasters import Box, hold_raster, image_bands, read_box
+from ccsegformer.data.rasters import Box, hold_raster, image_bands, read_box, reason_of
 from ccsegformer.errors import DataError
 
 
@@ -63,13 +63,21 @@ class MaskRaster:
                 }
 
     def open(self) -> DatasetReader:
-        """The mask on the scene's grid; whoever asks closes it."""
+        """The mask on the scene's grid; whoever asks closes it.
+
+        Raises:
+            DataError: it cannot be brought there.
+        """
         mask = hold_raster(self.path)
         if self._grid is None:
             return mask
         # The alpha band says what is covered; a class that is called nodata is a class all the same.
         nodata = None if self._nodata_class(mask.nodata) is not None else mask.nodata
-        return WarpedVRT(mask, **self._grid, resampling=Resampling.nearest, src_nodata=nodata, add_alpha=True)
+        options = {"resampling": Resampling.nearest, "src_nodata": nodata, "add_alpha": True}
+        try:
+            return WarpedVRT(mask, **self._grid, **options)
+        except Exception as error:  # rasterio's own secret, as in `hold_raster`
+            raise DataError(f"{self.path}: cannot be laid over its scene: {reason_of(error)}") from error
 
     def read(self, source: DatasetReader, box: Box) -> NDArray[np.int32]:
         """Class ids (H, W) of a box inside the scene, unchecked; `source` is what `open` gave."""

@@ -1,5 +1,6 @@
 """The labels of a scene from polygons in a GeoJSON or GeoPackage, rasterised window by window."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,14 +10,13 @@ import numpy as np
 import pyogrio
 import shapely
 from numpy.typing import NDArray
-from pyogrio.errors import DataLayerError, DataSourceError
 from rasterio.crs import CRS
 from rasterio.features import rasterize
 from rasterio.io import DatasetReader
 
 from ccsegformer.data.footprints import footprint, is_georeferenced, moved, outline, project
 from ccsegformer.data.labels import Classes
-from ccsegformer.data.rasters import Box
+from ccsegformer.data.rasters import Box, reason_of
 from ccsegformer.errors import DataError
 
 CLASS_COLUMNS = ("class", "class_id", "label")
@@ -66,12 +66,14 @@ class Polygons:
         features, geometries, values = _read(self.path, column, bbox=bounds)
         labels = np.zeros((box.height, box.width), np.int32)
         shapes = []
-        for wkb, label in zip(geometries, _class_ids(self.path, values, features, self.classes), strict=True):
-            shape = shapely.from_wkb(wkb)
-            if shape is not None and not shape.is_empty:
-                shapes.append((project(shape, crs, self.scene_crs), label))
-        if shapes:
-            rasterize(shapes, out=labels, transform=transform)
+        with _in_one_line(self.path):
+            ids = _class_ids(self.path, values, features, self.classes)
+            for wkb, label in zip(geometries, ids, strict=True):
+                shape = shapely.from_wkb(wkb)
+                if shape is not None and not shape.is_empty:
+                    shapes.append((project(shape, crs, self.scene_crs), label))
+            if shapes:
+                rasterize(shapes, out=labels, transform=transform)
         return labels
 
 
@@ -106,8 +108,9 @@ def check_polygons(path: Path, classes: Classes) -> PolygonFile:
     if column:
         features, _, values = _read(path, column, read_geometry=False)
         _class_ids(path, values, features, classes)
-    bounds = tuple(info["total_bounds"]) if info["features"] else None
-    return PolygonFile(path, CRS.from_user_input(info["crs"]).to_wkt(), column, bounds)
+    bounds = tuple(info["total_bounds"]) if info["features"] and info["total_bounds"] else None
+    with _in_one_line(path):
+        return PolygonFile(path, CRS.from_user_input(info["crs"]).to_wkt(), column, bounds)
 
 
 def _read(path: Path, column: str | None, **options: Any) -> tuple[list[int], Any, list[Any]]:
@@ -116,7 +119,7 @@ def _read(path: Path, column: str | None, **options: Any) -> tuple[list[int], An
         _, features, geometries, columns = pyogrio.raw.read(
             path, columns=[column] if column else [], return_fids=True, **options
         )
-    return features.tolist(), geometries, columns[0].tolist() if column else [1] * len(features)
+        return features.tolist(), geometries, columns[0].tolist() if column else [1] * len(features)
 
 
 def _class_ids(path: Path, values: list[Any], features: list[int], classes: Classes) -> list[int]:
@@ -135,6 +138,10 @@ def _class_ids(path: Path, values: list[Any], features: list[int], classes: Clas
 @contextmanager
 def _in_one_line(path: Path) -> Iterator[None]:
     try:
-        yield
-    except (DataSourceError, DataLayerError) as error:
-        raise DataError(f"{path}: not polygons that can be read: {' '.join(str(error).split())}") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # what GDAL can do without
+            yield
+    except DataError:
+        raise
+    except Exception as error:  # damage shows in many kinds
+        raise DataError(f"{path}: not polygons that can be read: {reason_of(error)}") from error

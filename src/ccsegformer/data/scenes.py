@@ -229,7 +229,11 @@ def _tell_overlaps(root: Path, split: str, scenes: Iterable[Path]) -> None:
     for mine in _grounds(scenes):
         for ground in grounds:
             # Without a pixel on every side, since neighbours share an edge.
-            one, two = mine.outline, project(ground.outline, ground.crs, mine.crs)
+            try:
+                one, two = mine.outline, project(ground.outline, ground.crs, mine.crs)
+            except DataError as error:
+                _tell(f"{mine.path}: {error}: whether splits overlap on the ground is not known")
+                return
             if one.buffer(-mine.pixel).intersects(two.buffer(-mine.pixel)):
                 _tell(
                     f"{mine.path}: lies on the same ground as {ground.path}: split by area, or scores flatter"

@@ -117,7 +117,7 @@ def input_statistics(
     if means is not None:
         return BandStatistics(tuple(means), tuple(model.config.band_stds))
     if dtype != "uint8":
-        raise DataError(f"{name}: values of {dtype} for a model of 8-bit colours")
+        raise DataError(f"{name}: values of more than 8 bits for a model of 8-bit colours")
     if bands != 3:
         raise DataError(f"{name}: {bands} bands for a model that has no statistics of them")
     return None

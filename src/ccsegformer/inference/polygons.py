@@ -18,7 +18,7 @@ from rasterio.io import DatasetReader
 from shapely.geometry import mapping, shape
 
 from ccsegformer.data.labels import Classes
-from ccsegformer.data.rasters import Box, open_raster
+from ccsegformer.data.rasters import Box, open_raster, reason_of
 from ccsegformer.errors import DataError, OutputError
 from ccsegformer.files import written_aside
 from ccsegformer.inference._ground import Ground, find_ground
@@ -73,8 +73,7 @@ def write_polygons(
             try:
                 return write(partial, output.stem, regions, ground, classes)
             except RuntimeError as error:  # of pyogrio
-                reason = " ".join(str(error).split())
-                raise OutputError(f"{output}: cannot be written: {reason}") from error
+                raise OutputError(f"{output}: cannot be written: {reason_of(error)}") from error
 
 
 def check_polygons(source: DatasetReader, output: str | Path, simplify: float | None = None) -> None:
@@ -103,8 +102,8 @@ def _strips(source: DatasetReader, classes: Classes) -> Iterator[NDArray[np.int3
         try:
             band = source.read(1, window=box.window, masked=True)
         except RasterioError as error:
-            reason = " ".join(str(error.__cause__ or error).split())
-            raise DataError(f"{source.name}: rows {top}-{box.bottom - 1} cannot be read: {reason}") from error
+            rows_there = f"rows {top}-{box.bottom - 1}"
+            raise DataError(f"{source.name}: {rows_there} cannot be read: {reason_of(error)}") from error
         labels = band.data.astype(np.int32)
         labels[np.ma.getmaskarray(band) | (labels == classes.ignore_index)] = NOTHING
         unknown = (labels >= len(classes)) | (labels < NOTHING)

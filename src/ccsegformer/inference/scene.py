@@ -335,7 +335,8 @@ def _notes(source: DatasetReader, path: str | Path, pixels: int) -> tuple[str, .
 
 
 def _bar(shown: bool) -> Progress:
-    """Windows done, windows a second and the time left, on stderr."""
+    """Windows done, windows a second and the time left, on stderr where that is a terminal."""
+    console = Console(stderr=True)
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -344,9 +345,9 @@ def _bar(shown: bool) -> Progress:
         _SpeedColumn(),
         TimeRemainingColumn(),
         TextColumn("left"),
-        console=Console(stderr=True),
+        console=console,
         transient=True,
-        disable=not shown,
+        disable=not (shown and console.is_terminal),
     )
 
 
