@@ -188,6 +188,7 @@ def test_windows_of_a_photograph_are_those_of_a_scene(model, tmp_path):
 def test_scenes_and_photographs_of_a_folder(model, tmp_path):
     (tmp_path / "in").mkdir()
     write_scene(tmp_path / "in" / "a.tif")
+    write_scene(tmp_path / "in" / "a_mask.tif")  # of a training set, it is no scene
     write_image(tmp_path / "in" / "b.tif")
     written = list(predict_inputs(model, CLASSES, [str(tmp_path / "in")], tmp_path / "out"))
     assert [[path.name for path in paths] for paths, _ in written] == [["a.tif"], ["b.png", "b_overlay.png"]]

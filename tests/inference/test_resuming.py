@@ -23,6 +23,7 @@ from ccsegformer.models import CrissCrossSegformerConfig, CrissCrossSegformerFor
 
 TINY = {"hidden_sizes": [8, 8, 8, 8], "depths": [1, 1, 1, 1], "num_attention_heads": [1, 1, 1, 1]}
 TINY |= {"decoder_hidden_size": 8, "num_labels": 3}
+STEPS = ["write_box", "save_scores", "write_progress", "write_cog", "write_polygons", "_publish"]
 OPTIONS = {"window": 64, "overlap": 32, "confidence": True}
 RUN = """
 import sys, time, torch
@@ -95,7 +96,7 @@ def test_a_killed_run_goes_on_and_writes_the_same_bytes(folder, trained, whole, 
     assert {path.name for path in tmp_path.iterdir()} == {"map.tif", "map.tif.aux.xml"}
 
 
-@pytest.mark.parametrize("step", ["write_box", "save_scores", "write_progress", "write_cog", "_publish"])
+@pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("count", [1, 30])
 def test_a_run_stopped_between_any_two_writes_goes_on(
     folder, trained, whole, tmp_path, monkeypatch, step, count
@@ -106,26 +107,27 @@ def test_a_run_stopped_between_any_two_writes_goes_on(
     home = _journal if step == "write_progress" else scene
     original = getattr(home, step)
 
-    def stop(*arguments):
+    def stop(*arguments, **more):
         nonlocal calls
         calls += 1
-        if calls == count or step in ("write_cog", "_publish"):
+        if calls == count or step in STEPS[3:]:
             raise KeyboardInterrupt
-        return original(*arguments)
+        return original(*arguments, **more)
 
+    options = {"classes": classes, "polygons": tmp_path / "map.gpkg", **OPTIONS}
     with monkeypatch.context() as patch:
         patch.setattr(home, step, stop)
         with pytest.raises(KeyboardInterrupt):
-            predict_scene(model, folder / "scene.tif", output, classes=classes, **OPTIONS)
+            predict_scene(model, folder / "scene.tif", output, **options)
     assert not output.exists()
     seen = []
     with monkeypatch.context() as patch:
         label = scene.label_window
         patch.setattr(scene, "label_window", lambda *args, **kw: seen.append(1) or label(*args, **kw))
         done = windows_done(output)
-        predict_scene(model, folder / "scene.tif", output, classes=classes, **OPTIONS)
+        predict_scene(model, folder / "scene.tif", output, **options)
     assert len(seen) <= 54 - done
-    assert output.read_bytes() == whole
+    assert output.read_bytes() == whole and (tmp_path / "map.gpkg").exists()
 
 
 def test_another_job_begins_anew(folder, trained, tmp_path, monkeypatch):

@@ -175,7 +175,7 @@ def _read(source: DatasetReader, bands: list[int], box: Box) -> tuple[NDArray[np
             if attempt == attempts:
                 place = f"rows {box.top}-{box.bottom - 1}, columns {box.left}-{box.right - 1}"
                 raise DataError(f"{source.name}: {place} cannot be read: {reason_of(error)}") from error
-        time.sleep(PAUSE * 2**attempt)
+        time.sleep(PAUSE * 2 ** (attempt - 1))
     raise AssertionError("the last attempt returns or raises")
 
 

@@ -12,9 +12,11 @@ from PIL import Image
 from rich.progress import track
 from torch import Tensor
 
+from ccsegformer.data.footprints import is_georeferenced
 from ccsegformer.data.images import read_image
 from ccsegformer.data.labels import Classes, colorize, read_classes
 from ccsegformer.data.rasters import is_remote, open_raster
+from ccsegformer.data.scenes import MASK, SUFFIXES
 from ccsegformer.errors import DataError, OutputError
 from ccsegformer.evaluation.evaluate import MAX_MEGAPIXELS, predict_labels
 from ccsegformer.files import write_atomically
@@ -103,7 +105,8 @@ def predict_inputs(
 
     An `output` that ends in .tif or .tiff is the map of the one scene given, georeferenced or not. Otherwise
     it is a folder: a georeferenced raster becomes `NAME.tif` there, as by `predict_scene`, and any other
-    image what `predict_files` makes of it. A folder stands for the images directly in it.
+    image what `predict_files` makes of it. A folder stands for the images directly in it, without the masks
+    of scenes.
 
     Args:
         model, classes: as `load_model` gives them.
@@ -173,7 +176,7 @@ def _is_scene(path: str) -> bool:
         return True
     try:
         with open_raster(path) as source:
-            return bool(source.crs or source.gcps[0]) or not source.transform.is_identity
+            return bool(source.crs or source.gcps[0] or is_georeferenced(source))
     except DataError:
         return False  # of whatever Pillow may still read
 
@@ -185,13 +188,15 @@ def _png(picture: Image.Image) -> bytes:
 
 
 def _expand(images: Iterable[str | Path]) -> Iterator[Path]:
-    """The image files themselves, and for a folder those directly in it, by name."""
+    """The image files themselves, and for a folder those directly in it, by name, but for masks of scenes."""
     for path in map(Path, images):
         if not path.exists():
             raise DataError(f"{path}: no such image")
         if path.is_dir():
             known = Image.registered_extensions()
             found = [p for p in path.iterdir() if p.suffix.lower() in known and not p.name.startswith(".")]
+            masks = {p.stem + MASK for p in found}
+            found = [p for p in found if p.stem not in masks or p.suffix.lower() not in SUFFIXES]
             if not found:
                 raise DataError(f"{path}: no images in this folder")
             yield from sorted(found)
