@@ -17,6 +17,7 @@ _HOMES = {
     "load_recipe": "ccsegformer.training.recipe",
     "open_dataset": "ccsegformer.data.sources",
     "predict_labels": "ccsegformer.evaluation.evaluate",
+    "predict_scene": "ccsegformer.inference.scene",
     "train": "ccsegformer.training.trainer",
 }
 

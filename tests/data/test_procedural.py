@@ -3,6 +3,7 @@ import pytest
 import torch
 from torchvision import tv_tensors
 
+from ccsegformer.data._layout import draw_layout
 from ccsegformer.data.procedural import CLASSES, ProceduralScenes, _draw, scene
 from ccsegformer.errors import DataError
 
@@ -57,6 +58,13 @@ def test_larger_scenes_keep_the_size_of_what_they_show() -> None:
     small = np.mean([np.isin(scene(0, index, 192)[1], (RIVER, CANAL)).mean() for index in range(4)])
     large = np.mean([np.isin(scene(0, index, 512)[1], (RIVER, CANAL)).mean() for index in range(4)])
     assert large < small / 1.8
+
+
+def test_houses_do_not_touch() -> None:
+    buildings = draw_layout(np.random.default_rng(0), 1024).buildings
+    places = np.array([(building.x, building.y) for building in buildings])
+    distances = np.hypot(*(places[:, None] - places).T)
+    assert len(places) > 50 and distances[~np.eye(len(places), dtype=bool)].min() > 31
 
 
 def test_every_class_has_a_sane_share(scenes: list[tuple[np.ndarray, np.ndarray]]) -> None:

@@ -13,6 +13,7 @@ from ccsegformer.data.transforms import (
     IMAGE_MEAN,
     IMAGE_STD,
     MEAN_COLOR,
+    BandStatistics,
     GaussianBlur,
     Grayscale,
     HorizontalFlip,
@@ -20,9 +21,12 @@ from ccsegformer.data.transforms import (
     PhotometricDistortion,
     RandomCrop,
     RandomResize,
+    Rotate90,
     Transform,
+    VerticalFlip,
     apply_transforms,
     normalize,
+    window_size,
 )
 
 IGNORE = 65535
@@ -37,7 +41,9 @@ crops = st.builds(
     max_class_share=st.sampled_from([None, 0.01, 0.75]),
     pad=st.booleans(),
 )
-flips = st.builds(HorizontalFlip, probability=probabilities)
+flips = st.one_of(
+    st.builds(kind, probability=probabilities) for kind in (HorizontalFlip, VerticalFlip, Rotate90)
+)
 resizes = st.builds(RandomResize, probability=probabilities)
 photometric = st.one_of(st.builds(kind, probability=probabilities) for kind in PHOTOMETRIC)
 sides = st.integers(1, 120)
@@ -124,7 +130,8 @@ def test_resized_labels_are_those_of_the_pixel_centres() -> None:
 @pytest.mark.parametrize(
     "settings",
     [
-        *({"name": name} for name in ("horizontal_flip", "invert", "grayscale", "gaussian_blur")),
+        *({"name": name} for name in ("horizontal_flip", "vertical_flip", "rotate90", "gaussian_blur")),
+        *({"name": name} for name in ("invert", "grayscale")),
         *({"name": name} for name in ("photometric_distortion", "random_resize", "random_crop")),
         {"name": "random_resize", "scale": [30, 20]},
         {"name": "random_crop", "sizes": [8], "max_class_share": 0.01},
@@ -177,6 +184,49 @@ def test_colour_transforms_do_what_their_names_say() -> None:
     blurred, _ = GaussianBlur(probability=1, sigma=(1, 1))(point, Mask(torch.zeros(21, 25)), seeded(0))
     assert blurred[0, 10, 12] == round(255 / (2 * math.pi))  # the density's peak, 1 / (2 pi sigma^2)
     assert blurred[0, 10, 13] == blurred[0, 9, 12] == round(255 / (2 * math.pi) * math.exp(-0.5))
+
+
+def test_flips_and_quarter_turns() -> None:
+    image, mask = position_map(20, 30)
+    flipped, labels = VerticalFlip(probability=1)(image, mask, seeded(0))
+    assert torch.equal(flipped, image.flip(1)) and torch.equal(labels, mask.flip(0))
+    counts = torch.zeros(4)
+    for seed in range(600):
+        turned, labels = Rotate90(probability=1)(image, mask, seeded(seed))
+        (turns,) = [k for k in (1, 2, 3) if torch.equal(labels, mask.rot90(k))]
+        assert torch.equal(turned, image.rot90(turns, (1, 2)))
+        assert isinstance(turned, Image) and isinstance(labels, Mask)
+        counts[turns] += 1
+    assert counts[0] == 0 and counts[1:].min() > 160  # 200 each
+
+
+BANDS = st.sampled_from([(torch.uint8, 1), (torch.uint8, 4), (torch.float32, 3), (torch.float32, 12)])
+
+
+@settings(max_examples=60, deadline=None)
+@given(BANDS, st.lists(st.one_of(flips, crops, resizes), max_size=5), sides, sides, seeds)
+def test_other_bands_move_as_colours_do(
+    bands: tuple[torch.dtype, int], chain: list[Transform], height: int, width: int, seed: int
+) -> None:
+    dtype, count = bands
+    color = tuple(float(10 + band) for band in range(count))
+    image = Image(torch.tensor(color).to(dtype)[:, None, None].expand(-1, height, width).clone())
+    _, mask = position_map(height, width)
+    _, expected = apply_transforms(chain, *position_map(height, width), seeded(seed), ignore_index=IGNORE)
+    image, mask = apply_transforms(chain, image, mask, seeded(seed), ignore_index=IGNORE, color=color)
+    assert torch.equal(mask, expected) and image.shape == (count, *mask.shape) and image.dtype == dtype
+    for band, value in zip(image.as_subclass(torch.Tensor), color, strict=True):  # padding has it, too
+        torch.testing.assert_close(band.float(), torch.full_like(band, value, dtype=torch.float32))
+
+
+def test_the_window_that_a_chain_needs() -> None:
+    resize, crop = RandomResize(ratio=(0.5, 2)), RandomCrop(sizes=(128, 256))
+    assert window_size([], 512) == window_size([resize, HorizontalFlip()], 512) == 512
+    assert window_size([crop], 512) == window_size([crop, resize], 512) == 256
+    assert window_size([resize, HorizontalFlip(), crop], 512) == 512
+    assert window_size([RandomResize(ratio=(0.3, 2)), crop], 512) == 854
+    assert window_size([RandomResize(ratio=(1.5, 2)), crop], 512) == 256
+    assert window_size([RandomResize(scale=(2048, 512)), crop], 512) == 256
 
 
 def test_resize_ratios_and_crop_places_cover_their_range() -> None:
@@ -390,3 +440,13 @@ def test_normalize_matches_its_formula() -> None:
     assert type(pixels) is torch.Tensor and pixels.is_contiguous() and pixels.dtype == torch.float32
     gray = Image(torch.tensor(MEAN_COLOR, dtype=torch.uint8)[:, None, None])
     assert normalize(gray).abs().max() < 0.01
+
+
+def test_normalize_by_the_bands_own_statistics() -> None:
+    image = Image(torch.randn(4, 5, 7, generator=seeded(0)) * 300 + 1000)
+    before = image.clone()
+    means, stds = (1000.0, 900.0, 0.0, -5.0), (300.0, 1.0, 20.0, 0.5)
+    pixels = normalize(image, BandStatistics(means, stds))
+    mean, std = (torch.tensor(v, dtype=torch.float64)[:, None, None] for v in (means, stds))
+    torch.testing.assert_close(pixels.double(), (before.double() - mean) / std, rtol=1e-5, atol=1e-5)
+    assert torch.equal(image, before), "the image itself was changed"

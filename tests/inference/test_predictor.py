@@ -2,13 +2,14 @@ import json
 
 import numpy as np
 import pytest
+import rasterio
 import torch
 from PIL import Image
 
 from ccsegformer.data.labels import Classes, write_classes
 from ccsegformer.errors import CheckpointError, DataError, OutputError
-from ccsegformer.inference import load_model, predict_files
-from ccsegformer.inference.predictor import encode_labels
+from ccsegformer.inference import load_model, predict_files, predictor
+from ccsegformer.inference.predictor import encode_labels, predict_inputs
 from ccsegformer.models import (
     CrissCrossSegformerConfig,
     CrissCrossSegformerForSemanticSegmentation,
@@ -149,3 +150,66 @@ def test_load_model_refuses_an_encoder_alone(tmp_path, capsys):
     CrissCrossSegformerModel(CrissCrossSegformerConfig(**TINY)).save_pretrained(tmp_path)
     with pytest.raises(CheckpointError, match="not a trained segmentation model"):
         load_model(tmp_path)
+
+
+def write_scene(path, size=(20, 13), seed=0):
+    pixels = np.random.default_rng(seed).integers(1, 256, size=(3, size[1], size[0]), dtype=np.uint8)
+    profile = {"driver": "GTiff", "width": size[0], "height": size[1], "count": 3, "dtype": "uint8"}
+    profile |= {"crs": "EPSG:4326", "transform": rasterio.Affine(1e-5, 0, 7, 0, -1e-5, 50)}
+    with rasterio.open(path, "w", **profile) as target:
+        target.write(pixels)
+    return path
+
+
+def test_large_photographs_go_through_in_windows(model, tmp_path, monkeypatch):
+    image = write_image(tmp_path / "a.png", size=(150, 100))
+    predict_files(model, CLASSES, [image], tmp_path / "whole")
+    monkeypatch.setattr(predictor, "MAX_MEGAPIXELS", 0.01)
+    predict_files(model, CLASSES, [image], tmp_path / "large", memory="2GB")
+    predict_files(model, CLASSES, [image], tmp_path / "cut", window=64, blend="none")
+    whole, large, cut = (np.asarray(read(tmp_path / way / "a.png")) for way in ("whole", "large", "cut"))
+    np.testing.assert_array_equal(large, whole)  # one window of the default size
+    assert cut.shape == whole.shape and (cut != whole).any()
+    assert read(tmp_path / "cut" / "a_overlay.png").size == (150, 100)
+
+
+def test_windows_of_a_photograph_are_those_of_a_scene(model, tmp_path):
+    scene = write_scene(tmp_path / "a.tif", (200, 150))
+    with rasterio.open(scene) as source:
+        Image.fromarray(source.read().transpose(1, 2, 0)).save(tmp_path / "b.png")
+    options = {"window": 96, "overlap": 32}
+    inputs = [str(scene), str(tmp_path / "b.png")]
+    written = [paths for paths, _ in predict_inputs(model, CLASSES, inputs, tmp_path / "out", **options)]
+    assert [paths[0].name for paths in written] == ["a.tif", "b.png"]
+    with rasterio.open(written[0][0]) as found:
+        np.testing.assert_array_equal(found.read(1), np.asarray(read(written[1][0])))
+
+
+def test_scenes_and_photographs_of_a_folder(model, tmp_path):
+    (tmp_path / "in").mkdir()
+    write_scene(tmp_path / "in" / "a.tif")
+    write_scene(tmp_path / "in" / "a_mask.tif")  # of a training set, it is no scene
+    write_image(tmp_path / "in" / "b.tif")
+    written = list(predict_inputs(model, CLASSES, [str(tmp_path / "in")], tmp_path / "out"))
+    assert [[path.name for path in paths] for paths, _ in written] == [["a.tif"], ["b.png", "b_overlay.png"]]
+    assert [notes for _, notes in written] == [(), ()]
+
+
+def test_a_map_by_name_may_be_of_any_raster(model, tmp_path):
+    image = write_image(tmp_path / "b.tif")
+    [(paths, notes)] = predict_inputs(model, CLASSES, [str(image)], tmp_path / "map.tif")
+    assert paths == (tmp_path / "map.tif",) and paths[0].exists()
+    assert len(notes) == 1 and "no coordinate reference system" in notes[0]
+
+
+def test_outputs_that_would_replace_scenes_or_one_another(model, tmp_path):
+    for name in ("x", "y"):
+        (tmp_path / name).mkdir()
+    scenes = [str(write_scene(tmp_path / name / "a.tif")) for name in ("x", "y")]
+    with pytest.raises(DataError, match="rename one"):
+        list(predict_inputs(model, CLASSES, scenes, tmp_path / "out"))
+    with pytest.raises(OutputError, match="would replace"):
+        list(predict_inputs(model, CLASSES, scenes[:1], tmp_path / "x"))
+    with pytest.raises(OutputError, match="give a folder"):
+        list(predict_inputs(model, CLASSES, scenes, tmp_path / "map.tif"))
+    assert not (tmp_path / "out").exists() and not (tmp_path / "map.tif").exists()

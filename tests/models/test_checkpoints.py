@@ -287,3 +287,59 @@ def test_lepe_is_what_was_saved_unless_asked_for(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path)
     _, report = load_pretrained(str(tmp_path), lepe=False)
     assert report.dropped and all(".attention.lepe." in name for name in report.dropped)
+
+
+def first_weight(model: torch.nn.Module) -> torch.Tensor:
+    return next(module for module in model.modules() if isinstance(module, torch.nn.Conv2d)).weight.detach()
+
+
+def test_the_first_layer_is_adapted_to_other_bands(
+    fine_tuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    three = first_weight(load_trained(str(fine_tuned)))
+    capsys.readouterr()
+    statistics = {"band_means": [1.0, 2.0, 3.0, 4.0], "band_stds": [1.0, 1.0, 1.0, 2.5]}
+    known, report = load_pretrained(
+        str(fine_tuned), attention="efficient", num_channels=4, rgb_bands=(2, 1, 0), **statistics
+    )
+    assert torch.equal(first_weight(known)[:, [2, 1, 0]], three) and not first_weight(known)[:, 3].any()
+    assert first_weight(known).shape[1] == known.config.num_channels == 4
+    assert known.config.band_stds == [1.0, 1.0, 1.0, 2.5]
+    how = (
+        "first convolution, of 3 channels to 4 bands: red, green and blue for bands 3, 2, 1, 0 for the others"
+    )
+    assert report.adapted == how and how in capsys.readouterr().err
+    assert (report.new, report.dropped) == ((), ())
+
+    for bands in (1, 2, 7):
+        model, report = load_pretrained(str(fine_tuned), attention="efficient", num_channels=bands)
+        assert f"{bands} bands: each band has the channels' mean, times 3/{bands}" in report.adapted
+        gray = torch.randn(1, 1, 64, 96, generator=torch.Generator().manual_seed(1))
+        seen = load_trained(str(fine_tuned))(gray.expand(-1, 3, -1, -1)).logits
+        torch.testing.assert_close(model.eval()(gray.expand(-1, bands, -1, -1)).logits, seen)
+
+    known.save_pretrained(tmp_path / "four")
+    again = load_trained(str(tmp_path / "four"))
+    assert torch.equal(first_weight(again), first_weight(known))
+    assert list(again.config.band_means) == [1.0, 2.0, 3.0, 4.0]
+    back, report = load_pretrained(
+        str(tmp_path / "four"), attention="efficient", num_channels=3, band_means=None, band_stds=None
+    )
+    assert "of 4 channels to 3 bands: each band has the channels' mean, times 4/3" in report.adapted
+    assert back.config.band_means is None
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"band_means": [1.0, 2.0, 3.0]},
+        {"band_means": [1.0, 2.0], "band_stds": [1.0, 2.0]},
+        {"band_means": [1.0, 2.0, 3.0], "band_stds": [1.0, 2.0, 0.0]},
+        {"band_means": [1.0, 2.0, 3.0], "band_stds": [1.0, 2.0, 1.0], "num_channels": 4},
+    ],
+)
+def test_statistics_are_those_of_the_bands(wrong: dict, fine_tuned: Path) -> None:
+    with pytest.raises(ValueError, match="band_means and band_stds"):
+        CrissCrossSegformerConfig(**wrong)
+    with pytest.raises(CheckpointError, match=f"^{fine_tuned}: band_means and band_stds"):
+        load_pretrained(str(fine_tuned), **wrong)

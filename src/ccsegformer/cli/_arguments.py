@@ -10,8 +10,9 @@ Model = Annotated[str, typer.Argument(help="A folder, or a name on the hub.", sh
 Data = Annotated[
     str | None,
     typer.Option(
-        help="A folder in ADE20K's layout or of parquet files, hf://datasets/ORG/NAME, scene_parse_150 once "
-        "fetched, or 'procedural', the embedded scenes. Default: the recipe's.",
+        help="A folder in ADE20K's layout, of georeferenced scenes or of parquet files, "
+        "hf://datasets/ORG/NAME, scene_parse_150 once fetched, or 'procedural', the embedded scenes. "
+        "Default: the recipe's.",
         show_default=False,
     ),
 ]
@@ -27,7 +28,8 @@ ClassList = Annotated[
     str | None,
     typer.Option(
         "--classes",
-        help="Of parquet files: a classes.json, or scene_parse_150 for its raw ids. Default: the folder's.",
+        help="Of scenes or parquet files: a classes.json; of the latter also scene_parse_150, for raw ids. "
+        "Default: the folder's.",
         show_default=False,
     ),
 ]

@@ -14,8 +14,8 @@ def evaluate(
     data: Annotated[
         str,
         typer.Option(
-            help="A folder in ADE20K's layout or of parquet files, hf://datasets/ORG/NAME, scene_parse_150 "
-            "once fetched, or 'procedural'.",
+            help="A folder in ADE20K's layout, of georeferenced scenes or of parquet files, "
+            "hf://datasets/ORG/NAME, scene_parse_150 once fetched, or 'procedural'.",
             show_default=False,
         ),
     ],

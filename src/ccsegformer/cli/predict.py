@@ -1,5 +1,6 @@
 """`ccsegformer predict`."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -8,21 +9,92 @@ import typer
 from ccsegformer.cli._arguments import Model
 
 
+class Blend(StrEnum):
+    """What is averaged where windows overlap."""
+
+    logits = "logits"
+    probabilities = "probabilities"
+    none = "none"
+
+
 def predict(
     model: Model,
-    images: Annotated[list[Path], typer.Argument(help="Images, or folders of images.", show_default=False)],
-    output: Annotated[Path, typer.Option(help="The folder for the label images.", show_default=False)],
+    images: Annotated[
+        list[str],
+        typer.Argument(help="Scenes, images, or folders of them; /vsicurl/... too.", show_default=False),
+    ],
+    output: Annotated[
+        Path, typer.Option(help="A folder, or the map of one scene: NAME.tif.", show_default=False)
+    ],
+    window: Annotated[
+        int | None,
+        typer.Option(
+            help="Side of the window that the network sees, in pixels. Default: what the memory allows.",
+            min=32,
+            show_default=False,
+        ),
+    ] = None,
+    overlap: Annotated[
+        int | None,
+        typer.Option(
+            help="Of neighbouring windows, in pixels. Default: 128, or a quarter of a small window.",
+            min=0,
+            show_default=False,
+        ),
+    ] = None,
+    blend: Annotated[
+        Blend, typer.Option(help="What is averaged there; none cuts in the middle.")
+    ] = Blend.logits,
+    memory: Annotated[str, typer.Option(help="What the default window may take.")] = "4GB",
+    confidence: Annotated[
+        bool, typer.Option("--confidence", help="Add a band to maps: the probability of the class.")
+    ] = False,
+    polygons: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write the map's regions, with class and area: NAME.gpkg or NAME.geojson.",
+            show_default=False,
+        ),
+    ] = None,
+    simplify: Annotated[
+        float | None,
+        typer.Option(help="Simplify their outlines by so much, in the map's units.", show_default=False),
+    ] = None,
 ) -> None:
-    """Label images: NAME.png holds the class ids, NAME_overlay.png shows them on the image.
+    """Map georeferenced scenes as Cloud-Optimized GeoTIFFs, and label other images.
+
+    Of an image, NAME.png holds the class ids and NAME_overlay.png shows them on the image. A map that was
+    broken off goes on where it was when the same command is given again.
 
     [bold]Examples[/bold]
 
-      ccsegformer predict runs/report photograph.jpg --output labelled
+      ccsegformer predict runs/aerial scene.tif --output map.tif
+
+      ccsegformer predict runs/aerial scene.tif --output map.tif --polygons map.gpkg --simplify 0.5
+
+      ccsegformer predict runs/aerial scenes/ /vsicurl/https://example.org/a.tif --output maps --memory 8GB
 
       ccsegformer predict runs/report photographs/ more/*.png --output labelled
     """
-    from ccsegformer.inference.predictor import load_model, predict_files
+    if simplify is not None and polygons is None:
+        raise typer.BadParameter("is for polygons: name their file with --polygons", param_hint="--simplify")
+    from ccsegformer.inference.predictor import load_model, predict_inputs
 
     loaded, classes = load_model(model)
-    for labels, overlay in predict_files(loaded, classes, images, output, progress=True):
-        typer.echo(f"{labels}  {overlay}")
+    for written, notes in predict_inputs(
+        loaded,
+        classes,
+        images,
+        output,
+        window=window,
+        overlap=overlap,
+        blend=blend.value,
+        memory=memory,
+        confidence=confidence,
+        polygons=polygons,
+        simplify=simplify,
+        progress=True,
+    ):
+        typer.echo("  ".join(map(str, written)))
+        for note in notes:
+            typer.echo(note, err=True)

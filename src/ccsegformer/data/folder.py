@@ -18,7 +18,7 @@ from ccsegformer.errors import DataError
 class Sample(TypedDict):
     """One image with its mask."""
 
-    image: tv_tensors.Image  # uint8 (3, H, W), RGB
+    image: tv_tensors.Image  # uint8 (3, H, W), RGB; of scenes uint8 or float32 (bands, H, W)
     mask: tv_tensors.Mask  # uint8 or int32 (H, W), class ids and the ignore index
     name: str
 
@@ -59,15 +59,15 @@ class ImageMaskFolder(Dataset[Sample]):
         self._read_mask: ReadMask
         self.classes, self._read_mask = folder_labels(self.root)
         folder = self.root / "images" / split
-        images = _files_by_stem(folder, Image.registered_extensions())
-        masks = _files_by_stem(self.root / "annotations" / split, [".png"])
+        images = files_by_stem(folder, Image.registered_extensions())
+        masks = files_by_stem(self.root / "annotations" / split, [".png"])
         if not images:
             raise DataError(f"{folder}: no images in this split")
         if unlabelled := sorted(images.keys() - masks.keys()):
             missing = self.root / "annotations" / split / f"{unlabelled[0]}.png"
-            raise DataError(f"{missing}: mask is missing{_and_more(unlabelled)}; every image needs one")
+            raise DataError(f"{missing}: mask is missing{and_more(unlabelled)}; every image needs one")
         if orphans := sorted(masks.keys() - images.keys()):
-            raise DataError(f"{masks[orphans[0]]}: mask without an image in {folder}{_and_more(orphans)}")
+            raise DataError(f"{masks[orphans[0]]}: mask without an image in {folder}{and_more(orphans)}")
         self.names: tuple[str, ...] = tuple(sorted(images))
         self._files = [(images[name], masks[name]) for name in self.names]
 
@@ -93,8 +93,12 @@ def check_size(mask: torch.Tensor, image: torch.Tensor, mask_path: str | Path, p
         raise DataError(f"{mask_path}: mask of {_size(mask)} pixels for an image of {_size(image)}: {path}")
 
 
-def check_labels(mask: torch.Tensor, classes: Classes, path: str | Path) -> None:
+def check_labels(
+    mask: torch.Tensor, classes: Classes, path: str | Path, *, top: int = 0, left: int = 0
+) -> None:
     """Make sure that a mask (H, W) holds class ids and the ignore index only.
+
+    `top` and `left` are where in the file it begins.
 
     Raises:
         DataError: another value; the message names file, value, place and the classes.
@@ -103,12 +107,12 @@ def check_labels(mask: torch.Tensor, classes: Classes, path: str | Path) -> None
     if unknown.any():
         row, column = unknown.nonzero()[0].tolist()
         raise DataError(
-            f"{path}: label {mask[row, column]} at row {row}, column {column} is outside the classes "
-            f"0-{len(classes) - 1} (ignore_index {classes.ignore_index})"
+            f"{path}: label {mask[row, column]} at row {top + row}, column {left + column} is outside the "
+            f"classes 0-{len(classes) - 1} (ignore_index {classes.ignore_index})"
         )
 
 
-def _files_by_stem(folder: Path, extensions: Iterable[str]) -> dict[str, Path]:
+def files_by_stem(folder: Path, extensions: Iterable[str]) -> dict[str, Path]:
     """Files of these types by name without extension; hidden and other files are passed over."""
     if not folder.is_dir():
         others = sorted(path.name for path in folder.parent.glob("*/") if path.is_dir())
@@ -125,7 +129,8 @@ def _files_by_stem(folder: Path, extensions: Iterable[str]) -> dict[str, Path]:
     return found
 
 
-def _and_more(names: list[str]) -> str:
+def and_more(names: Sequence[str]) -> str:
+    """How many names there are beyond the first."""
     return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
 
 

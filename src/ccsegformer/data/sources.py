@@ -11,18 +11,23 @@ from ccsegformer.errors import DataError
 if TYPE_CHECKING:
     from ccsegformer.data.parquet import ParquetImages
     from ccsegformer.data.procedural import ProceduralScenes
+    from ccsegformer.data.scenes import Scenes
 
 PROCEDURAL_COUNTS = {"training": 400, "validation": 60}
 OPTIONS = ("image", "mask", "classes")
+RESERVED = ("procedural", "scene_parse_150")
 
 
-def open_dataset(data: str | Path, split: str) -> "ImageMaskFolder | ProceduralScenes | ParquetImages":
+def open_dataset(
+    data: str | Path, split: str
+) -> "ImageMaskFolder | ProceduralScenes | ParquetImages | Scenes":
     """Open a split of `data`.
 
     Args:
         data: "procedural", the generated scenes; "scene_parse_150", once fetched; a folder of images and
-            masks; a folder of parquet files; or `hf://datasets/ORG/NAME[@REVISION][/FOLDER]`. Behind the last
-            two may stand their columns and classes, see `with_options`.
+            masks; a folder of georeferenced scenes; a folder of parquet files; or
+            `hf://datasets/ORG/NAME[@REVISION][/FOLDER]`. Behind the last two may stand their columns and
+            classes, behind scenes their classes, see `with_options`.
         split: "training", "validation" or another that the data have.
 
     Raises:
@@ -33,6 +38,10 @@ def open_dataset(data: str | Path, split: str) -> "ImageMaskFolder | ProceduralS
         from ccsegformer.data.parquet import ParquetImages
 
         return ParquetImages(name, split, **options)
+    if name not in RESERVED and _holds_scenes(Path(name), split) and options.keys() <= {"classes"}:
+        from ccsegformer.data.scenes import Scenes
+
+        return Scenes(name, split, **options)
     if options:
         raise DataError(f"{name}: has no parquet files, whose columns or classes could be chosen")
     if name == "scene_parse_150":
@@ -51,10 +60,11 @@ def open_dataset(data: str | Path, split: str) -> "ImageMaskFolder | ProceduralS
 
 
 def with_options(data: str, **options: str | None) -> str:
-    """Choose columns and classes of parquet files: `data` becomes `DATA?image=NAME&mask=NAME&classes=FILE`.
+    """Choose columns and classes of parquet files, or classes of scenes.
 
-    Thus they travel as one string wherever data are named: in recipes, results and commands. An option that
-    is None stays as `data` has it. Meanings and defaults are those of `ParquetImages`.
+    `data` becomes `DATA?image=NAME&mask=NAME&classes=FILE`. Thus they travel as one string wherever data are
+    named: in recipes, results and commands. An option that is None stays as `data` has it. Meanings and
+    defaults are those of `ParquetImages` and `Scenes`.
 
     Raises:
         DataError: `data` has something else behind a "?".
@@ -81,6 +91,11 @@ def _parse(data: str) -> tuple[str, dict[str, str]]:
                 f"{data}: unknown {key!r}; behind '?' may stand {', '.join(OPTIONS)}, as 'image=NAME'"
             )
     return name, options
+
+
+def _holds_scenes(folder: Path, split: str) -> bool:
+    """Whether a folder has the layout of `Scenes`: its splits are right in it."""
+    return not (folder / "images").is_dir() and ((folder / split).is_dir() or any(folder.glob("*/*.tif")))
 
 
 def _holds_parquet(folder: Path) -> bool:

@@ -2,15 +2,16 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypedDict
+from typing import Protocol, TypedDict, runtime_checkable
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch.utils.data import Dataset
 
-from ccsegformer.data.folder import LabelledImages
-from ccsegformer.data.transforms import Transform, apply_transforms, normalize
+from ccsegformer.data.folder import LabelledImages, Sample
+from ccsegformer.data.labels import Classes
+from ccsegformer.data.transforms import MEAN_COLOR, BandStatistics, Transform, apply_transforms, normalize
 from ccsegformer.errors import DataError
 
 MINIMUM_SIDE = 32  # SegFormer's coarsest stage has a position for every 32 pixels
@@ -19,16 +20,31 @@ MINIMUM_SIDE = 32  # SegFormer's coarsest stage has a position for every 32 pixe
 class TrainingSample(TypedDict):
     """What the network is trained on, one image or a batch of them."""
 
-    pixel_values: torch.Tensor  # float32 ([B,] 3, H, W), normalised
+    pixel_values: torch.Tensor  # float32 ([B,] bands, H, W), normalised
     labels: torch.Tensor  # int64 ([B,] H, W)
+
+
+@runtime_checkable
+class DrawnSamples(Protocol):
+    """A data set whose samples are drawn anew each time, such as random windows of scenes."""
+
+    @property
+    def classes(self) -> Classes:
+        """The classes that the masks hold."""
+
+    def __len__(self) -> int: ...
+
+    def draw(self, index: int, generator: torch.Generator, /) -> Sample:
+        """Draw a sample in the place of `index`, from `generator` alone."""
 
 
 class TrainingStream(Dataset[TrainingSample]):
     """Sample `n` of a training run of `length` samples; a function of (seed, n) and of nothing else.
 
     Sample `n` belongs to epoch `n // len(dataset)`. The order of an epoch is a permutation seeded by
-    (seed, epoch), the augmentation of a sample is seeded by (seed, n). Read it in order, without shuffling:
-    then neither resuming nor the number of worker processes or devices changes what is trained on.
+    (seed, epoch), the augmentation of a sample is seeded by (seed, n), and so is its place in a scene. Read
+    it in order, without shuffling: then neither resuming nor the number of worker processes or devices
+    changes what is trained on. `statistics` are those of the images' bands; None stands for 8-bit RGB.
 
     Raises:
         DataError: an empty data set.
@@ -36,7 +52,13 @@ class TrainingStream(Dataset[TrainingSample]):
     """
 
     def __init__(
-        self, dataset: LabelledImages, transforms: Sequence[Transform], *, seed: int, length: int
+        self,
+        dataset: LabelledImages | DrawnSamples,
+        transforms: Sequence[Transform],
+        *,
+        seed: int,
+        length: int,
+        statistics: BandStatistics | None = None,
     ) -> None:
         if len(dataset) == 0:
             raise DataError("there are no images to train on")
@@ -46,6 +68,7 @@ class TrainingStream(Dataset[TrainingSample]):
         self.transforms = tuple(transforms)
         self.seed = seed
         self.length = length
+        self.statistics = statistics
         self._epoch = -1
         self._order: list[int] = []
 
@@ -56,15 +79,20 @@ class TrainingStream(Dataset[TrainingSample]):
         """Read, augment and normalise sample `index`."""
         if not 0 <= index < self.length:
             raise IndexError(f"sample {index} of a stream of {self.length}")
-        sample = self.dataset[self.source(index)]
+        if isinstance(self.dataset, DrawnSamples):
+            sample = self.dataset.draw(self.source(index), _generator(self.seed, 2, index))
+        else:
+            sample = self.dataset[self.source(index)]
         image, mask = apply_transforms(
             self.transforms,
             sample["image"],
             sample["mask"],
             _generator(self.seed, 1, index),
             ignore_index=self.dataset.classes.ignore_index,
+            color=self.statistics.means if self.statistics else MEAN_COLOR,
         )
-        return {"pixel_values": normalize(image), "labels": mask.as_subclass(torch.Tensor).long()}
+        pixels = normalize(image, self.statistics)
+        return {"pixel_values": pixels, "labels": mask.as_subclass(torch.Tensor).long()}
 
     def source(self, index: int) -> int:
         """Which sample of the data set sample `index` of the stream is made from."""

@@ -7,7 +7,7 @@ settings and whether it acts or not, so that changing one of a chain leaves what
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
@@ -25,13 +25,26 @@ HUE = 0.1  # of the circle of colours, either way
 CROP_RETRIES = 10
 
 
-def normalize(image: torch.Tensor) -> torch.Tensor:
-    """Turn 8-bit RGB (3, H, W) into the float32 (3, H, W) that networks trained on ImageNet take."""
-    mean, std = (
-        torch.tensor(values, device=image.device)[:, None, None] for values in (IMAGE_MEAN, IMAGE_STD)
+class BandStatistics(NamedTuple):
+    """Of each band, in the units of the stored values."""
+
+    means: tuple[float, ...]
+    stds: tuple[float, ...]
+
+
+def normalize(image: torch.Tensor, statistics: BandStatistics | None = None) -> torch.Tensor:
+    """Turn an image (bands, H, W) into the float32 that networks take: (values - means) / stds.
+
+    Without `statistics`, 8-bit RGB by those of ImageNet's images.
+    """
+    means, stds = statistics or (IMAGE_MEAN, IMAGE_STD)
+    mean, std = (torch.tensor(values, device=image.device)[:, None, None] for values in (means, stds))
+    pixels = image.as_subclass(torch.Tensor).to(
+        torch.float32, memory_format=torch.contiguous_format, copy=True
     )
-    pixels = image.as_subclass(torch.Tensor).to(torch.float32, memory_format=torch.contiguous_format)
-    return pixels.div_(255).sub_(mean).div_(std)
+    if statistics is None:
+        pixels.div_(255)
+    return pixels.sub_(mean).div_(std)
 
 
 def _rising(bounds: tuple[float, float]) -> tuple[float, float]:
@@ -43,22 +56,41 @@ def _rising(bounds: tuple[float, float]) -> tuple[float, float]:
 Range = Annotated[tuple[PositiveFloat, PositiveFloat], AfterValidator(_rising)]
 
 
+class Padding(NamedTuple):
+    """What an image that is too small is filled up with."""
+
+    label: int
+    color: tuple[float, ...] = MEAN_COLOR
+
+
 class _Transform(BaseModel):
-    """Acts with `probability` on an image, uint8 (3, H, W), and its mask, integer (H, W)."""
+    """Acts with `probability` on an image, uint8 or float32 (bands, H, W), and its mask, integer (H, W)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     draws: ClassVar[int] = 0  # how many values, uniform in [0, 1), `_apply` is given
+    needs_rgb: ClassVar[bool] = False  # whether it acts on 8-bit RGB, (3, H, W), alone
 
     probability: float = Field(default=0.25, ge=0, le=1)
 
     def __call__(
-        self, image: Image, mask: Mask, generator: torch.Generator, *, ignore_index: int = 255
+        self,
+        image: Image,
+        mask: Mask,
+        generator: torch.Generator,
+        *,
+        ignore_index: int = 255,
+        color: tuple[float, ...] = MEAN_COLOR,
     ) -> tuple[Image, Mask]:
-        """Transform both or return both untouched, as `generator` decides; padding is `ignore_index`."""
-        coin, *draws = torch.rand(1 + self.draws, dtype=torch.float64, generator=generator).tolist()
-        return self._apply(image, mask, draws, ignore_index) if coin < self.probability else (image, mask)
+        """Transform both or return both untouched, as `generator` decides.
 
-    def _apply(self, image: Image, mask: Mask, draws: list[float], ignore_index: int) -> tuple[Image, Mask]:
+        Padding is `ignore_index` in the mask and `color`, a value for each band, in the image.
+        """
+        coin, *draws = torch.rand(1 + self.draws, dtype=torch.float64, generator=generator).tolist()
+        if coin >= self.probability:
+            return image, mask
+        return self._apply(image, mask, draws, Padding(ignore_index, color))
+
+    def _apply(self, image: Image, mask: Mask, draws: list[float], padding: Padding) -> tuple[Image, Mask]:
         raise NotImplementedError
 
 
@@ -67,16 +99,37 @@ class HorizontalFlip(_Transform):
 
     name: Literal["horizontal_flip"] = "horizontal_flip"
 
-    def _apply(self, image: Image, mask: Mask, draws: list[float], ignore_index: int) -> tuple[Image, Mask]:
+    def _apply(self, image: Image, mask: Mask, draws: list[float], padding: Padding) -> tuple[Image, Mask]:
         return F.horizontal_flip(image), F.horizontal_flip(mask)
+
+
+class VerticalFlip(_Transform):
+    """Mirror top and bottom."""
+
+    name: Literal["vertical_flip"] = "vertical_flip"
+
+    def _apply(self, image: Image, mask: Mask, draws: list[float], padding: Padding) -> tuple[Image, Mask]:
+        return F.vertical_flip(image), F.vertical_flip(mask)
+
+
+class Rotate90(_Transform):
+    """Turn by 90, 180 or 270 degrees, each as likely; every pixel keeps its value."""
+
+    name: Literal["rotate90"] = "rotate90"
+    draws: ClassVar[int] = 1
+
+    def _apply(self, image: Image, mask: Mask, draws: list[float], padding: Padding) -> tuple[Image, Mask]:
+        turns = 1 + int(3 * draws[0])
+        return Image(image.rot90(turns, (1, 2))), Mask(mask.rot90(turns))
 
 
 class Invert(_Transform):
     """Replace every colour by its negative."""
 
     name: Literal["invert"] = "invert"
+    needs_rgb: ClassVar[bool] = True
 
-    def _apply(self, image: Image, mask: Mask, draws: list[float], ignore_index: int) -> tuple[Image, Mask]:
+    def _apply(self, image: Image, mask: Mask, draws: list[float], padding: Padding) -> tuple[Image, Mask]:
         return F.invert(image), mask
 
 
@@ -84,8 +137,9 @@ class Grayscale(_Transform):
     """Take the colour away; three equal channels remain."""
 
     name: Literal["grayscale"] = "grayscale"
+    needs_rgb: ClassVar[bool] = True
 
-    def _apply(self, image: Image, mask: Mask, draws: list[float], ignore_index: int) -> tuple[Image, Mask]:
+    def _apply(self, image: Image, mask: Mask, draws: list[float], padding: Padding) -> tuple[Image, Mask]:
         return F.rgb_to_grayscale(image, num_output_channels=3), mask
 
 
@@ -96,7 +150,7 @@ class GaussianBlur(_Transform):
     sigma: Range = (0.1, 2.0)
     draws: ClassVar[int] = 1
 
-    def _apply(self, image: Image, mask: Mask, draws: list[float], ignore_index: int) -> tuple[Image, Mask]:
+    def _apply(self, image: Image, mask: Mask, draws: list[float], padding: Padding) -> tuple[Image, Mask]:
         sigma = _between(self.sigma, draws[0])
         # Beyond three sigma nothing is left of a Gaussian; reflected borders are narrower than the image.
         radius = math.ceil(3 * sigma)
@@ -114,9 +168,10 @@ class PhotometricDistortion(_Transform):
     """
 
     name: Literal["photometric_distortion"] = "photometric_distortion"
+    needs_rgb: ClassVar[bool] = True
     draws: ClassVar[int] = 9
 
-    def _apply(self, image: Image, mask: Mask, draws: list[float], ignore_index: int) -> tuple[Image, Mask]:
+    def _apply(self, image: Image, mask: Mask, draws: list[float], padding: Padding) -> tuple[Image, Mask]:
         brightness, contrast, contrast_first, saturation, hue = (draw < 0.5 for draw in draws[:5])
         shift, gain = _between((-BRIGHTNESS, BRIGHTNESS), draws[5]), _between(CONTRAST, draws[6])
         if brightness:
@@ -144,7 +199,7 @@ class RandomResize(_Transform):
     scale: tuple[PositiveInt, PositiveInt] | None = None
     draws: ClassVar[int] = 1
 
-    def _apply(self, image: Image, mask: Mask, draws: list[float], ignore_index: int) -> tuple[Image, Mask]:
+    def _apply(self, image: Image, mask: Mask, draws: list[float], padding: Padding) -> tuple[Image, Mask]:
         ratio = _between(self.ratio, draws[0])
         if self.scale:
             ratio *= min(
@@ -153,7 +208,9 @@ class RandomResize(_Transform):
         size = [max(1, round(ratio * side)) for side in image.shape[1:]]
         # "Nearest exact" samples at pixel centres as the image's bilinear does; plain "nearest" is shifted.
         labels = F.resize(mask, size, interpolation=InterpolationMode.NEAREST_EXACT)
-        if size == [1, 1]:  # PyTorch's kernel for 8 bits cannot make a single pixel
+        if (
+            size == [1, 1] and image.dtype == torch.uint8
+        ):  # PyTorch's kernel for 8 bits cannot make a single pixel
             pixel = F.resize(image.float(), size, antialias=True).round().to(torch.uint8)
             return Image(pixel), labels
         return F.resize(image, size, antialias=True), labels
@@ -162,9 +219,9 @@ class RandomResize(_Transform):
 class RandomCrop(_Transform):
     """Cut out a square whose side is one of `sizes`, at a random place.
 
-    A smaller image keeps all its pixels on that side, at a random place on ImageNet's mean colour, which is
-    about zero once normalised; the mask is `ignore_index` there. Without `pad` it stays smaller, until its
-    batch pads it, below and to the right, to the size of the largest.
+    A smaller image keeps all its pixels on that side, at a random place on the mean colour, ImageNet's or the
+    bands' own, which is about zero once normalised; the mask is `ignore_index` there. Without `pad` it stays
+    smaller, until its batch pads it, below and to the right, to the size of the largest.
 
     Given a `max_class_share`, the place is drawn anew, up to ten times, while a class has that share of the
     labelled pixels or more, or none is labelled (MMSegmentation's `cat_max_ratio`).
@@ -176,7 +233,7 @@ class RandomCrop(_Transform):
     pad: bool = True
     draws: ClassVar[int] = 3
 
-    def _apply(self, image: Image, mask: Mask, draws: list[float], ignore_index: int) -> tuple[Image, Mask]:
+    def _apply(self, image: Image, mask: Mask, draws: list[float], padding: Padding) -> tuple[Image, Mask]:
         height, width = image.shape[1:]
         size = self.sizes[int(draws[0] * len(self.sizes))]
         places = [draws[1:]]
@@ -189,19 +246,27 @@ class RandomCrop(_Transform):
             left, before = _place(size, width, right)
             window = (top, left, min(size, height), min(size, width))
             cut = F.crop(mask, *window)
-            if self.max_class_share is None or _largest_share(cut, ignore_index) < self.max_class_share:
+            if self.max_class_share is None or _largest_share(cut, padding.label) < self.max_class_share:
                 break
         image, mask = F.crop(image, *window), cut
         if not self.pad or (height >= size and width >= size):
             return image, mask
-        if ignore_index > 255 and mask.dtype == torch.uint8:
+        if padding.label > 255 and mask.dtype == torch.uint8:
             mask = Mask(mask.to(torch.int32))
-        padding = [before, above, max(0, size - width) - before, max(0, size - height) - above]
-        return F.pad(image, padding, fill=list(MEAN_COLOR)), F.pad(mask, padding, fill=ignore_index)
+        sides = [before, above, max(0, size - width) - before, max(0, size - height) - above]
+        return F.pad(image, sides, fill=list(padding.color)), F.pad(mask, sides, fill=padding.label)
 
 
 Transform = Annotated[
-    HorizontalFlip | Invert | Grayscale | GaussianBlur | PhotometricDistortion | RandomResize | RandomCrop,
+    HorizontalFlip
+    | VerticalFlip
+    | Rotate90
+    | Invert
+    | Grayscale
+    | GaussianBlur
+    | PhotometricDistortion
+    | RandomResize
+    | RandomCrop,
     Field(discriminator="name"),
 ]
 
@@ -213,11 +278,29 @@ def apply_transforms(
     generator: torch.Generator,
     *,
     ignore_index: int,
+    color: tuple[float, ...] = MEAN_COLOR,
 ) -> tuple[Image, Mask]:
-    """Apply a chain of transforms, in order, to an image, uint8 (3, H, W), and its mask, integer (H, W)."""
+    """Apply a chain of transforms, in order, to an image (bands, H, W), uint8 or float32, and its mask.
+
+    `ignore_index` and `color` are what a transform pads mask and image with.
+    """
     for transform in transforms:
-        image, mask = transform(image, mask, generator, ignore_index=ignore_index)
+        image, mask = transform(image, mask, generator, ignore_index=ignore_index, color=color)
     return image, mask
+
+
+def window_size(transforms: Sequence[Transform], default: int) -> int:
+    """Side in pixels of the square that a chain fills its largest crop from, resized by its least ratio.
+
+    `default` where nothing is cropped.
+    """
+    size = None
+    for transform in reversed(transforms):
+        if isinstance(transform, RandomCrop):
+            size = max(transform.sizes)
+        elif isinstance(transform, RandomResize) and size is not None and transform.scale is None:
+            size = math.ceil(size / min(1.0, transform.ratio[0]))
+    return size or default
 
 
 def _between(bounds: tuple[float, float], draw: float) -> float:

@@ -32,7 +32,7 @@ FEWEST_PASSES = 5
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """The cost of one float32 forward pass of one (3, height, width) image, logits not resized."""
+    """The cost of one float32 forward pass of one (bands, height, width) image, logits not resized."""
 
     parameters: int
     gflops: float
@@ -70,7 +70,7 @@ def count_flops(model: nn.Module, height: int, width: int) -> int:
     Convolutions, matrix products and attention are counted; sums, norms, activations and resizing are not.
     """
     model = copy.deepcopy(model).to("meta")  # shapes are enough
-    pixels = torch.zeros(1, 3, height, width, device="meta")
+    pixels = torch.zeros(1, _bands(model), height, width, device="meta")
     operators = (torch.ops.ccsegformer.fused_criss_cross, torch.ops.ccsegformer.flash_criss_cross)
     formulas = dict.fromkeys(operators, _criss_cross_flops)
     counter = FlopCounterMode(display=False, custom_mapping=formulas)
@@ -88,7 +88,8 @@ def _criss_cross_flops(query_shape: tuple[int, ...], *_: object, **__: object) -
 def _measure(model: nn.Module, height: int, width: int, device: str) -> Cost:
     """The measuring itself; the memory figure is right only in a process that has done little else."""
     model = model.to(device)
-    pixels = torch.randn(1, 3, height, width, generator=torch.Generator().manual_seed(0)).to(device)
+    shape = (1, _bands(model), height, width)
+    pixels = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device)
     with evaluation_mode(model), torch.inference_mode():
         model(pixels[..., :64, :64])  # loads libraries and makes thread pools, which are not the model's
         _seconds(model, pixels)
@@ -107,6 +108,10 @@ def _measure(model: nn.Module, height: int, width: int, device: str) -> Cost:
         device=device,
         threads=torch.get_num_threads(),
     )
+
+
+def _bands(model: nn.Module) -> int:
+    return getattr(getattr(model, "config", None), "num_channels", 3)
 
 
 def _seconds(model: Callable[[Tensor], object], pixels: Tensor) -> float:

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from ccsegformer.data.folder import LabelledImages, Sample
 from ccsegformer.data.stream import plain_data_errors
+from ccsegformer.data.transforms import BandStatistics
 from ccsegformer.errors import DataError
 from ccsegformer.evaluation.confusion import Metrics, compute_metrics, confusion_matrix, mean_iou
 from ccsegformer.evaluation.multiview import input_sizes, label_views
@@ -68,18 +69,21 @@ def predict_labels(
     *,
     name: str = "image",
 ) -> torch.Tensor:
-    """Label every pixel of an 8-bit RGB image (3, H, W), in evaluation mode and on the model's device.
+    """Label every pixel of an image, in evaluation mode and on the model's device.
 
-    By default the whole image goes through the network once and its logits are resized to H x W, where the
-    best class is taken. A side below 32 pixels is padded to that.
+    The image is (bands, H, W), 8-bit RGB or of the bands that the model was trained on. By default the whole
+    image goes through the network once and its logits are resized to H x W, where the best class is taken.
+    A side below 32 pixels is padded to that.
 
     Returns:
         Labels (H, W) on the CPU: uint8, or int32 for more than 256 classes.
 
     Raises:
-        DataError: an image of more than 36 megapixels, after any resizing; the message calls it `name`.
+        DataError: an image of other bands than the model takes, or of more than 36 megapixels after any
+            resizing; the message calls it `name`.
     """
-    height, width = image.shape[1:]
+    bands, height, width = image.shape
+    statistics = input_statistics(model, bands, str(image.dtype).removeprefix("torch."), name)
     _, (rows, columns) = input_sizes(height, width, protocol.resize, max(protocol.scales))
     if rows * columns > MAX_MEGAPIXELS * 1_000_000:
         resized = "" if (rows, columns) == (height, width) else f" resized to {columns}x{rows}"
@@ -95,7 +99,28 @@ def predict_labels(
 
     autocast = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
     with evaluation_mode(model), autocast:
-        return label_views(network, image.to(device), protocol).cpu()
+        return label_views(network, image.to(device), protocol, statistics).cpu()
+
+
+def input_statistics(
+    model: "PreTrainedModel", bands: int, dtype: str, name: str | Path
+) -> BandStatistics | None:
+    """What `normalize` takes for an image of so many bands and such values; None for 8-bit RGB.
+
+    Raises:
+        DataError: the model takes other images; the message calls this one `name`.
+    """
+    wanted = getattr(model.config, "num_channels", bands)
+    if bands != wanted:
+        raise DataError(f"{name}: {bands} {'band' if bands == 1 else 'bands'} for a model of {wanted}")
+    means = getattr(model.config, "band_means", None)
+    if means is not None:
+        return BandStatistics(tuple(means), tuple(model.config.band_stds))
+    if dtype != "uint8":
+        raise DataError(f"{name}: values of more than 8 bits for a model of 8-bit colours")
+    if bands != 3:
+        raise DataError(f"{name}: {bands} bands for a model that has no statistics of them")
+    return None
 
 
 def evaluate(
@@ -115,7 +140,7 @@ def evaluate(
     every process takes its share of the images and returns the scores of all.
 
     Args:
-        model: gives `logits` (1, K, h, w) for `pixel_values` (1, 3, H, W), K being the number of classes.
+        model: gives `logits` (1, K, h, w) for `pixel_values` (1, bands, H, W), K being the number of classes.
         dataset: images and masks.
         protocol: how images are shown to the model.
         device: moves the model there first; by default it stays where it is.

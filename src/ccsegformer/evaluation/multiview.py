@@ -11,16 +11,21 @@ import torch
 import torch.nn.functional as F
 
 from ccsegformer.data.stream import MINIMUM_SIDE, pad_to
-from ccsegformer.data.transforms import normalize
+from ccsegformer.data.transforms import BandStatistics, normalize
 from ccsegformer.evaluation.protocol import EvaluationProtocol, ResizeSection, WindowSection
 from ccsegformer.evaluation.upsampling import BAND_VALUES, resize_rows, upsampled_argmax
 
-Network = Callable[[torch.Tensor], torch.Tensor]  # float32 (1, 3, H, W) to logits (1, K, h, w)
+Network = Callable[[torch.Tensor], torch.Tensor]  # float32 (1, bands, H, W) to logits (1, K, h, w)
 Size = tuple[int, int]  # height, width
 
 
-def label_views(network: Network, image: torch.Tensor, protocol: EvaluationProtocol) -> torch.Tensor:
-    """Label every pixel of an 8-bit RGB image (3, H, W).
+def label_views(
+    network: Network,
+    image: torch.Tensor,
+    protocol: EvaluationProtocol,
+    statistics: BandStatistics | None = None,
+) -> torch.Tensor:
+    """Label every pixel of an image (bands, H, W): 8-bit RGB, or what the `statistics` of its bands are of.
 
     Several views keep K x H x W float32 probabilities, and windows K logits for each pixel of the input.
 
@@ -32,10 +37,10 @@ def label_views(network: Network, image: torch.Tensor, protocol: EvaluationProto
         (scale, flip) for scale in protocol.scales for flip in ([False, True] if protocol.flip else [False])
     ]
     if len(views) == 1:
-        return upsampled_argmax(_view(network, image, protocol, *views[0]), height, width)
+        return upsampled_argmax(_view(network, image, protocol, statistics, *views[0]), height, width)
     total = None
     for scale, flip in views:
-        logits = _view(network, image, protocol, scale, flip)
+        logits = _view(network, image, protocol, statistics, scale, flip)
         if total is None:
             total = logits.new_zeros(height, width, logits.shape[1])
         rows = max(1, BAND_VALUES // (logits.shape[1] * width))
@@ -59,15 +64,16 @@ def input_sizes(height: int, width: int, resize: ResizeSection, scale: float = 1
 
 
 def resize_image(image: torch.Tensor, size: Size) -> torch.Tensor:
-    """Resize an 8-bit image (3, H, W) as OpenCV's bilinear does, not antialiased, up to rounding."""
+    """Resize an image (bands, H, W), uint8 or float32, as OpenCV's bilinear does: not antialiased."""
     if image.shape[1:] == size:
         return image
     pixels = image.as_subclass(torch.Tensor)[None].float()
-    return F.interpolate(pixels, size=size, mode="bilinear", align_corners=False)[0].round().to(torch.uint8)
+    resized = F.interpolate(pixels, size=size, mode="bilinear", align_corners=False)[0]
+    return resized.round().to(torch.uint8) if image.dtype == torch.uint8 else resized
 
 
 def slide(network: Network, pixels: torch.Tensor, window: WindowSection) -> torch.Tensor:
-    """Logits (1, K, H, W) of normalised pixels (1, 3, H, W): the mean over the windows that cover a pixel.
+    """Logits (1, K, H, W) of normalised pixels (1, bands, H, W): the mean over a pixel's windows.
 
     A side that is smaller than the window is taken whole.
     """
@@ -94,13 +100,18 @@ def spans(length: int, window: WindowSection) -> list[tuple[int, int]]:
 
 
 def _view(
-    network: Network, image: torch.Tensor, protocol: EvaluationProtocol, scale: float, flip: bool
+    network: Network,
+    image: torch.Tensor,
+    protocol: EvaluationProtocol,
+    statistics: BandStatistics | None,
+    scale: float,
+    flip: bool,
 ) -> torch.Tensor:
     """Logits (1, K, h, w) of one view, the right way round, h x w being its size or a fraction of it."""
     height, width = image.shape[1:]
     for size in input_sizes(height, width, protocol.resize, scale):
         image = resize_image(image, size)
-    pixels = normalize(image)[None]
+    pixels = normalize(image, statistics)[None]
     pixels = pixels.flip(-1) if flip else pixels
     if protocol.window is not None:
         logits = slide(network, pixels, protocol.window)
@@ -112,7 +123,7 @@ def _view(
 
 
 def _at_input_size(network: Network, pixels: torch.Tensor) -> torch.Tensor:
-    """Float32 logits (1, K, H, W) of pixels (1, 3, H, W); the network sees a side below 32 pixels padded."""
+    """Float32 logits (1, K, H, W) of pixels (1, bands, H, W); a side below 32 pixels is padded to that."""
     height, width = pixels.shape[2:]
     pixels = pad_to(pixels, MINIMUM_SIDE, MINIMUM_SIDE, 0)
     logits = network(pixels).float()

@@ -36,7 +36,7 @@ def export(
 ) -> float | None:
     """Write a model as one file, checked against PyTorch before it appears under its name.
 
-    The file takes `pixel_values`, float32 (batch, 3, H, W), normalised, of any batch and any size with
+    The file takes `pixel_values`, float32 (batch, bands, H, W), normalised, of any batch and any size with
     sides from `smallest_side` on, and gives `logits`, float32 (batch, K, ceil(H / 4), ceil(W / 4)). It
     carries the entries of `describe`: ONNX in its metadata properties, pt2 in its extra files.
 
@@ -93,11 +93,13 @@ def smallest_side(config: CrissCrossSegformerConfig) -> int:
 
 def describe(config: CrissCrossSegformerConfig, classes: Classes) -> dict[str, str]:
     """What a file says about itself: each value is JSON."""
+    own = config.band_means is not None
     entries = {
         "class_names": classes.names,
-        "rescale_factor": 1 / 255,  # (8-bit RGB * rescale_factor - image_mean) / image_std is pixel_values
-        "image_mean": IMAGE_MEAN,
-        "image_std": IMAGE_STD,
+        # (values * rescale_factor - image_mean) / image_std is pixel_values
+        "rescale_factor": 1 if own else 1 / 255,
+        "image_mean": config.band_means if own else IMAGE_MEAN,
+        "image_std": config.band_stds if own else IMAGE_STD,
         "smallest_side": smallest_side(config),
         "attention": config.stage_attention,
         "recurrence": config.recurrence,
@@ -111,8 +113,9 @@ def describe(config: CrissCrossSegformerConfig, classes: Classes) -> dict[str, s
 class _Logits(nn.Module):
     """A copy of a model that takes and gives tensors alone."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: CrissCrossSegformerForSemanticSegmentation) -> None:
         super().__init__()
+        self.bands = model.config.num_channels
         self.model = copy.deepcopy(model).to("cpu", torch.float32)
         self.requires_grad_(False).eval()
 
@@ -120,7 +123,7 @@ class _Logits(nn.Module):
         return self.model(pixel_values).logits
 
 
-def _trace(network: nn.Module, smallest: int) -> torch.export.ExportedProgram:
+def _trace(network: _Logits, smallest: int) -> torch.export.ExportedProgram:
     """The program of a network, with dynamic batch, height and width."""
     sizes = {
         0: torch.export.Dim("batch", min=1),
@@ -128,7 +131,7 @@ def _trace(network: nn.Module, smallest: int) -> torch.export.ExportedProgram:
         3: torch.export.Dim("width", min=smallest),
     }
     # A batch of 2 and sides that differ, since a size of 1 or two equal ones would be taken for a rule.
-    pixels = torch.zeros(2, 3, 3 * smallest // 2, 2 * smallest)
+    pixels = torch.zeros(2, network.bands, 3 * smallest // 2, 2 * smallest)
     program = torch.export.export(network, (pixels,), dynamic_shapes={"pixel_values": sizes})
     for module in program.graph_module.modules():
         for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
@@ -146,7 +149,7 @@ def _run_onnx(content: bytes) -> Callable[[Tensor], Tensor]:
 
 
 @torch.inference_mode()
-def _largest_difference(network: nn.Module, run: Callable[[Tensor], Tensor], smallest: int) -> float:
+def _largest_difference(network: _Logits, run: Callable[[Tensor], Tensor], smallest: int) -> float:
     """Between the logits of both, as a share of the largest; nan where one has no number."""
     generator = torch.Generator().manual_seed(0)
     differences = []
@@ -155,7 +158,7 @@ def _largest_difference(network: nn.Module, run: Callable[[Tensor], Tensor], sma
         (3, 3 * smallest // 2 + 1, smallest + 11),
         (2, 4 * smallest - 3, 2 * smallest + 3),
     ):
-        pixels = torch.randn(batch, 3, height, width, generator=generator)
+        pixels = torch.randn(batch, network.bands, height, width, generator=generator)
         expected = network(pixels)
         differences.append((run(pixels) - expected).abs().max() / expected.abs().max())
     return torch.stack(differences).max().item()

@@ -1,5 +1,6 @@
 """Loading SegFormer weights, with an account of what was loaded, newly made or dropped."""
 
+import copy
 import dataclasses
 import logging
 import os
@@ -11,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel, SegformerConfig
 from transformers.conversion_mapping import (
     get_checkpoint_conversion_mapping,
@@ -47,6 +48,7 @@ class LoadReport:
         dropped: in the checkpoint, and of no use to the model.
         new_attention: stages, from 0, whose kind of attention the checkpoint did not have, even where its
             projections were taken over.
+        adapted: how weights for the checkpoint's bands became those for other ones; "" where nothing did.
     """
 
     source: str
@@ -54,6 +56,7 @@ class LoadReport:
     new: tuple[str, ...]
     dropped: tuple[str, ...]
     new_attention: tuple[int, ...]
+    adapted: str = ""
 
     def table(self) -> str:
         """One short table: a line for each fate and kind of module."""
@@ -63,6 +66,8 @@ class LoadReport:
         for fate in ("new", "dropped"):
             modules = (re.sub(r"\.\d+", ".*", name.rpartition(".")[0]) for name in getattr(self, fate))
             lines += [f"  {fate:<8}{count:>4}  {module}" for module, count in Counter(modules).items()]
+        if self.adapted:
+            lines.append(f"  adapted     1  {self.adapted}")
         return "\n".join(lines)
 
 
@@ -74,9 +79,14 @@ def load_checkpoint(
         return from_pretrained(name_or_path, *args, **kwargs)
     saved = saved_config(name_or_path, {key: kwargs[key] for key in _FINDING if key in kwargs})
     overrides = {key: kwargs.pop(key) for key in list(kwargs) if key in _OVERRIDES}
+    rgb_bands = kwargs.pop("rgb_bands", None)
     config = kwargs.pop("config", None)
     if config is None or overrides:
         config = _override(config.to_dict() if config is not None else saved, overrides, name_or_path)
+    wanted = config
+    if config.num_channels != saved.get("num_channels", 3):  # loaded as it is, and adapted afterwards
+        config = copy.deepcopy(config)
+        config.num_channels, config.band_means, config.band_stds = saved.get("num_channels", 3), None, None
     wants_information = kwargs.pop("output_loading_info", False)
     kwargs["use_safetensors"] = True
     try:
@@ -96,7 +106,11 @@ def load_checkpoint(
     except SafetensorError as error:
         raise CheckpointError(f"{name_or_path}: damaged model.safetensors: {_first_line(error)}") from error
     report = _account(model, information, saved, str(name_or_path))
-    if (report.new or report.dropped) and os.environ.get("RANK", "0") == "0":
+    if config is not wanted:
+        report = dataclasses.replace(report, adapted=_adapt_bands(model, wanted.num_channels, rgb_bands))
+        for key in ("num_channels", "band_means", "band_stds"):
+            setattr(model.config, key, getattr(wanted, key))
+    if (report.new or report.dropped or report.adapted) and os.environ.get("RANK", "0") == "0":
         print(report.table(), file=sys.stderr)
     return (model, {**information, "report": report}) if wants_information else model
 
@@ -180,6 +194,26 @@ def _account(model: Any, information: dict[str, Any], saved: dict[str, Any], sou
         dropped=tuple(sorted(unexpected)),
         new_attention=tuple(sorted(changed)),
     )
+
+
+def _adapt_bands(model: PreTrainedModel, bands: int, rgb: tuple[int, int, int] | None) -> str:
+    """Make the first convolution take `bands` channels, and say how.
+
+    Three channels become those of the bands that are red, green and blue, and the others begin at 0. Where
+    it is not known which these are, every band gets the channels' mean, scaled so that equal bands give what
+    equal channels gave.
+    """
+    first = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
+    channels = first.in_channels
+    weight = first.weight.new_zeros(first.out_channels, bands, *first.kernel_size)
+    if rgb is not None and channels == 3:
+        weight[:, list(rgb)] = first.weight.detach()
+        how = f"red, green and blue for bands {', '.join(str(band + 1) for band in rgb)}, 0 for the others"
+    else:
+        weight += first.weight.detach().mean(dim=1, keepdim=True) * (channels / bands)
+        how = f"each band has the channels' mean, times {channels}/{bands}"
+    first.in_channels, first.weight = bands, nn.Parameter(weight)
+    return f"first convolution, of {channels} channels to {bands} bands: {how}"
 
 
 def _stages_that_attend_otherwise(saved: dict[str, Any], config: CrissCrossSegformerConfig) -> set[int]:

@@ -35,13 +35,17 @@ class CrissCrossSegformerConfig(SegformerConfig):
             learned gamma that starts at 0.
         lepe: whether multi-head criss-cross attention has a depthwise 3x3 convolution of its values beside
             it (locally-enhanced positional encoding). What is saved without the key has none.
+        band_means, band_stds: of each of the `num_channels` bands that the model takes, in the units of the
+            stored values: (values - means) / stds is what it was trained on. None for 8-bit RGB, divided by
+            255 and normalised by ImageNet's.
 
     A model with efficient attention in every stage *is* a SegFormer, and its configuration is saved as
     one, so that transformers loads it without this package.
 
     Raises:
         ValueError: an unknown attention or projection, a recurrence below 1, fewer than two labels, widths
-            that the heads do not divide, or attention dropout beside criss-cross attention, which has none.
+            that the heads do not divide, attention dropout beside criss-cross attention, which has none, or
+            statistics that are not those of `num_channels` bands.
     """
 
     model_type = "ccsegformer"
@@ -50,6 +54,8 @@ class CrissCrossSegformerConfig(SegformerConfig):
     recurrence: int = 1
     projection: str = "multi_head"
     lepe: bool = True
+    band_means: list[float] | tuple[float, ...] | None = None
+    band_stds: list[float] | tuple[float, ...] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Check what SegFormer's own configuration does not."""
@@ -75,6 +81,14 @@ class CrissCrossSegformerConfig(SegformerConfig):
             raise ValueError(f"num_labels must be at least 2, not {self.num_labels}")
         if "criss_cross" in stages and self.attention_probs_dropout_prob:
             raise ValueError("criss-cross attention has no dropout: attention_probs_dropout_prob must be 0")
+        if (self.band_means is None) != (self.band_stds is None):
+            raise ValueError("band_means and band_stds belong together")
+        if self.band_means is not None and self.band_stds is not None:
+            counts = len(self.band_means), len(self.band_stds)
+            if counts != (self.num_channels, self.num_channels) or min(self.band_stds) <= 0:
+                raise ValueError(
+                    f"band_means and band_stds must be {self.num_channels} numbers each, the latter positive"
+                )
 
     @property
     def stage_attention(self) -> tuple[str, ...]:

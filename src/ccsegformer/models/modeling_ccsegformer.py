@@ -103,7 +103,9 @@ class CrissCrossSegformerPreTrainedModel(SegformerPreTrainedModel):
         Takes transformers' arguments, and any of the configuration's as an override:
         `from_pretrained(path, attention="efficient", recurrence=1, num_labels=12)`. What a SegFormer
         checkpoint does not say takes this package's defaults, so attention becomes criss-cross. Parameters
-        that the overrides make new begin at random; which ones is printed, in one short table.
+        that the overrides make new begin at random; which ones is printed, in one short table. With another
+        `num_channels` the first convolution is adapted; `rgb_bands=(r, g, b)` says which bands, from 0, are
+        red, green and blue.
 
         With `output_loading_info=True` returns (model, information), where `information["report"]` is the
         `LoadReport`.

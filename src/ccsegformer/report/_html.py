@@ -5,6 +5,7 @@ import io
 from typing import Any
 
 import numpy as np
+import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 from PIL import Image
@@ -33,6 +34,19 @@ def environment() -> Environment:
         "plain": _plain,
     }
     return environment
+
+
+def as_rgb(image: torch.Tensor) -> NDArray[np.uint8]:
+    """An image (bands, H, W) to look at, (H, W, 3): 8-bit RGB as it is; else three bands, or one in grey.
+
+    The values of each band are stretched from their 2nd to their 98th percentile.
+    """
+    pixels = image.permute(1, 2, 0).numpy()
+    if pixels.shape[2] == 3 and pixels.dtype == np.uint8:
+        return pixels
+    pixels = pixels[:, :, [0, 1, 2] if pixels.shape[2] >= 3 else [0, 0, 0]].astype(np.float32)
+    low, high = np.percentile(pixels, (2, 98), axis=(0, 1))
+    return (255 * ((pixels - low) / np.maximum(high - low, 1e-6)).clip(0, 1)).round().astype(np.uint8)
 
 
 def panel(

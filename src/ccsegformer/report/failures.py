@@ -15,7 +15,7 @@ from ccsegformer.evaluation.confusion import confusion_matrix
 from ccsegformer.evaluation.evaluate import Evaluation, predict_labels
 from ccsegformer.evaluation.losses import ClassLoss, rank_losses
 from ccsegformer.evaluation.protocol import EvaluationProtocol
-from ccsegformer.report._html import environment, panel, protocol_words
+from ccsegformer.report._html import as_rgb, environment, panel, protocol_words
 from ccsegformer.report.machine import describe_machine
 from ccsegformer.report.table import number
 
@@ -62,7 +62,7 @@ def worst_images(
     for score, name in sorted(scored)[:count]:
         sample = dataset[places[name]]
         prediction = predict_labels(model, sample["image"], protocol, name=name)
-        image = sample["image"].permute(1, 2, 0).numpy()
+        image = as_rgb(sample["image"])
         yield Failure(name, score, image, sample["mask"].numpy(), prediction.numpy())
 
 

@@ -12,6 +12,7 @@ from ccsegformer.data.folder import LabelledImages
 from ccsegformer.evaluation.evaluate import Evaluation, predict_labels
 from ccsegformer.evaluation.protocol import EvaluationProtocol
 from ccsegformer.inference.predictor import load_model
+from ccsegformer.report._html import as_rgb
 from ccsegformer.report.page import Example
 from ccsegformer.report.table import LABELS
 from ccsegformer.report.verdict import Counts, Difference, Verdict, mean_iou, signed
@@ -93,7 +94,7 @@ def choose_examples(
         Example(
             name=sample["name"],
             caption=f"{captions[place]}, {signed(leads[place], plus=True)}",
-            image=sample["image"].permute(1, 2, 0).numpy(),
+            image=as_rgb(sample["image"]),
             truth=sample["mask"].numpy(),
             predictions={name: labels[index] for name, labels in predictions.items()},
             scores={name: _nullable(of)[place] for name, of in scores.items()},

@@ -13,6 +13,7 @@ from ccsegformer.data.labels import Classes, read_classes, write_classes
 from ccsegformer.data.transforms import IMAGE_MEAN, IMAGE_STD
 from ccsegformer.errors import OutputError, RecipeError
 from ccsegformer.files import write_atomically
+from ccsegformer.models import CrissCrossSegformerConfig
 from ccsegformer.training.recipe import Recipe, differing_keys, load_recipe, save_recipe
 
 WEIGHTS = "model.safetensors"
@@ -115,7 +116,7 @@ def finish_run(output: Path, model: PreTrainedModel, log: dict[str, object]) -> 
     aside = output / ".model"
     try:
         model.save_pretrained(aside)
-        image_processor().save_pretrained(aside)
+        image_processor(model.config).save_pretrained(aside)
         write_atomically(output / "training_log.json", json.dumps(log) + "\n")
         for path in sorted(aside.iterdir(), key=lambda path: path.name == WEIGHTS):
             path.replace(output / path.name)
@@ -125,10 +126,16 @@ def finish_run(output: Path, model: PreTrainedModel, log: dict[str, object]) -> 
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def image_processor() -> SegformerImageProcessor:
+def image_processor(config: CrissCrossSegformerConfig) -> SegformerImageProcessor:
     """What turns an image into the model's input: the training's normalisation, at the image's own size."""
+    own = config.band_means is not None
+    mean, std = (config.band_means, config.band_stds) if own else (IMAGE_MEAN, IMAGE_STD)
     return SegformerImageProcessor(
-        do_resize=False, do_reduce_labels=False, image_mean=list(IMAGE_MEAN), image_std=list(IMAGE_STD)
+        do_resize=False,
+        do_reduce_labels=False,
+        do_rescale=not own,
+        image_mean=list(mean or ()),
+        image_std=list(std or ()),
     )
 
 

@@ -78,11 +78,23 @@ class ScheduleSection(Section):
     power: Positive = 1.0
 
 
+class WindowsSection(Section):
+    """Of georeferenced scenes: how large the windows are that are read, and where.
+
+    `size` is their side in pixels; None for what the largest `random_crop` needs after `random_resize`, 512
+    without a crop. `rare_classes` is the share centred on a class drawn uniformly, however rare it is.
+    """
+
+    size: Annotated[int, Field(ge=1)] | None = None
+    rare_classes: Annotated[float, Field(ge=0, le=1)] = 0.0
+
+
 class Recipe(Section):
     """Everything that decides what a run learns, except the images themselves."""
 
     model: ModelSection = ModelSection()
     data: str | None = None
+    windows: WindowsSection = WindowsSection()
     transforms: tuple[Transform, ...] = ()
     training: TrainingSection
     optimizer: OptimizerSection = OptimizerSection()

@@ -25,6 +25,7 @@ from ccsegformer.models import (
     load_pretrained,
 )
 from ccsegformer.training._arguments import trainer_arguments
+from ccsegformer.training._inputs import Inputs, training_inputs
 from ccsegformer.training._loop import SegmentationTrainer
 from ccsegformer.training._output import (
     begin_run,
@@ -93,15 +94,16 @@ def train(
     output = Path(output)
     recipe = recipe.model_copy(update={"data": str(data)})
     dataset = open_dataset(data, "training")
+    inputs = training_inputs(recipe, dataset, progress=progress)
     global_batch = recipe.training.batch_size * recipe.training.accumulation
-    steps = _count_steps(recipe, len(dataset))
+    steps = _count_steps(recipe, len(inputs.samples))
     with _own_randomness(recipe.training.seed), _quiet_transformers(), ExitStack() as stack:
         arguments = trainer_arguments(recipe, output, steps)
         is_main = arguments.process_index == 0
         checkpoint = find_checkpoint(output, recipe, dataset.classes) if resume else None
         if is_main and not resume:
             check_unused(output, overwrite)
-        model, report = build_model(recipe, dataset.classes)
+        model, report = build_model(recipe, dataset.classes, inputs)
         freeze(model, recipe.training.freeze, report.new_attention if report else None)
         if is_main and not resume:
             stack.enter_context(nothing_half_begun(output))
@@ -111,14 +113,18 @@ def train(
             model=model,
             args=arguments,
             train_dataset=TrainingStream(
-                dataset, recipe.transforms, seed=recipe.training.seed, length=steps * global_batch
+                inputs.samples,
+                recipe.transforms,
+                seed=recipe.training.seed,
+                length=steps * global_batch,
+                statistics=inputs.statistics,
             ),
             data_collator=partial(collate, ignore_index=dataset.classes.ignore_index),
-            processing_class=image_processor(),
+            processing_class=image_processor(model.config),
             callbacks=[_tensorboard(output, checkpoint)] + [bar] * progress,
             classes=dataset.classes,
             optimization=recipe.optimizer,
-            epoch_length=len(dataset) / global_batch,
+            epoch_length=len(inputs.samples) / global_batch,
         )
         del model.config.use_cache  # the Trainer's, for models that generate
         try:
@@ -137,7 +143,7 @@ def train(
         log = {
             "steps": steps,
             "seconds": round(trainer.seconds(), 3),
-            "images": len(dataset),
+            "images": len(inputs.samples),
             "global_batch": global_batch,
             "processes": arguments.world_size,
             "device": str(arguments.device),
@@ -148,9 +154,9 @@ def train(
 
 
 def build_model(
-    recipe: Recipe, classes: Classes
+    recipe: Recipe, classes: Classes, inputs: Inputs
 ) -> tuple[CrissCrossSegformerForSemanticSegmentation, LoadReport | None]:
-    """The recipe's model for these classes, from scratch (drawn from torch's generator) or pretrained.
+    """The recipe's model for classes and bands, from scratch (drawn from torch's generator) or pretrained.
 
     Raises:
         RecipeError: `model.size` is not that of the pretrained weights, or a value does not suit the model.
@@ -165,6 +171,9 @@ def build_model(
         "id2label": classes.id2label,
         "label2id": {name: label for label, name in classes.id2label.items()},
         "semantic_loss_ignore_index": classes.ignore_index,
+        "num_channels": inputs.bands,
+        "band_means": inputs.statistics and inputs.statistics.means,
+        "band_stds": inputs.statistics and inputs.statistics.stds,
     }
     try:
         config = CrissCrossSegformerConfig.mit(wanted.size, **overrides)
@@ -172,7 +181,7 @@ def build_model(
         raise RecipeError(f"model: {error}") from error
     if wanted.pretrained is None:
         return CrissCrossSegformerForSemanticSegmentation(config), None
-    model, report = load_pretrained(wanted.pretrained, **overrides)
+    model, report = load_pretrained(wanted.pretrained, rgb_bands=inputs.rgb, **overrides)
     for key in ("hidden_sizes", "depths"):
         found, expected = list(getattr(model.config, key)), list(getattr(config, key))
         if found != expected:

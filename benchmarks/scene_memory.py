@@ -1,0 +1,91 @@
+"""Peak memory of mapping a scene of 8,192 x 4,096 pixels and one of 40,000 x 40,000, each in a fresh process.
+
+`python -m benchmarks.scene_memory [MODEL]`; without one, an untrained SegFormer-B0 of nine classes: memory is
+the same. The large scene is sparse: its first row and column of blocks have data, so that a row and a column
+of windows are labelled from end to end, and so has a random two-hundredth of the rest. Windows without data
+are read and skipped. The small scene is full.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import rasterio
+from rasterio.windows import Window
+
+BLOCK = 512
+SCENES = {"8192 x 4096": (4096, 8192, 1.0), "40000 x 40000": (40000, 40000, 0.005)}
+OPTIONS = {"window": 1024, "overlap": 128}
+
+RUN = """
+import json, re, sys, time
+from pathlib import Path
+import torch
+from ccsegformer import predict_scene
+from ccsegformer.data.labels import Classes
+from ccsegformer.evaluation.memory import free_at_once
+from ccsegformer.inference import load_model
+from ccsegformer.models import CrissCrossSegformerConfig, CrissCrossSegformerForSemanticSegmentation
+scene, output, options, *named = sys.argv[1:]
+free_at_once()
+if named:
+    model, classes = load_model(named[0], device="cpu")
+else:
+    model = CrissCrossSegformerForSemanticSegmentation(CrissCrossSegformerConfig.mit("b0", num_labels=9))
+    classes = Classes(tuple(f"class {index}" for index in range(9)))
+start = time.monotonic()
+predict_scene(model, scene, output, classes=classes, progress=True, **json.loads(options))
+peak = int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
+print(json.dumps({"seconds": time.monotonic() - start, "peak": peak}))
+"""
+
+
+def write_scene(path: Path, height: int, width: int, share: float, seed: int = 0) -> float:
+    """Write a sparse RGB scene; a share of its blocks has data, among them a row and a column of blocks.
+
+    Returns:
+        The share of blocks that have data.
+    """
+    generator = np.random.default_rng(seed)
+    profile = {"driver": "GTiff", "height": height, "width": width, "count": 3, "dtype": "uint8", "nodata": 0}
+    profile |= {"tiled": True, "blockxsize": BLOCK, "blockysize": BLOCK, "compress": "deflate"}
+    profile |= {"sparse_ok": True, "bigtiff": "yes", "interleave": "pixel"}
+    profile |= {"crs": "EPSG:32632", "transform": rasterio.Affine(0.5, 0, 4e5, 0, -0.5, 5e6)}
+    written, total = 0, 0
+    with rasterio.open(path, "w", **profile) as target:
+        for top in range(0, height, BLOCK):
+            for left in range(0, width, BLOCK):
+                total += 1
+                if top and left and generator.random() >= share:
+                    continue
+                written += 1
+                window = Window(left, top, min(BLOCK, width - left), min(BLOCK, height - top))
+                size = (3, window.height // 8 + 1, window.width // 8 + 1)
+                coarse = generator.integers(1, 256, size, dtype=np.uint8)
+                pixels = coarse.repeat(8, axis=1).repeat(8, axis=2)
+                target.write(pixels[:, : window.height, : window.width], window=window)
+    return written / total
+
+
+def main() -> None:
+    """Print both peaks."""
+    print("| scene | blocks with data | minutes | peak memory, MB |\n|---|---:|---:|---:|")
+    peaks = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name, (height, width, share) in SCENES.items():
+            scene, output = Path(folder) / "scene.tif", Path(folder) / "map.tif"
+            found = write_scene(scene, height, width, share)
+            command = [sys.executable, "-c", RUN, str(scene), str(output), json.dumps(OPTIONS), *sys.argv[1:]]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            result = json.loads(done.stdout)
+            peaks.append(result["peak"])
+            minutes, megabytes = result["seconds"] / 60, result["peak"] / 1e6
+            print(f"| {name} | {found:.0%} | {minutes:.1f} | {megabytes:.0f} |", flush=True)
+    print(f"\nThe large scene takes {peaks[1] / peaks[0]:.3f} of the small one's.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""How large a window fits into a given memory."""
+
+import re
+
+from ccsegformer.errors import CCSegformerError
+from ccsegformer.evaluation.upsampling import BAND_VALUES
+from ccsegformer.inference.tiling import STEP, default_overlap
+from ccsegformer.models import CrissCrossSegformerConfig, CrissCrossSegformerForSemanticSegmentation
+
+MEMORY = "4GB"
+SMALLEST_WINDOW, LARGEST_WINDOW = 256, 2048
+"""Of those chosen by memory: smaller ones see little, larger ones are far from what models are trained on."""
+
+BASE = 900 * 2**20
+"""What a process holds before it sees a window: Python, PyTorch, transformers, GDAL and their caches."""
+
+
+def choose_window(
+    model: CrissCrossSegformerForSemanticSegmentation,
+    window: int | None,
+    overlap: int | None,
+    memory: int | str,
+    dtype: str = "uint8",
+) -> tuple[int, int]:
+    """A window and an overlap, in pixels a side: what is given, else by memory and by default.
+
+    `dtype` is that of the scene.
+
+    Raises:
+        CCSegformerError: a memory that is too small or no amount, a window below 32, or an overlap of more
+            than half the window.
+    """
+    if window is None:
+        on_cpu = next(model.parameters()).device.type == "cpu"
+        window = window_for_memory(model.config, parse_memory(memory), on_cpu=on_cpu, dtype=dtype)
+    overlap = default_overlap(window) if overlap is None else overlap
+    if window < STEP or not 0 <= overlap <= window // 2:
+        raise CCSegformerError(
+            f"window {window}, overlap {overlap}: a window has at least {STEP} pixels a side, and an overlap "
+            "at most half of them"
+        )
+    return window, overlap
+
+
+def parse_memory(text: str | int) -> int:
+    """Bytes of a number of them, or of words such as 500MB, 4GB or 1.5 GiB.
+
+    Raises:
+        CCSegformerError: neither.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:([KMGT])(i?)B?)?\s*", str(text), re.IGNORECASE)
+    if not found:
+        raise CCSegformerError(f"memory {text!r}: write it as 4GB, 500MB or a number of bytes")
+    number, unit, binary = found.groups()
+    power = " KMGT".index(unit.upper()) if unit else 0
+    return int(float(number) * (1024 if binary else 1000) ** power)
+
+
+def window_memory(
+    config: CrissCrossSegformerConfig, window: int, overlap: int, *, on_cpu: bool = True, dtype: str = "uint8"
+) -> int:
+    """Bytes that a square window takes at most, in float32, beyond `BASE` and the weights.
+
+    Counted are values for a pixel of the window. An operation on stage 1 keeps several maps of its size,
+    C_1 / 16 values each: nine for criss-cross attention and five for others, measured; on a device other
+    than the CPU, where nothing is done in strips, the wide ones between them as well. Logits are kept twice.
+    A test holds the sum to measured peaks on the CPU.
+
+    Args:
+        config: of the model.
+        window, overlap: in pixels a side.
+        on_cpu: where the model is.
+        dtype: of the scene's values.
+    """
+    copies = 9 if "criss_cross" in config.stage_attention else 5
+    if not on_cpu:
+        copies += 3 * max(config.mlp_ratios)
+    maps = copies * config.hidden_sizes[0] / 16
+    maps += sum(width / 4 ** (stage + 2) for stage, width in enumerate(config.hidden_sizes))
+    head = 0 if on_cpu else 4 * config.decoder_hidden_size / 16
+    logits = 2 * config.num_labels / 16
+    # One window in use, one that is read ahead and is in the making, all but 8 bits as float32; besides, as
+    # the network takes it.
+    pixels = (3 * (1 if dtype == "uint8" else 4) + 11) / 4 * config.num_channels
+    carried = 6 * config.num_labels * window * overlap  # to the right and below, from there and to there
+    return int(4 * (window**2 * (maps + head + logits + pixels) + carried + 4 * BAND_VALUES))
+
+
+def window_for_memory(
+    config: CrissCrossSegformerConfig, memory: int, *, on_cpu: bool = True, dtype: str = "uint8"
+) -> int:
+    """The largest window, in pixels a side and a multiple of 32, that fits; at most `LARGEST_WINDOW`.
+
+    Args:
+        config: of the model.
+        memory: bytes beyond the weights: of the whole process on CPU, elsewhere of what is on the device.
+        on_cpu: where the model is.
+        dtype: of the scene's values.
+
+    Raises:
+        CCSegformerError: not even a window of `SMALLEST_WINDOW` fits.
+    """
+
+    def needed(window: int) -> int:
+        base = BASE if on_cpu else 0
+        return base + window_memory(config, window, default_overlap(window), on_cpu=on_cpu, dtype=dtype)
+
+    for window in range(LARGEST_WINDOW, SMALLEST_WINDOW - 1, -STEP):
+        if needed(window) <= memory:
+            return window
+    raise CCSegformerError(
+        f"memory {memory / 1e6:.0f} MB beside the weights: too little; the smallest window, "
+        f"{SMALLEST_WINDOW} pixels a side, takes {needed(SMALLEST_WINDOW) / 1e6:.0f} MB with the program"
+    )
