@@ -99,6 +99,11 @@ class Study:
         return {"data": self.data.name, "scenes": scenes, "pixels": self.pixels, "recipe": recipe}
 
 
+def default_output(data: Path) -> Path:
+    """The folder of the runs on these scenes."""
+    return Path("runs/studies") / f"satellite-{data.name}"
+
+
 def parse_study(description: str | None) -> Study:
     """The study that the command line asks for."""
     parser = argparse.ArgumentParser(
@@ -117,7 +122,7 @@ def parse_study(description: str | None) -> Study:
     given = parser.parse_args()
     lists = (given.seeds, given.attentions, given.windows, given.map)
     seeds, attentions, windows, maps = (tuple(dict.fromkeys(each)) for each in lists)
-    output = given.output or Path("runs/studies") / f"satellite-{given.data.name}"
+    output = given.output or default_output(given.data)
     budget = (given.steps, given.pixels, given.learning_rate)
     study = Study(given.data, output, seeds, attentions, tuple(sorted(windows)), tuple(sorted(maps)), *budget)
     try:

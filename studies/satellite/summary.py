@@ -9,10 +9,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 
+from ccsegformer.training.recipe import Attention
 from studies.satellite.options import Study
 from studies.tables import BLUE, INK, ORANGE, QUIET, RULE, SEEDS_DIFFER_BY, can_judge, spread
 
-NAMES = {"efficient": "efficient", "criss_cross": "criss-cross", "none": "none"}
+NAMES: dict[Attention, str] = {"efficient": "efficient", "criss_cross": "criss-cross", "none": "none"}
 COLORS = {"efficient": BLUE, "criss_cross": ORANGE, "none": QUIET}
 STYLES = ("--", "-", ":", "-.")
 CLEAR_IOU, CLEAR_COST = 0.01, 0.05

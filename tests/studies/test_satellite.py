@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 import rasterio
 from numpy.typing import NDArray
+from PIL import Image
 from safetensors.torch import load_file
 
 from ccsegformer.data.scenes import Scenes
 from ccsegformer.errors import CCSegformerError
 from ccsegformer.models import configuration_ccsegformer
 from studies.satellite import __main__ as program
-from studies.satellite import mapping
+from studies.satellite import mapping, pictures
 from studies.satellite.options import Run, Study
 from studies.satellite.summary import columns, draw, tell, verdict, where
 
@@ -257,3 +258,23 @@ def test_the_page_and_the_plot_show_every_row(data: Path) -> None:
     draw(results, NAMES, "Maps", data / "two.svg")
     drawn = (data / "one.svg").read_text()
     assert drawn == (data / "two.svg").read_text() and "criss-cross, trained with 32" in drawn
+
+
+def test_pictures_show_the_scene_its_truth_and_the_maps(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = data.parent / "runs"
+    with rasterio.open(data / "validation" / "b_mask.tif") as source:
+        labels = source.read()
+    labels[0, :10, :20] = 255
+    write(runs / "criss_cross-32-seed-0" / "map-64" / "b.tif", labels, 501_000)
+    shown = pictures.panels(data, runs, 32, 64, 0)
+    assert list(shown) == ["scene", "truth", "criss-cross"]
+    assert (shown["truth"] == shown["criss-cross"]).all() and not shown["truth"][:10, :20].any()
+    output = data.parent / "picture.jpg"
+    arguments = ["--data", str(data), "--runs", str(runs), "--window", "32", "--output", str(output)]
+    monkeypatch.setattr(sys, "argv", ["pictures", *arguments, "--map", "64"])
+    pictures.main()
+    with Image.open(output) as picture:
+        assert picture.format == "JPEG" and picture.width == 1040
+    monkeypatch.setattr(sys, "argv", ["pictures", *arguments, "--map", "128"])
+    with pytest.raises(SystemExit, match="no maps of b, trained with 32, mapped with 128"):
+        pictures.main()
