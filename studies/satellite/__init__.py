@@ -1,0 +1,1 @@
+"""Whether, and from which window size, criss-cross attention suits large scenes."""

@@ -1,0 +1,113 @@
+"""Maps of the validation scenes, each made in a fresh process, timed and scored.
+
+As a program it is that process: `python -m studies.satellite.mapping MODEL SCENE OUTPUT WINDOW`.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ccsegformer.data.rasters import open_raster, read_box
+from ccsegformer.data.scenes import TILE, Scenes, tiles
+from ccsegformer.errors import CCSegformerError
+from ccsegformer.evaluation.confusion import compute_metrics, confusion_matrix
+from ccsegformer.evaluation.memory import free_at_once, peak_memory
+from ccsegformer.inference.predictor import load_model
+from ccsegformer.inference.scene import predict_scene
+from studies.runs import write_json
+
+ROOT = Path(__file__).parents[2]
+
+
+def mapped(folder: Path, scenes: Scenes, window: int) -> dict[str, Any]:
+    """Scores and costs of the model in `folder` with windows of this side, now or when they were taken.
+
+    The maps are kept beside them. A map that was broken off begins afresh, for the sake of its time.
+    """
+    kept = folder / f"map-{window}"
+    if not kept.is_dir():
+        aside = folder / f".map-{window}"
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir()
+        costs = []
+        matrix = torch.zeros(len(scenes.classes), len(scenes.classes), dtype=torch.int64)
+        for number, scene in enumerate(scenes.scenes):
+            path = aside / f"{scene.name}.tif"
+            costs.append(_map(folder, scene.path, path, window))
+            matrix += score(path, scenes, number)
+        metrics = compute_metrics(matrix, scenes.classes.names)
+        megapixels = sum(scene.height * scene.width for scene in scenes.scenes) / 1e6
+        result = {
+            "mIoU": metrics.mean_iou,
+            "IoU": {name: values["iou"] for name, values in metrics.per_class.items()},
+            "confusion": matrix.tolist(),
+            "seconds_per_megapixel": sum(cost["seconds"] for cost in costs) / megapixels,
+            "peak_bytes": max(cost["peak_bytes"] for cost in costs),
+            "device": costs[0]["device"],
+            "threads": costs[0]["threads"],
+        }
+        write_json(result, aside / "map.json")
+        aside.rename(kept)
+    content: dict[str, Any] = json.loads((kept / "map.json").read_text())
+    return content
+
+
+def score(path: Path, scenes: Scenes, number: int) -> torch.Tensor:
+    """The confusion matrix, int64 (K, K), of a map of scene `number`; pixels without data do not count."""
+    scene, classes = scenes.scenes[number], scenes.classes
+    matrix = torch.zeros(len(classes), len(classes), dtype=torch.int64)
+    with open_raster(path) as source:
+        for box in tiles(scene.height, scene.width, TILE):
+            truth = scenes.sample(number, box, scene.name)["mask"]
+            labels = torch.from_numpy(read_box(source, box)[0][0].astype(np.int32))
+            matrix += confusion_matrix(truth, labels, len(classes), classes.ignore_index)
+    return matrix
+
+
+def _map(model: Path, scene: Path, output: Path, window: int) -> dict[str, Any]:
+    places = [str(path.resolve()) for path in (model, scene, output)]
+    command = [sys.executable, "-m", "studies.satellite.mapping", *places, str(window)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        killed = "it was killed, perhaps for want of memory"
+        said = done.stderr.strip().splitlines() if done.returncode > 0 else []
+        raise CCSegformerError(f"{scene}: not mapped with {window}: {said[-1] if said else killed}")
+    costs: dict[str, Any] = json.loads(done.stdout)
+    return costs
+
+
+def main() -> None:
+    """Map one scene; print what the call took, and what it needed beyond the loaded model."""
+    folder, scene, output, window = sys.argv[1:]
+    model, classes = load_model(folder)
+    seconds = 0.0
+
+    def run() -> None:
+        nonlocal seconds
+        start = time.perf_counter()
+        predict_scene(model, scene, output, classes=classes, window=int(window))
+        seconds = time.perf_counter() - start
+
+    free_at_once()
+    peak = peak_memory(run, model.device.type)
+    print(
+        json.dumps(
+            {
+                "seconds": seconds,
+                "peak_bytes": peak,
+                "device": model.device.type,
+                "threads": torch.get_num_threads(),
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

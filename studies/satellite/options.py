@@ -1,0 +1,136 @@
+"""What the study is told on the command line."""
+
+import argparse
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+from ccsegformer.data.scenes import Scenes
+from ccsegformer.errors import CCSegformerError
+from ccsegformer.inference.tiling import STEP
+from ccsegformer.training.recipe import Attention, Recipe, load_recipe
+from studies.runs import check_settings
+
+RECIPE = Path(__file__).parents[2] / "recipes" / "aerial.yaml"
+ATTENTIONS: tuple[Attention, ...] = get_args(Attention)
+
+
+class Run(NamedTuple):
+    """One training."""
+
+    attention: Attention
+    window: int  # side in pixels
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.attention}-{self.window}-seed-{self.seed}"
+
+
+@dataclass(frozen=True)
+class Study:
+    """Scenes, a budget and a folder of runs.
+
+    Attributes:
+        windows: sides of the training windows, in pixels.
+        maps: sides of the windows that the validation scenes are mapped with; none: train only.
+        pixels: of an optimizer step, whatever the window.
+    """
+
+    data: Path
+    output: Path
+    seeds: tuple[int, ...]
+    attentions: tuple[Attention, ...]
+    windows: tuple[int, ...]
+    maps: tuple[int, ...]
+    steps: int
+    pixels: int
+    learning_rate: float
+
+    @cached_property
+    def validation(self) -> Scenes:
+        """The scenes that are mapped."""
+        return Scenes(self.data, "validation")
+
+    @property
+    def runs(self) -> list[Run]:
+        """Every training, those that are compared one after the other."""
+        wanted = product(self.seeds, self.windows, self.attentions)
+        return [Run(attention, window, seed) for seed, window, attention in wanted]
+
+    def folder(self, run: Run) -> Path:
+        """Of a run, and of no other."""
+        return self.output / str(run)
+
+    def recipe(self, run: Run) -> Recipe:
+        """`recipes/aerial.yaml` with the study's budget; half the windows are centred on a rare class."""
+        batch_size, rest = divmod(self.pixels, run.window**2)
+        if rest or not batch_size:
+            raise CCSegformerError(
+                f"--pixels {self.pixels}: is no whole number of windows of {run.window} x {run.window}"
+            )
+        names = [transform.name for transform in load_recipe(RECIPE).transforms]
+        changes = {
+            "model.attention": run.attention,
+            "windows.rare_classes": 0.5,
+            f"transforms.{names.index('random_crop')}.sizes": [run.window],
+            "training.steps": self.steps,
+            "training.batch_size": batch_size,
+            "training.seed": run.seed,
+            "training.save_steps": max(1, self.steps // 10),
+            "optimizer.learning_rate": self.learning_rate,
+            "schedule.warmup_steps": self.steps // 20,
+        }
+        return load_recipe(RECIPE, [f"{key}={value}" for key, value in changes.items()])
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that decides every run, and not what sets one apart from another."""
+        scenes = {
+            split: {scene.name: [scene.height, scene.width] for scene in Scenes(self.data, split).scenes}
+            for split in ("training", "validation")
+        }
+        # A recipe as JSON gives it back, without what the runs differ in.
+        recipe = self.recipe(Run("efficient", self.windows[0], 0)).model_dump(mode="json")
+        del recipe["model"]["attention"], recipe["training"]["batch_size"], recipe["training"]["seed"]
+        for transform in recipe["transforms"]:
+            transform.pop("sizes", None)
+        return {"data": self.data.name, "scenes": scenes, "pixels": self.pixels, "recipe": recipe}
+
+
+def default_output(data: Path) -> Path:
+    """The folder of the runs on these scenes."""
+    return Path("runs/studies") / f"satellite-{data.name}"
+
+
+def parse_study(description: str | None) -> Study:
+    """The study that the command line asks for."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--data", type=Path, required=True, help="a folder of georeferenced scenes")
+    add("--output", type=Path, help="the folder of the runs; default: runs/studies/satellite-NAME")
+    add("--seeds", type=int, nargs="+", default=[0])
+    add("--attentions", nargs="+", choices=ATTENTIONS, default=["efficient", "criss_cross"])
+    add("--windows", type=int, nargs="+", default=[256, 512], help="sides of the training windows")
+    add("--map", type=int, nargs="*", default=[512, 1024, 2048, 4096], help="with; nothing: train only")
+    add("--steps", type=int, default=300)
+    add("--pixels", type=int, default=2 * 512**2, help="of a step; more of small windows make a batch")
+    add("--learning-rate", type=float, default=1e-3)
+    given = parser.parse_args()
+    lists = (given.seeds, given.attentions, given.windows, given.map)
+    seeds, attentions, windows, maps = (tuple(dict.fromkeys(each)) for each in lists)
+    output = given.output or default_output(given.data)
+    budget = (given.steps, given.pixels, given.learning_rate)
+    study = Study(given.data, output, seeds, attentions, tuple(sorted(windows)), tuple(sorted(maps)), *budget)
+    try:
+        if small := [side for side in (*windows, *maps) if side < STEP]:
+            raise CCSegformerError(f"a window of {small[0]}: the smallest has {STEP} pixels a side")
+        for run in study.runs:
+            study.recipe(run)
+        check_settings(output, study.settings)
+    except CCSegformerError as error:
+        raise SystemExit(str(error)) from None
+    return study

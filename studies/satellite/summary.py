@@ -1,0 +1,197 @@
+"""The study's table, its verdict and its plot."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, ScalarFormatter
+
+from ccsegformer.training.recipe import Attention
+from studies.satellite.options import Study
+from studies.tables import BLUE, INK, ORANGE, QUIET, RULE, SEEDS_DIFFER_BY, can_judge, spread
+
+NAMES: dict[Attention, str] = {"efficient": "efficient", "criss_cross": "criss-cross", "none": "none"}
+COLORS = {"efficient": BLUE, "criss_cross": ORANGE, "none": QUIET}
+STYLES = ("--", "-", ":", "-.")
+CLEAR_IOU, CLEAR_COST = 0.01, 0.05
+"""By how much one must be ahead to win: IoU for every seed, and a share of the other's time or memory."""
+
+Result = Mapping[str, Any]
+
+
+class Column(NamedTuple):
+    """A figure of the table."""
+
+    title: str
+    value: Callable[[Result], float]
+
+
+def columns(names: Sequence[str]) -> list[Column]:
+    """What is compared, by the names of the classes: first what decides, last time and memory.
+
+    Of two classes the second is the object that is looked for, and its IoU decides; of more, mIoU.
+    """
+    found = [Column("mIoU", lambda result: result["mIoU"])]
+    if len(names) == 2:
+        # A class in neither map nor truth has no IoU.
+        found.insert(0, Column(f"IoU of {names[1]}", lambda result: result["IoU"][names[1]] or 0.0))
+    return [
+        *found,
+        Column("s / megapixel", lambda result: result["seconds_per_megapixel"]),
+        Column("peak memory, MB", lambda result: result["peak_bytes"] / 1e6),
+    ]
+
+
+def values(results: Sequence[Result], column: Column, window: int, attention: str, size: int) -> list[float]:
+    """Of every seed."""
+    key = (window, attention, size)
+    return [column.value(r) for r in results if (r["window"], r["attention"], r["map"]) == key]
+
+
+def sizes(results: Sequence[Result]) -> list[int]:
+    """Of the windows that scenes are mapped with."""
+    return sorted({result["map"] for result in results})
+
+
+def table(results: Sequence[Result], names: Sequence[str]) -> str:
+    """A line for each training window, attention and mapping window: means over seeds."""
+    shown = columns(names)
+    heads = ["trained with", "attention", "mapped with", *(column.title for column in shown)]
+    lines = ["| " + " | ".join(heads) + " |", "|---:|---|" + "---:|" * (1 + len(shown))]
+    keys = dict.fromkeys((result["window"], result["attention"]) for result in results)
+    for window, attention in sorted(keys, key=lambda key: key[0]):
+        for size in sizes(results):
+            cells = [str(window), NAMES[attention], str(size)]
+            for column in shown:
+                found = values(results, column, window, attention, size)
+                if "IoU" in column.title:
+                    cells.append(spread(found))
+                else:
+                    cells.append(f"{np.mean(found):.{2 if 'megapixel' in column.title else 0}f}")
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def verdict(results: Sequence[Result], names: Sequence[str], window: int) -> str:
+    """From which mapping window on which of the two attentions wins, in IoU, time and memory."""
+    score, *_, seconds, memory = columns(names)
+    told = []
+    for title, column in ((score.title, score), ("time", seconds), ("memory", memory)):
+        won, lost = [], []
+        for size in sizes(results):
+            cross, efficient = (
+                np.array(values(results, column, window, name, size)) for name in ("criss_cross", "efficient")
+            )
+            if column is score:
+                won.append(bool((cross - efficient > CLEAR_IOU).all()))
+                lost.append(bool((efficient - cross > CLEAR_IOU).all()))
+            else:
+                won.append(bool(cross.mean() < (1 - CLEAR_COST) * efficient.mean()))
+                lost.append(bool(efficient.mean() < (1 - CLEAR_COST) * cross.mean()))
+        tried = sizes(results)
+        told.append(f"{title}: criss-cross wins {where(tried, won)}, efficient {where(tried, lost)}")
+    return f"Trained with {window}, by the size of the mapping window. {'; '.join(told)}."
+
+
+def where(tried: Sequence[int], won: Sequence[bool]) -> str:
+    """At which of the sizes, in words."""
+    places = [size for size, is_won in zip(tried, won, strict=True) if is_won]
+    if not places:
+        return "nowhere"
+    if len(places) == len(tried):
+        return "at every size"
+    if places == list(tried[-len(places) :]):
+        return f"from {places[0]} on"
+    return f"at {', '.join(map(str, places))}"
+
+
+def tell(study: Study, results: Sequence[Result], names: Sequence[str], processor: str) -> str:
+    """The table with what it was made of, and the verdicts."""
+    scenes, score = study.validation.scenes, columns(names)[0]
+    best = max(results, key=lambda result: np.mean(_alike(results, score, result)))
+    paragraphs = [
+        f"### Efficient and criss-cross attention on {study.data.name}",
+        _protocol(study, results, processor),
+        table(results, names).rstrip(),
+    ]
+    smallest = min(min(scene.height, scene.width) for scene in scenes)
+    if large := [str(size) for size in study.maps if size > smallest]:
+        paragraphs.append(f"Windows of {' and '.join(large)} are cut to the scene where it is smaller.")
+    paragraphs.append(
+        f"Best {score.title}: {NAMES[best['attention']]}, trained with {best['window']}, mapped with "
+        f"{best['map']}: {spread(_alike(results, score, best))}."
+    )
+    if {"efficient", "criss_cross"} <= set(study.attentions):
+        paragraphs += [verdict(results, names, window) for window in study.windows]
+        noise = f" One seed says little: they were seen to differ by up to {SEEDS_DIFFER_BY}."
+        paragraphs.append(
+            f"To win in IoU takes a lead of {CLEAR_IOU} with every seed, in time or memory one of "
+            f"{CLEAR_COST:.0%}.{noise if len(study.seeds) == 1 else ''}"
+        )
+    attending = [name for name in study.attentions if name != "none"]
+    if attending and "none" in study.attentions:
+        place = (best["window"], best["map"])
+        rows: dict[str, dict[str, list[float]]] = {
+            name: {"score": values(results, score, place[0], name, place[1])} for name in study.attentions
+        }
+        judged = can_judge(rows, "score", attending, "none")
+        paragraphs.append(f"Trained with {place[0]}, mapped with {place[1]}: {judged}")
+    return "\n\n".join(paragraphs) + "\n"
+
+
+def _protocol(study: Study, results: Sequence[Result], processor: str) -> str:
+    count = len(study.seeds)
+    threads = " or ".join(sorted({str(result["threads"]) for result in results}))
+    devices = " and ".join(sorted({result["device"] for result in results}))
+    shapes = ", ".join(f"{scene.height} x {scene.width}" for scene in study.validation.scenes)
+    return (
+        f"SegFormer-B0 from scratch by recipes/aerial.yaml, but {study.steps} steps of {study.pixels:,} "
+        f"pixels, a learning rate of {study.learning_rate:g}, and half the windows centred on a class drawn "
+        f"uniformly; {count} seed{'s' * (count > 1)}. Mapped: {shapes} pixels (height x width), with the "
+        "default overlap "
+        "and blending. Time is that of the whole call of `predict_scene`, which reads, labels, blends and "
+        f"writes, without the start of the process and the loading of the model; device {devices}, threads "
+        f"{threads}, {processor}. Memory is the peak beyond the loaded model, every map in a fresh process."
+    )
+
+
+def draw(results: Sequence[Result], names: Sequence[str], title: str, path: Path) -> None:
+    """What decides, time and memory against the mapping window; dots are seeds, lines their means."""
+    score, *_, seconds, memory = columns(names)
+    figure = Figure(figsize=(12, 4.2), layout="constrained")
+    lines = dict.fromkeys((result["window"], result["attention"]) for result in results)
+    windows = sorted({window for window, _ in lines})
+    for axes, column in zip(figure.subplots(1, 3), (score, seconds, memory), strict=True):
+        for window, attention in lines:
+            found = [values(results, column, window, attention, size) for size in sizes(results)]
+            look: dict[str, Any] = {"color": COLORS[attention]}
+            for size, seeds in zip(sizes(results), found, strict=True):
+                axes.plot([size] * len(seeds), seeds, "o", alpha=0.45, markersize=4, **look)
+            style = STYLES[windows.index(window) % len(STYLES)]
+            label = f"{NAMES[attention]}, trained with {window}"
+            axes.plot(sizes(results), np.mean(found, axis=1), style, linewidth=1.8, label=label, **look)
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(sizes(results), [str(size) for size in sizes(results)])
+        if column is not score:
+            axes.set_yscale("log")
+            axes.yaxis.set_major_formatter(ScalarFormatter())
+            axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.set_xlabel("mapped with windows of, pixels", color=QUIET)
+        axes.set_title(column.title, loc="left", color=INK, fontsize=11)
+        axes.grid(color=RULE)
+        axes.set_axisbelow(True)
+        axes.spines[:].set_visible(False)
+        axes.tick_params(length=0, labelcolor=INK)
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), frameon=False)
+    figure.suptitle(title, x=0.01, ha="left", color=INK, fontsize=12)
+    with mpl.rc_context({"svg.hashsalt": title}):
+        figure.savefig(path, dpi=150, metadata={"Date": None})
+
+
+def _alike(results: Sequence[Result], column: Column, like: Result) -> list[float]:
+    """Of every seed of the same training and mapping."""
+    return values(results, column, like["window"], like["attention"], like["map"])
