@@ -130,6 +130,11 @@ def test_the_plot_tells_the_slope() -> None:
     figure = scaling_plot({str(side): [row(side)] for side in (256, 512, 1024)}, "a title")
     labels = [axes.get_legend_handles_labels()[1][0] for axes in figure.axes]
     assert labels == ["ours, exponent 1.50", "ours, exponent 1.00"]
+    variants = {f"{name}, {side}": [row(side)] for name in ("B0", "B5") for side in (256, 512)}
+    assert [axes.get_title() for axes in scaling_plot(variants, "a title").axes[::2]] == [
+        "B0: seconds",
+        "B5: seconds",
+    ]
 
 
 def test_none_of_the_rivals_running_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from ccsegformer.benchmark.tables import Row
 from ccsegformer.files import write_atomically
@@ -73,35 +74,44 @@ def preamble(machine: Mapping[str, Any], settings: Mapping[str, Any], limits: Ma
 
 
 def scaling_plot(tables: Mapping[str, Sequence[Row]], title: str) -> Figure:
-    """Time and peak memory against pixels, both logarithmic, with each contender's slope."""
-    names = list(dict.fromkeys(row.name for rows in tables.values() for row in rows if row.seconds))
+    """Time and peak memory against pixels, both logarithmic, with each contender's slope.
+
+    Tables whose headings differ in more than the size, which is their last part, have rows of their own.
+    """
+    groups: dict[str, list[Row]] = {}
+    for heading, rows in tables.items():
+        groups.setdefault(heading.rpartition(", ")[0], []).extend(row for row in rows if row.seconds)
     with mpl.rc_context(DRAWING):
-        figure = Figure(figsize=(9.5, 4.3), layout="constrained")
-        left, right = figure.subplots(1, 2)
-        ours = [
-            name
-            for name in names
-            if any(row.against for of in tables.values() for row in of if row.name == name)
-        ]
-        colors = dict(zip(ours, cycle(OURS), strict=False))
-        colors |= dict(zip([name for name in names if name not in ours], cycle(RIVALS), strict=False))
-        for name in names:
-            color = colors[name]
-            own = [row for rows in tables.values() for row in rows if row.name == name and row.seconds]
-            pixels = [row.height * row.width for row in own]
-            for axes, values in (
-                (left, [median(row.seconds or []) for row in own]),
-                (right, [row.peak_mib or 0.0 for row in own]),
-            ):
-                slope = f", exponent {_slope(pixels, values):.2f}" if len(own) > 1 else ""
-                axes.plot(pixels, values, marker="o", markersize=4, color=color, label=f"{name}{slope}")
-        for axes, label in ((left, "seconds"), (right, "peak memory, MiB")):
-            axes.set(xscale="log", yscale="log", xlabel="positions or pixels", title=label)
-            axes.grid(True, which="major", color="#dddddd", linewidth=0.6)
-            axes.spines[["top", "right"]].set_visible(False)
-            axes.legend(frameon=False, fontsize=8)
+        figure = Figure(figsize=(9.5, 5.4 * len(groups)), layout="constrained")
+        for axes, (group, rows) in zip(
+            figure.subplots(len(groups), 2, squeeze=False), groups.items(), strict=True
+        ):
+            _draw(axes, group, rows)
         figure.suptitle(title, color=INK)
     return figure
+
+
+def _draw(pair: Sequence[Any], group: str, rows: Sequence[Row]) -> None:
+    names = list(dict.fromkeys(row.name for row in rows))
+    ours = {row.name for row in rows if row.against}
+    colors = dict(zip([name for name in names if name in ours], cycle(OURS), strict=False))
+    colors |= dict(zip([name for name in names if name not in ours], cycle(RIVALS), strict=False))
+    sides = {row.height * row.width: f"{row.height} x {row.width}" for row in rows}
+    for axes, label, value in (
+        (pair[0], "seconds", lambda row: median(row.seconds)),
+        (pair[1], "peak memory, MiB", lambda row: row.peak_mib),
+    ):
+        for name in names:
+            own = [row for row in rows if row.name == name]
+            pixels, values = [row.height * row.width for row in own], [value(row) for row in own]
+            slope = f", exponent {_slope(pixels, values):.2f}" if len(own) > 1 else ""
+            axes.plot(pixels, values, marker="o", markersize=4, color=colors[name], label=f"{name}{slope}")
+        axes.set(xscale="log", yscale="log", title=f"{group}: {label}" if group else label)
+        axes.set_xticks(list(sides), list(sides.values()))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.grid(True, which="major", color="#dddddd", linewidth=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.08))
 
 
 def _slope(pixels: Sequence[int], values: Sequence[float]) -> float:
