@@ -364,7 +364,9 @@ def test_what_does_not_fit_is_one_line(harm: Callable[[Path], None], message: st
 def test_damaged_files_never_show_a_traceback(name: str, root: Path) -> None:
     path = root / "training" / name
     if name.endswith("tif"):
-        write(root / "training" / "a_mask.tif", blobs(), transform=GRID * Affine.scale(1.25))
+        write(
+            root / "training" / "a_mask.tif", blobs(), transform=Affine(2.5, 0, 500_000, 0, -2.5, 5_000_000)
+        )
     else:
         polygons(label=["wood"])(root)
         if name == "a.gpkg":
