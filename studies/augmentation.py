@@ -26,8 +26,8 @@ class Augmentation:
     masks_stay: bool = False
     area_crops: bool = False
 
-    def __call__(self, image: Any, mask: Any, generator: torch.Generator, *, ignore_index: int) -> Any:
-        """Augment an image and its mask."""
+    def __call__(self, image: Any, mask: Any, generator: torch.Generator, **padding: Any) -> Any:
+        """Augment an image and its mask; `padding` is what the package's transforms pad with."""
         chain: list[Any] = [HorizontalFlip, Invert, Grayscale, GaussianBlur]
         chain = [transform(probability=1) for transform in chain]
         if self.area_crops:
@@ -43,14 +43,14 @@ class Augmentation:
                 continue
             if self.one_coin and isinstance(transform, Invert) and coins[-1] >= 0.5:
                 continue
-            moved = transform(image, mask, generator, ignore_index=ignore_index)
+            moved = transform(image, mask, generator, **padding)
             stays = self.masks_stay and isinstance(transform, HorizontalFlip | RandomCrop | AreaCrop)
             image, mask = moved[0], mask if stays else moved[1]
         if self.area_crops or mask.shape != image.shape[1:]:
             size = [self.size] * 2 if self.area_crops else list(image.shape[1:])
             image, mask = F.resize(image, size), F.resize(mask, size, F.InterpolationMode.NEAREST_EXACT)
         last = RandomCrop(probability=1, sizes=(self.size,))
-        return last(image, Mask(mask), generator, ignore_index=ignore_index)
+        return last(image, Mask(mask), generator, **padding)
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ class AreaCrop:
 
     size: int
 
-    def __call__(self, image: Any, mask: Any, generator: torch.Generator, *, ignore_index: int) -> Any:
-        """Crop an image and its mask."""
+    def __call__(self, image: Any, mask: Any, generator: torch.Generator, **_: Any) -> Any:
+        """Crop an image and its mask; there is nothing to pad."""
         height, width = image.shape[1:]
         window = (0, 0, height, width)
         for area, shape, top, left in torch.rand(10, 4, generator=generator).tolist():
