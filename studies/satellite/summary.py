@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, ScalarFormatter
 
 from ccsegformer.training.recipe import Attention
 from studies.satellite.options import Study
@@ -176,9 +175,7 @@ def draw(results: Sequence[Result], names: Sequence[str], title: str, path: Path
         axes.set_xscale("log", base=2)
         axes.set_xticks(sizes(results), [str(size) for size in sizes(results)])
         if column is not score:
-            axes.set_yscale("log")
-            axes.yaxis.set_major_formatter(ScalarFormatter())
-            axes.yaxis.set_minor_formatter(NullFormatter())
+            axes.set_ylim(bottom=0)
         axes.set_xlabel("mapped with windows of, pixels", color=QUIET)
         axes.set_title(column.title, loc="left", color=INK, fontsize=11)
         axes.grid(color=RULE)
