@@ -64,7 +64,10 @@ def draw(shown: dict[str, NDArray[np.uint8]], classes: Classes, path: Path) -> N
         axes.imshow(np.asarray(smaller), interpolation="none")
         axes.set_title(title, loc="left", color=INK, fontsize=11)
     colors = [np.array(color) / 255 for color in classes.palette]
-    patches = [Patch(facecolor=color, edgecolor=INK, linewidth=0.3, label=name) for color, name in zip(colors, classes.names, strict=True)]
+    patches = [
+        Patch(facecolor=color, edgecolor=INK, linewidth=0.3, label=name)
+        for color, name in zip(colors, classes.names, strict=True)
+    ]
     figure.legend(handles=patches, loc="outside lower center", ncols=5, frameon=False, labelcolor=INK)
     figure.savefig(path, dpi=130, pil_kwargs={"quality": 75, "optimize": True})
 
