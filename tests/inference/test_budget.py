@@ -17,7 +17,7 @@ from ccsegformer.inference.tiling import STEP, default_overlap
 from ccsegformer.models import CrissCrossSegformerConfig
 
 MEASURE = """
-import sys, numpy as np, torch
+import multiprocessing, sys, numpy as np, torch
 from ccsegformer.evaluation.memory import free_at_once, peak_memory
 from ccsegformer.data.rasters import fill_gaps
 from ccsegformer.data.transforms import BandStatistics, normalize
@@ -25,7 +25,8 @@ from ccsegformer.inference.tiling import default_overlap, spans
 from ccsegformer.inference.windows import label_window, window_logits
 from ccsegformer.models import CrissCrossSegformerConfig, CrissCrossSegformerForSemanticSegmentation
 torch.set_num_threads(1)
-for size, attention, classes, side, bands, dtype in (given.split("-") for given in sys.argv[1:]):
+def measure(case):
+    size, attention, classes, side, bands, dtype = case.split("-")
     shape = {"num_labels": int(classes), "num_channels": int(bands)}
     config = CrissCrossSegformerConfig.mit(size, attention=attention, **shape)
     statistics = BandStatistics((1.0,) * int(bands), (2.0,) * int(bands))
@@ -40,7 +41,12 @@ for size, attention, classes, side, bands, dtype in (given.split("-") for given 
         return label_window(logits, rows, rows, right=right, below=below)
     run(64)
     free_at_once()
-    print(peak_memory(lambda: run(int(side)), "cpu"))
+    print(peak_memory(lambda: run(int(side)), "cpu"), flush=True)
+# Each in a process without a past: memory that an earlier case freed would be used again, or given back late.
+for case in sys.argv[1:]:
+    process = multiprocessing.get_context("fork").Process(target=measure, args=(case,))
+    process.start()
+    process.join()
 """
 
 
