@@ -6,9 +6,11 @@ from torch import nn
 from transformers import SegformerForSemanticSegmentation, set_seed
 
 from ccsegformer.models import CrissCrossSegformerConfig, CrissCrossSegformerForSemanticSegmentation
+from ccsegformer.models import attention as attention_module
 from ccsegformer.models import decode_head as decode_head_module
 from ccsegformer.models import layer as layer_module
 from ccsegformer.models import strips as strips_module
+from ccsegformer.models.attention import CrissCrossAttention
 from ccsegformer.models.strips import cut, works_in_strips
 
 SIZES = [(1, 64, 96), (2, 57, 83), (3, 33, 200), (1, 200, 33)]
@@ -56,6 +58,7 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     monkeypatch.setattr(decode_head_module, "STRIP_ELEMENTS", 512)
     monkeypatch.setattr(decode_head_module, "FEWEST_ROWS", 1)
     monkeypatch.setattr(layer_module, "cut", counted)
+    monkeypatch.setattr(attention_module, "cut", counted)
     return made
 
 
@@ -102,6 +105,46 @@ def test_logits_in_evaluation_are_those_of_the_whole_head(narrow: list[int]) -> 
         torch.testing.assert_close(in_strips, model(pixels(*shape)).logits, atol=1e-10, rtol=1e-10)
 
 
+@pytest.mark.parametrize("heads", [1, 4])
+@pytest.mark.parametrize("lepe", [False, True])
+@pytest.mark.parametrize("shape", [(1, 40, 24), (2, 17, 50), (3, 1, 60), (1, 60, 1)])
+def test_criss_cross_attention_in_strips_is_the_whole_one(
+    shape: tuple[int, int, int], lepe: bool, heads: int, narrow: list[int]
+) -> None:
+    set_seed(0)
+    (batch, height, width), channels = shape, 16
+    attention = CrissCrossAttention(channels, heads, 1, lepe=lepe)
+    norm = nn.LayerNorm(channels)
+    nn.init.normal_(norm.weight)
+    tokens = torch.randn(batch, height * width, channels) * 3
+    with torch.no_grad():
+        whole = attention.attend(norm(tokens), height, width)
+        assert not narrow
+        in_strips = attention(tokens, height, width, norm=norm)[0]
+    assert sum(narrow) > 2
+    torch.testing.assert_close(in_strips, whole, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "recurrence"),
+    [
+        (torch.zeros(1, 20 * 20, 16), 1),  # a short cross: 40 positions
+        (torch.zeros(1, 20 * 40, 16), 2),
+        (torch.zeros(1, 20 * 40, 16, dtype=torch.float64), 1),  # not what the kernel takes
+    ],
+)
+def test_criss_cross_attention_that_stays_whole(
+    tokens: torch.Tensor, recurrence: int, narrow: list[int]
+) -> None:
+    attention = CrissCrossAttention(16, 1, recurrence).to(tokens.dtype)
+    norm = nn.LayerNorm(16).to(tokens.dtype)
+    with torch.no_grad():
+        attention(tokens, 20, tokens.shape[1] // 20, norm=norm)
+    attention(tokens, 20, tokens.shape[1] // 20, norm=norm)[0].sum().backward()
+    assert not narrow
+    assert attention.q_proj.weight.grad is not None
+
+
 class Doubled(nn.Linear):
     """What an adapter does: another module in a layer's place."""
 
@@ -124,6 +167,9 @@ def test_replaced_and_hooked_layers_are_called(narrow: list[int]) -> None:
         torch.testing.assert_close(model(image).logits, before)
         assert seen == [(1, 256, 8)]
         handle.remove()
+        plain_forward = block.mlp.fc2.forward
+        block.mlp.fc2.forward = lambda tokens: 2 * plain_forward(tokens)  # as accelerate's hooks do
+        assert not torch.allclose(model(image).logits, before)
 
 
 def test_strips_cover_every_row_once_with_what_they_need() -> None:

@@ -22,6 +22,7 @@ from studies.published_experiment.__main__ import arms, as_reported, main, prope
 from studies.published_experiment.defects import Experiment, ScrambledLayout, SecondResidual
 
 CLASSES = Classes(("red", "green", "blue"))
+NO_NORM = torch.nn.Identity()
 CORRECT = Experiment(Plan(Augmentation(32), steps=16))
 
 
@@ -48,7 +49,7 @@ def data_set(root: Path, splits: tuple[str, ...] = ("training", "validation")) -
 def test_d1_mixes_positions_and_channels() -> None:
     attention = CrissCrossAttention(16, 2, 1)
     tokens = torch.randn(2, 12, 16)
-    scrambled, _ = ScrambledLayout(attention)(tokens, 3, 4)
+    scrambled, _ = ScrambledLayout(attention)(tokens, 3, 4, norm=NO_NORM)
     as_map = tokens.reshape(2, 16, 3, 4)  # what the notebook takes for a feature map
     expected = attention.attend(as_map.flatten(2).mT, 3, 4).mT.reshape(2, 12, 16)
     torch.testing.assert_close(scrambled, expected)
@@ -58,9 +59,11 @@ def test_d1_mixes_positions_and_channels() -> None:
 def test_d2_returns_its_input_until_gamma_has_learned() -> None:
     attention, tokens = CrissCrossAttention(16, 2, 1), torch.randn(2, 12, 16)
     wrapped = SecondResidual(attention)
-    assert torch.equal(wrapped(tokens, 3, 4)[0], tokens)
+    assert torch.equal(wrapped(tokens, 3, 4, norm=NO_NORM)[0], tokens)
     wrapped.gamma.data.fill_(2)
-    torch.testing.assert_close(wrapped(tokens, 3, 4)[0], 2 * attention.attend(tokens, 3, 4) + tokens)
+    torch.testing.assert_close(
+        wrapped(tokens, 3, 4, norm=NO_NORM)[0], 2 * attention.attend(tokens, 3, 4) + tokens
+    )
 
 
 def test_the_three_defects_of_the_attention_add_up_to_the_notebooks() -> None:

@@ -5,7 +5,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ccsegformer.models.strips import cut, works_in_strips
 from ccsegformer.ops import criss_cross_attention
+from ccsegformer.ops.flash import as_columns, as_rows, attend, flash_refusal, merge
+
+LONG_CROSS = 3
+"""Where a cross has this many positions for each channel, projecting twice costs less than whole maps of
+queries, keys and values."""
 
 
 class CrissCrossAttention(nn.Module):
@@ -32,21 +38,72 @@ class CrissCrossAttention(nn.Module):
         self.o_proj = nn.Linear(hidden_size, hidden_size)
         self.lepe = LePE(hidden_size) if lepe else None
 
-    def forward(self, hidden_states: Tensor, height: int, width: int, **_: Any) -> tuple[Tensor, None]:
-        """(batch, height * width, C) to the same, and no attention weights: they are never stored."""
-        return _recur(self, hidden_states, height, width), None
+    def forward(
+        self, hidden_states: Tensor, height: int, width: int, *, norm: nn.Module, **_: Any
+    ) -> tuple[Tensor, None]:
+        """(batch, height * width, C), of which `norm` is still to be taken, to the same.
+
+        And no attention weights: they are never stored.
+        """
+        grid = hidden_states.unflatten(1, (height, width))
+        modules = [norm, self.q_proj, self.k_proj, self.v_proj, self.o_proj]
+        if self.lepe is not None:
+            modules.append(self.lepe)
+        if (
+            type(self) is not CrissCrossAttention  # whose `attend` may be another
+            or torch.is_grad_enabled()
+            or self.recurrence > 1
+            or height + width < LONG_CROSS * grid.shape[3]
+            or flash_refusal(grid)
+            or not works_in_strips(grid, grid.numel(), *modules)
+        ):
+            return _recur(self, norm(hidden_states), height, width), None
+        return self._attend_in_strips(grid, norm).flatten(1, 2), None
 
     def attend(self, hidden_states: Tensor, height: int, width: int) -> Tensor:
         """One application."""
-        grids = [
-            projection(hidden_states).unflatten(1, (height, width))
+        query, key, value = (
+            projection(hidden_states).unflatten(1, (height, width)).unflatten(3, (self.num_heads, -1))
             for projection in (self.q_proj, self.k_proj, self.v_proj)
-        ]
-        heads = (grid.unflatten(3, (self.num_heads, -1)).permute(0, 3, 1, 2, 4) for grid in grids)
-        attended = criss_cross_attention(*heads).permute(0, 2, 3, 1, 4).flatten(3)
+        )
+        attended = criss_cross_attention(*(grid.permute(0, 3, 1, 2, 4) for grid in (query, key, value)))
+        del query, key  # large, when nothing else holds them
+        attended = attended.permute(0, 2, 3, 1, 4).flatten(3)
         if self.lepe is not None:
-            attended = attended + self.lepe(grids[2].permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+            attended = add(attended, self.lepe(value.flatten(3).permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+        del value
         return self.o_proj(attended.flatten(1, 2))
+
+    def _attend_in_strips(self, grid: Tensor, norm: nn.Module) -> Tensor:
+        """`attend` of (batch, height, width, C), where no graph is recorded, without a map but the output.
+
+        Queries, keys and values are made twice, in strips of columns and in strips of rows.
+        """
+
+        def project(part: Tensor) -> list[Tensor]:
+            normed = norm(part)
+            projections = (self.q_proj, self.k_proj, self.v_proj)
+            return [projection(normed).unflatten(3, (self.num_heads, -1)) for projection in projections]
+
+        batch, height, width, channels = grid.shape
+        scale = (channels // self.num_heads) ** -0.5
+        out = torch.empty_like(grid)
+        lse = grid.new_empty((batch, height, width, self.num_heads), dtype=torch.float32)
+        for strip in cut(batch, width, height * channels):
+            columns = strip.images, slice(None), strip.rows
+            attended, lse[columns] = attend(as_columns, project(grid[columns]), scale)
+            out[columns] = attended.flatten(3)
+        for strip in cut(batch, height, width * channels, halo=1):
+            rows, own = (strip.images, strip.rows), (slice(None), strip.own)
+            tensors = project(grid[strip.images, strip.needed])
+            within = [tensor[own] for tensor in tensors]
+            column_pass = out[rows].view_as(within[2]), lse[rows]
+            attended = merge(attend(as_rows, within, scale), column_pass, within, scale)[0].flatten(3)
+            if self.lepe is not None:
+                value = tensors[2].flatten(3).permute(0, 3, 1, 2)
+                attended += self.lepe(value).permute(0, 2, 3, 1)[own]
+            out[rows] = self.o_proj(attended.to(grid.dtype))
+        return out
 
 
 class LePE(nn.Conv2d):
@@ -79,9 +136,11 @@ class CCNetAttention(nn.Module):
         self.value = nn.Linear(hidden_size, hidden_size)
         self.gamma = nn.Parameter(torch.zeros(1))
 
-    def forward(self, hidden_states: Tensor, height: int, width: int, **_: Any) -> tuple[Tensor, None]:
-        """(batch, height * width, C) to the same, and no attention weights: they are never stored."""
-        return _recur(self, hidden_states, height, width), None
+    def forward(
+        self, hidden_states: Tensor, height: int, width: int, *, norm: nn.Module, **_: Any
+    ) -> tuple[Tensor, None]:
+        """As `CrissCrossAttention.forward`."""
+        return _recur(self, norm(hidden_states), height, width), None
 
     def attend(self, hidden_states: Tensor, height: int, width: int) -> Tensor:
         """One application."""
@@ -100,3 +159,10 @@ def _recur(
     for _ in range(module.recurrence - 1):
         added = added + module.attend(hidden_states + added, height, width)
     return added
+
+
+def add(branch: Tensor, other: Tensor) -> Tensor:
+    """Their sum; in the branch's own memory, which is nobody else's, where no graph is recorded."""
+    if torch.is_grad_enabled() or branch.dtype != other.dtype:
+        return branch + other
+    return branch.add_(other)

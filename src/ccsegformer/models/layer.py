@@ -6,7 +6,6 @@ images. On CPU, what is wide or long is made in strips.
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, layer_norm, linear, scaled_dot_product_attention
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -16,7 +15,7 @@ from transformers.models.segformer.modeling_segformer import (
     SegformerMixMLP,
 )
 
-from ccsegformer.models.attention import CCNetAttention, CrissCrossAttention
+from ccsegformer.models.attention import CCNetAttention, CrissCrossAttention, add
 from ccsegformer.models.configuration_ccsegformer import CrissCrossSegformerConfig
 from ccsegformer.models.strips import Strip, cut, in_strips, works_in_strips
 
@@ -55,20 +54,10 @@ class CrissCrossSegformerLayer(GradientCheckpointingLayer):
         """(batch, height * width, C) to the same."""
         if self.has_attention:
             norm = self.layernorm_before
-            if isinstance(self.attention, EfficientSelfAttention):
-                attended = self.attention(hidden_states, height, width, norm=norm, **kwargs)[0]
-            else:
-                attended = self.attention(norm(hidden_states), height, width, **kwargs)[0]
-            hidden_states = _add(self.drop_path(self.hidden_dropout(attended)), hidden_states)
+            attended = self.attention(hidden_states, height, width, norm=norm, **kwargs)[0]
+            hidden_states = add(self.drop_path(self.hidden_dropout(attended)), hidden_states)
         widened = self.mlp(hidden_states, height, width, norm=self.layernorm_after)
-        return _add(self.drop_path(widened), hidden_states)
-
-
-def _add(branch: Tensor, residual: Tensor) -> Tensor:
-    """Their sum; in the branch's own memory, which is nobody else's, where no graph is recorded."""
-    if torch.is_grad_enabled() or branch.dtype != residual.dtype:
-        return branch + residual
-    return branch.add_(residual)
+        return add(self.drop_path(widened), hidden_states)
 
 
 class MixFFN(SegformerMixMLP):
@@ -90,8 +79,7 @@ class MixFFN(SegformerMixMLP):
             normed = layer_norm(part, norm.normalized_shape, norm_weight, norm_bias, norm.eps)
             wide = linear(normed, fc1_weight, fc1_bias).permute(0, 3, 1, 2)
             wide = conv2d(wide, kernel, kernel_bias, padding=1, groups=hidden_size).permute(0, 2, 3, 1)
-            own = wide[:, strip.above : strip.above + strip.height]
-            return linear(self.activation_fn(own), fc2_weight, fc2_bias)
+            return linear(self.activation_fn(wide[:, strip.own]), fc2_weight, fc2_bias)
 
         strips = cut(batch, height, width * hidden_size, halo=1)
         return in_strips(run, strips, grid.shape, grid, *_weights(norm, fc1, depthwise, fc2)).flatten(1, 2)

@@ -20,7 +20,7 @@ STRIP_ELEMENTS = 2**18
 TRAINING_ELEMENTS = 2**22
 """Below this many, keeping the widest intermediate for the backward pass is cheaper than making it again."""
 
-PLAIN = (nn.Linear, nn.Conv2d, nn.LayerNorm, nn.BatchNorm2d)
+PLAIN = {kind.forward for kind in (nn.Linear, nn.Conv2d, nn.LayerNorm, nn.BatchNorm2d)}
 
 
 class Strip(NamedTuple):
@@ -36,6 +36,11 @@ class Strip(NamedTuple):
     def height(self) -> int:
         """How many rows of the output."""
         return int(self.rows.stop - self.rows.start)
+
+    @property
+    def own(self) -> slice:
+        """The strip's own rows among those needed, where input and output have as many."""
+        return slice(self.above, self.above + self.height)
 
 
 def works_in_strips(tensor: Tensor, elements: int, *modules: nn.Module) -> bool:
@@ -60,7 +65,8 @@ def works_in_strips(tensor: Tensor, elements: int, *modules: nn.Module) -> bool:
 
 def is_plain(module: nn.Module, tensor: Tensor) -> bool:
     """Whether a module does what PyTorch's own does, with a weight that fits the tensor."""
-    if type(module) not in PLAIN or module._forward_hooks or module._forward_pre_hooks:
+    forward = getattr(module.forward, "__func__", None)
+    if forward not in PLAIN or module._forward_hooks or module._forward_pre_hooks:
         return False
     weight = module.weight
     return not module._backward_hooks and (weight.device, weight.dtype) == (tensor.device, tensor.dtype)

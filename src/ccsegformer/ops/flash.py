@@ -49,15 +49,15 @@ def _flash_criss_cross(query: Tensor, key: Tensor, value: Tensor, scale: float) 
     out = torch.empty_like(query)
     lse = query.new_empty(query.shape[:-1], dtype=torch.float32)
     for rows in _strips(query, dim=1):
-        out[:, rows], lse[:, rows] = _pass(_as_rows, [tensor[:, rows] for tensor in tensors], scale)
+        out[:, rows], lse[:, rows] = attend(as_rows, [tensor[:, rows] for tensor in tensors], scale)
     for columns in _strips(query, dim=2):
         strip = [tensor[:, :, columns] for tensor in tensors]
-        row_pass, column_pass = (out[:, :, columns], lse[:, :, columns]), _pass(_as_columns, strip, scale)
-        out[:, :, columns], lse[:, :, columns] = _merge(row_pass, column_pass, strip, scale)
+        row_pass, column_pass = (out[:, :, columns], lse[:, :, columns]), attend(as_columns, strip, scale)
+        out[:, :, columns], lse[:, :, columns] = merge(row_pass, column_pass, strip, scale)
     return _head_major(out), lse
 
 
-def _merge(
+def merge(
     row_pass: tuple[Tensor, Tensor],
     column_pass: tuple[Tensor, Tensor],
     tensors: Sequence[Tensor],
@@ -97,12 +97,12 @@ def _flash_criss_cross_backward(
     grads = [torch.empty_like(tensors[1]) for _ in range(3)]
     # Given the merged output and log-sum-exp, each pass's backward is its exact share of the whole one.
     for rows in _strips(tensors[1], dim=1):
-        shares = _pass_backward(_as_rows, [tensor[:, rows] for tensor in tensors], scale)
+        shares = _attend_backward(as_rows, [tensor[:, rows] for tensor in tensors], scale)
         for total, share in zip(grads, shares, strict=True):
             total[:, rows] = share
     for columns in _strips(tensors[1], dim=2):
         strip = [tensor[:, :, columns] for tensor in tensors]
-        shares = [share.float() for share in _pass_backward(_as_columns, strip, scale)]
+        shares = [share.float() for share in _attend_backward(as_columns, strip, scale)]
         _take_self_away(shares, strip, scale)
         for total, share in zip(grads, shares, strict=True):
             total[:, :, columns] = share.add_(total[:, :, columns])
@@ -168,17 +168,17 @@ def _dot(left: Tensor, right: Tensor) -> Tensor:
     return (left.float() * right).sum(dim=-1)
 
 
-def _as_rows(tensor: Tensor) -> Tensor:
+def as_rows(tensor: Tensor) -> Tensor:
     """Token-major (B, H, W, heads, ...) as sequences along the width: (B * H, heads, W, ...), a view."""
     return tensor.flatten(0, 1).transpose(1, 2)
 
 
-def _as_columns(tensor: Tensor) -> Tensor:
+def as_columns(tensor: Tensor) -> Tensor:
     """Token-major (B, H, W, heads, ...) as sequences along the height: (B, W * heads, H, ...), a view."""
     return tensor.flatten(2, 3).transpose(1, 2)
 
 
-def _pass(as_sequences: AsSequences, tensors: Sequence[Tensor], scale: float) -> tuple[Tensor, Tensor]:
+def attend(as_sequences: AsSequences, tensors: Sequence[Tensor], scale: float) -> tuple[Tensor, Tensor]:
     """The token-major output of one pass over query, key and value, and its log-sum-exp (B, H, W, heads)."""
     query, key, value = map(as_sequences, tensors)
     out, lse = _attention(query, key, value, scale)
@@ -186,7 +186,7 @@ def _pass(as_sequences: AsSequences, tensors: Sequence[Tensor], scale: float) ->
     return out.transpose(1, 2).reshape(shape), lse.transpose(1, 2).reshape(shape[:-1])
 
 
-def _pass_backward(as_sequences: AsSequences, tensors: Sequence[Tensor], scale: float) -> list[Tensor]:
+def _attend_backward(as_sequences: AsSequences, tensors: Sequence[Tensor], scale: float) -> list[Tensor]:
     """One pass's gradients of query, key and value, given grad, query, key, value, out and log-sum-exp."""
     grad, query, key, value, out, lse = map(as_sequences, tensors)
     grads = _attention_backward(grad, query, key, value, out, lse, scale)
