@@ -153,7 +153,8 @@ def _protocol(study: Study, results: Sequence[Result], processor: str) -> str:
         "default overlap "
         "and blending. Time is that of the whole call of `predict_scene`, which reads, labels, blends and "
         f"writes, without the start of the process and the loading of the model; device {devices}, threads "
-        f"{threads}, {processor}. Memory is the peak beyond the loaded model, every map in a fresh process."
+        f"{threads}, {processor}. Memory is the peak beyond the loaded model, in a run of its own; "
+        "every run is in a fresh process."
     )
 
 

@@ -53,6 +53,7 @@ for case in sys.argv[1:]:
 def test_measured_peaks_stay_within_the_formula():
     cases = [
         "b2-criss_cross-2-1024-3-uint8",
+        "b2-criss_cross-2-320-3-uint8",
         "b0-efficient-2-512-3-uint8",
         "b0-efficient-2-512-60-float32",
         "b0-criss_cross-150-384-3-uint8",

@@ -6,6 +6,7 @@ from ccsegformer.errors import CCSegformerError
 from ccsegformer.evaluation.upsampling import BAND_VALUES
 from ccsegformer.inference.tiling import STEP, default_overlap
 from ccsegformer.models import CrissCrossSegformerConfig, CrissCrossSegformerForSemanticSegmentation
+from ccsegformer.models.attention import LONG_CROSS
 
 MEMORY = "4GB"
 SMALLEST_WINDOW, LARGEST_WINDOW = 256, 2048
@@ -62,9 +63,9 @@ def window_memory(
     """Bytes that a square window takes at most, in float32, beyond `BASE` and the weights.
 
     Counted are values for a pixel of the window. An operation on stage 1 keeps several maps of its size,
-    C_1 / 16 values each: nine for criss-cross attention and five for others, measured; on a device other
-    than the CPU, where nothing is done in strips, the wide ones between them as well. Logits are kept twice.
-    A test holds the sum to measured peaks on the CPU.
+    C_1 / 16 values each: nine for criss-cross attention that is not in strips and five for others, measured;
+    on a device other than the CPU, where nothing is done in strips, the wide ones between them as well.
+    Logits are kept twice. A test holds the sum to measured peaks on the CPU.
 
     Args:
         config: of the model.
@@ -72,7 +73,13 @@ def window_memory(
         on_cpu: where the model is.
         dtype: of the scene's values.
     """
-    copies = 9 if "criss_cross" in config.stage_attention else 5
+    goes_in_strips = (
+        on_cpu
+        and config.recurrence == 1
+        and config.projection == "multi_head"
+        and 2 * (window // 4) >= LONG_CROSS * config.hidden_sizes[0]
+    )
+    copies = 9 if "criss_cross" in config.stage_attention and not goes_in_strips else 5
     if not on_cpu:
         copies += 3 * max(config.mlp_ratios)
     maps = copies * config.hidden_sizes[0] / 16
