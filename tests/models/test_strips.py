@@ -59,6 +59,7 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     monkeypatch.setattr(decode_head_module, "FEWEST_ROWS", 1)
     monkeypatch.setattr(layer_module, "cut", counted)
     monkeypatch.setattr(attention_module, "cut", counted)
+    monkeypatch.setattr(attention_module, "LARGE_MAP", 512)
     return made
 
 
@@ -128,16 +129,19 @@ def test_criss_cross_attention_in_strips_is_the_whole_one(
 @pytest.mark.parametrize(
     ("tokens", "recurrence"),
     [
-        (torch.zeros(1, 20 * 20, 16), 1),  # a short cross: 40 positions
+        (torch.zeros(1, 20 * 24, 16), 1),  # a short cross: 44 positions
+        (torch.zeros(1, 20 * 40, 8), 1),  # a long one, of a small map
         (torch.zeros(1, 20 * 40, 16), 2),
         (torch.zeros(1, 20 * 40, 16, dtype=torch.float64), 1),  # not what the kernel takes
     ],
 )
 def test_criss_cross_attention_that_stays_whole(
-    tokens: torch.Tensor, recurrence: int, narrow: list[int]
+    tokens: torch.Tensor, recurrence: int, narrow: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    attention = CrissCrossAttention(16, 1, recurrence).to(tokens.dtype)
-    norm = nn.LayerNorm(16).to(tokens.dtype)
+    channels = tokens.shape[2]
+    attention = CrissCrossAttention(channels, 1, recurrence).to(tokens.dtype)
+    norm = nn.LayerNorm(channels).to(tokens.dtype)
+    monkeypatch.setattr(attention_module, "LARGE_MAP", 20 * 40 * 8)
     with torch.no_grad():
         attention(tokens, 20, tokens.shape[1] // 20, norm=norm)
     attention(tokens, 20, tokens.shape[1] // 20, norm=norm)[0].sum().backward()

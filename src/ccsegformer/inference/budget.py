@@ -6,7 +6,7 @@ from ccsegformer.errors import CCSegformerError
 from ccsegformer.evaluation.upsampling import BAND_VALUES
 from ccsegformer.inference.tiling import STEP, default_overlap
 from ccsegformer.models import CrissCrossSegformerConfig, CrissCrossSegformerForSemanticSegmentation
-from ccsegformer.models.attention import LONG_CROSS
+from ccsegformer.models.attention import takes_strips
 
 MEMORY = "4GB"
 SMALLEST_WINDOW, LARGEST_WINDOW = 256, 2048
@@ -77,7 +77,7 @@ def window_memory(
         on_cpu
         and config.recurrence == 1
         and config.projection == "multi_head"
-        and 2 * (window // 4) >= LONG_CROSS * config.hidden_sizes[0]
+        and takes_strips(window // 4, window // 4, config.hidden_sizes[0])
     )
     copies = 9 if "criss_cross" in config.stage_attention and not goes_in_strips else 5
     if not on_cpu:

@@ -9,9 +9,9 @@ from ccsegformer.models.strips import cut, works_in_strips
 from ccsegformer.ops import criss_cross_attention
 from ccsegformer.ops.flash import as_columns, as_rows, attend, flash_refusal, merge
 
-LONG_CROSS = 3
-"""Where a cross has this many positions for each channel, projecting twice costs less than whole maps of
-queries, keys and values."""
+LONG_CROSS, LARGE_MAP = 3, 2**20
+"""Positions of a cross for each channel, and elements of a map: from there on, projecting twice costs no more
+than to write whole maps of queries, keys and values and to read them."""
 
 
 class CrissCrossAttention(nn.Module):
@@ -50,10 +50,10 @@ class CrissCrossAttention(nn.Module):
         if self.lepe is not None:
             modules.append(self.lepe)
         if (
-            type(self) is not CrissCrossAttention  # whose `attend` may be another
-            or torch.is_grad_enabled()
+            torch.is_grad_enabled()
+            or type(self) is not CrissCrossAttention  # whose `attend` may be another
             or self.recurrence > 1
-            or height + width < LONG_CROSS * grid.shape[3]
+            or not takes_strips(height, width, grid.shape[3])
             or flash_refusal(grid)
             or not works_in_strips(grid, grid.numel(), *modules)
         ):
@@ -150,6 +150,11 @@ class CCNetAttention(nn.Module):
         )
         attended = criss_cross_attention(query, key, value, scale=1.0)
         return self.gamma * attended.squeeze(1).flatten(1, 2)
+
+
+def takes_strips(height: int, width: int, channels: int) -> bool:
+    """Whether a map is so large that criss-cross attention in strips costs no time."""
+    return height + width >= LONG_CROSS * channels and height * width * channels > LARGE_MAP
 
 
 def _recur(
