@@ -162,7 +162,9 @@ def draw(results: Sequence[Result], names: Sequence[str], title: str, path: Path
     """What decides, time and memory against the mapping window; dots are seeds, lines their means."""
     score, *_, seconds, memory = columns(names)
     figure = Figure(figsize=(12, 4.2), layout="constrained")
-    lines = dict.fromkeys((result["window"], result["attention"]) for result in results)
+    attentions = [name for name in NAMES if any(result["attention"] == name for result in results)]
+    trained = {(result["window"], result["attention"]) for result in results}
+    lines = sorted(trained, key=lambda line: (attentions.index(line[1]), line[0]))
     windows = sorted({window for window, _ in lines})
     for axes, column in zip(figure.subplots(1, 3), (score, seconds, memory), strict=True):
         for window, attention in lines:
@@ -184,7 +186,7 @@ def draw(results: Sequence[Result], names: Sequence[str], title: str, path: Path
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0, labelcolor=INK)
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), frameon=False)
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(attentions), frameon=False)
     figure.suptitle(title, x=0.01, ha="left", color=INK, fontsize=12)
     with mpl.rc_context({"svg.hashsalt": title}):
         figure.savefig(path, dpi=150, metadata={"Date": None})
