@@ -93,7 +93,7 @@ class CrissCrossAttention(nn.Module):
             columns = strip.images, slice(None), strip.rows
             attended, lse[columns] = attend(as_columns, project(grid[columns]), scale)
             out[columns] = attended.flatten(3)
-        for strip in cut(batch, height, width * channels, halo=1):
+        for strip in cut(batch, height, width * channels, halo=0 if self.lepe is None else 1):
             rows, own = (strip.images, strip.rows), (slice(None), strip.own)
             tensors = project(grid[strip.images, strip.needed])
             within = [tensor[own] for tensor in tensors]
