@@ -49,11 +49,9 @@ class DetourAlone(nn.Module):
         self.lepe = LePE(hidden_size)
         self.o_proj = nn.Linear(hidden_size, hidden_size)
 
-    def forward(
-        self, tokens: Tensor, height: int, width: int, *, norm: nn.Module, **_: Any
-    ) -> tuple[Tensor, None]:
+    def forward(self, tokens: Tensor, height: int, width: int, **_: Any) -> tuple[Tensor, None]:
         """(batch, H W, C) to the same."""
-        values = self.v_proj(norm(tokens)).unflatten(1, (height, width)).permute(0, 3, 1, 2)
+        values = self.v_proj(tokens).unflatten(1, (height, width)).permute(0, 3, 1, 2)
         return self.o_proj(self.lepe(values).flatten(2).transpose(1, 2)), None
 
 
@@ -65,13 +63,10 @@ class TwiceUnshared(nn.Module):
         self.first = CrissCrossAttention(hidden_size, num_heads, 1)
         self.second = CrissCrossAttention(hidden_size, num_heads, 1)
 
-    def forward(
-        self, tokens: Tensor, height: int, width: int, *, norm: nn.Module, **_: Any
-    ) -> tuple[Tensor, None]:
+    def forward(self, tokens: Tensor, height: int, width: int, **_: Any) -> tuple[Tensor, None]:
         """(batch, H W, C) to the same."""
-        normed = norm(tokens)
-        added = self.first.attend(normed, height, width)
-        return added + self.second.attend(normed + added, height, width), None
+        added = self.first.attend(tokens, height, width)
+        return added + self.second.attend(tokens + added, height, width), None
 
 
 def replace_attention(make: Callable[[int, int], nn.Module]) -> Callable[[Model], None]:

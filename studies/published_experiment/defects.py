@@ -33,13 +33,11 @@ class ScrambledLayout(nn.Module):
         super().__init__()
         self.attention = attention
 
-    def forward(
-        self, tokens: Tensor, height: int, width: int, *, norm: nn.Module, **_: Any
-    ) -> tuple[Tensor, None]:
+    def forward(self, tokens: Tensor, height: int, width: int, **_: Any) -> tuple[Tensor, None]:
         """(batch, H W, C) to the same."""
         batch, positions, channels = tokens.shape
-        scrambled = norm(tokens).reshape(batch, channels, positions).transpose(1, 2)
-        attended, _weights = self.attention(scrambled, height, width, norm=nn.Identity())
+        scrambled = tokens.reshape(batch, channels, positions).transpose(1, 2)
+        attended, _weights = self.attention(scrambled, height, width)
         return attended.transpose(1, 2).reshape(batch, positions, channels), None
 
 
@@ -51,12 +49,9 @@ class SecondResidual(nn.Module):
         self.attention = attention
         self.gamma = nn.Parameter(torch.zeros(1))
 
-    def forward(
-        self, tokens: Tensor, height: int, width: int, *, norm: nn.Module, **_: Any
-    ) -> tuple[Tensor, None]:
+    def forward(self, tokens: Tensor, height: int, width: int, **_: Any) -> tuple[Tensor, None]:
         """(batch, H W, C) to the same."""
-        normed = norm(tokens)
-        return self.gamma * self.attention(normed, height, width, norm=nn.Identity())[0] + normed, None
+        return self.gamma * self.attention(tokens, height, width)[0] + tokens, None
 
 
 def wrap_attention(wrapper: Callable[[nn.Module], nn.Module]) -> Callable[[Model], None]:

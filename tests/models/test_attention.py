@@ -6,8 +6,6 @@ import torch
 from ccsegformer.models import CrissCrossSegformerConfig, CrissCrossSegformerModel
 from ccsegformer.models.attention import CCNetAttention, CrissCrossAttention
 
-NO_NORM = torch.nn.Identity()
-
 
 def tokens(height: int, width: int, channels: int, seed: int = 0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
@@ -40,7 +38,7 @@ def test_against_a_loop_over_positions(kind: str) -> None:
                 size = channels // heads
                 expected[h * width + w, n * size : (n + 1) * size] = out
     expected = module.o_proj(expected) if kind == "multi_head" else module.gamma * expected
-    torch.testing.assert_close(module(x, height, width, norm=NO_NORM)[0][0], expected)
+    torch.testing.assert_close(module(x, height, width)[0][0], expected)
 
 
 @pytest.mark.parametrize("kind", ["multi_head", "ccnet"])
@@ -48,7 +46,7 @@ def test_against_a_loop_over_positions(kind: str) -> None:
 def test_what_a_position_sees(kind: str, recurrence: int, reaches: bool) -> None:
     # One pass sees the position's row and column; two see the whole image.
     module, x = make(kind, recurrence=recurrence), tokens(5, 6, 16).requires_grad_()
-    module(x, 5, 6, norm=NO_NORM)[0][0, 2 * 6 + 3].sum().backward()
+    module(x, 5, 6)[0][0, 2 * 6 + 3].sum().backward()
     seen = x.grad[0].abs().sum(-1).view(5, 6) > 0
     cross = torch.zeros(5, 6, dtype=torch.bool)
     cross[2], cross[:, 3] = True, True
@@ -59,16 +57,15 @@ def test_what_a_position_sees(kind: str, recurrence: int, reaches: bool) -> None
 def test_recurrence_shares_its_weights_and_counts_the_input_once(kind: str) -> None:
     once, twice, x = make(kind), make(kind, recurrence=2), tokens(3, 4, 16)
     assert [name for name, _ in once.named_parameters()] == [name for name, _ in twice.named_parameters()]
-    norm = torch.nn.LayerNorm(16).double()
-    first = once(x, 3, 4, norm=norm)[0]
-    second = once(norm(x) + first, 3, 4, norm=NO_NORM)[0]
-    torch.testing.assert_close(twice(x, 3, 4, norm=norm)[0], first + second)
+    first = once(x, 3, 4)[0]
+    second = once(x + first, 3, 4)[0]
+    torch.testing.assert_close(twice(x, 3, 4)[0], first + second)
 
 
 def test_a_silent_ccnet_passes_nothing_on() -> None:
     module = CCNetAttention(16, 1).double()
     assert module.gamma.item() == 0
-    assert not module(tokens(3, 4, 16), 3, 4, norm=NO_NORM)[0].any()
+    assert not module(tokens(3, 4, 16), 3, 4)[0].any()
 
 
 def test_a_block_with_a_silent_attention_is_a_block_without_one() -> None:

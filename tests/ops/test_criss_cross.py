@@ -93,13 +93,13 @@ def test_flash_is_as_exact_as_the_reference(
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("as_sequences", [flash.as_rows, flash.as_columns])
+@pytest.mark.parametrize("as_sequences", [flash._as_rows, flash._as_columns])
 def test_calls_of_the_cuda_kernels_fit(as_sequences: flash.AsSequences, dtype: torch.dtype) -> None:
     # Without a GPU the kernels cannot run, but PyTorch can tell shapes and dtypes of what they would return.
     shape = (2, 7, 33, 3, 16)
     with FakeTensorMode():
         query, key, value, gradient = (torch.empty(shape, dtype=dtype, device="cuda") for _ in range(4))
-        out, lse = flash.attend(as_sequences, (query, key, value), 0.25)
+        out, lse = flash._attend(as_sequences, (query, key, value), 0.25)
         assert (out.shape, out.dtype, lse.shape, lse.dtype) == (shape, dtype, shape[:-1], torch.float32)
         grads = flash._attend_backward(as_sequences, (gradient, query, key, value, out, lse), 0.25)
         assert [(grad.shape, grad.dtype, grad.device.type) for grad in grads] == [(shape, dtype, "cuda")] * 3

@@ -6,7 +6,6 @@ from ccsegformer.errors import CCSegformerError
 from ccsegformer.evaluation.upsampling import BAND_VALUES
 from ccsegformer.inference.tiling import STEP, default_overlap
 from ccsegformer.models import CrissCrossSegformerConfig, CrissCrossSegformerForSemanticSegmentation
-from ccsegformer.models.attention import takes_strips
 
 MEMORY = "4GB"
 SMALLEST_WINDOW, LARGEST_WINDOW = 256, 2048
@@ -73,13 +72,7 @@ def window_memory(
         on_cpu: where the model is.
         dtype: of the scene's values.
     """
-    goes_in_strips = (
-        on_cpu
-        and config.recurrence == 1
-        and config.projection == "multi_head"
-        and takes_strips(window // 4, window // 4, config.hidden_sizes[0])
-    )
-    copies = 9 if "criss_cross" in config.stage_attention and not goes_in_strips else 5
+    copies = 9 if "criss_cross" in config.stage_attention else 5
     if not on_cpu:
         copies += 3 * max(config.mlp_ratios)
     maps = copies * config.hidden_sizes[0] / 16

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-STRIP_ELEMENTS = 2**18
-"""Of a tensor, in a strip: 1 MiB in float32."""
+STRIP_ELEMENTS = 2**22
+"""Of a tensor, in a strip: 16 MiB in float32, so large that each thread has much to do."""
 
 AsSequences = Callable[[Tensor], Tensor]
 aten = torch.ops.aten
@@ -49,15 +49,15 @@ def _flash_criss_cross(query: Tensor, key: Tensor, value: Tensor, scale: float) 
     out = torch.empty_like(query)
     lse = query.new_empty(query.shape[:-1], dtype=torch.float32)
     for rows in _strips(query, dim=1):
-        out[:, rows], lse[:, rows] = attend(as_rows, [tensor[:, rows] for tensor in tensors], scale)
+        out[:, rows], lse[:, rows] = _attend(_as_rows, [tensor[:, rows] for tensor in tensors], scale)
     for columns in _strips(query, dim=2):
         strip = [tensor[:, :, columns] for tensor in tensors]
-        row_pass, column_pass = (out[:, :, columns], lse[:, :, columns]), attend(as_columns, strip, scale)
-        out[:, :, columns], lse[:, :, columns] = merge(row_pass, column_pass, strip, scale)
+        row_pass, column_pass = (out[:, :, columns], lse[:, :, columns]), _attend(_as_columns, strip, scale)
+        out[:, :, columns], lse[:, :, columns] = _merge(row_pass, column_pass, strip, scale)
     return _head_major(out), lse
 
 
-def merge(
+def _merge(
     row_pass: tuple[Tensor, Tensor],
     column_pass: tuple[Tensor, Tensor],
     tensors: Sequence[Tensor],
@@ -97,12 +97,12 @@ def _flash_criss_cross_backward(
     grads = [torch.empty_like(tensors[1]) for _ in range(3)]
     # Given the merged output and log-sum-exp, each pass's backward is its exact share of the whole one.
     for rows in _strips(tensors[1], dim=1):
-        shares = _attend_backward(as_rows, [tensor[:, rows] for tensor in tensors], scale)
+        shares = _attend_backward(_as_rows, [tensor[:, rows] for tensor in tensors], scale)
         for total, share in zip(grads, shares, strict=True):
             total[:, rows] = share
     for columns in _strips(tensors[1], dim=2):
         strip = [tensor[:, :, columns] for tensor in tensors]
-        shares = [share.float() for share in _attend_backward(as_columns, strip, scale)]
+        shares = [share.float() for share in _attend_backward(_as_columns, strip, scale)]
         _take_self_away(shares, strip, scale)
         for total, share in zip(grads, shares, strict=True):
             total[:, :, columns] = share.add_(total[:, :, columns])
@@ -156,7 +156,7 @@ def _like_head_major(tensor: Tensor) -> Tensor:
 
 
 def _strips(tensor: Tensor, dim: int) -> Iterator[slice]:
-    """Cut dimension `dim`: on CPU, so that what a pass makes stays in cache and is never whole."""
+    """Cut dimension `dim`: on CPU, so that what a pass makes of a large map is never whole."""
     length = tensor.shape[dim]
     step = max(STRIP_ELEMENTS * length // tensor.numel(), 1) if tensor.device.type == "cpu" else length
     for first in range(0, length, step):
@@ -168,17 +168,17 @@ def _dot(left: Tensor, right: Tensor) -> Tensor:
     return (left.float() * right).sum(dim=-1)
 
 
-def as_rows(tensor: Tensor) -> Tensor:
+def _as_rows(tensor: Tensor) -> Tensor:
     """Token-major (B, H, W, heads, ...) as sequences along the width: (B * H, heads, W, ...), a view."""
     return tensor.flatten(0, 1).transpose(1, 2)
 
 
-def as_columns(tensor: Tensor) -> Tensor:
+def _as_columns(tensor: Tensor) -> Tensor:
     """Token-major (B, H, W, heads, ...) as sequences along the height: (B, W * heads, H, ...), a view."""
     return tensor.flatten(2, 3).transpose(1, 2)
 
 
-def attend(as_sequences: AsSequences, tensors: Sequence[Tensor], scale: float) -> tuple[Tensor, Tensor]:
+def _attend(as_sequences: AsSequences, tensors: Sequence[Tensor], scale: float) -> tuple[Tensor, Tensor]:
     """The token-major output of one pass over query, key and value, and its log-sum-exp (B, H, W, heads)."""
     query, key, value = map(as_sequences, tensors)
     out, lse = _attention(query, key, value, scale)
