@@ -20,7 +20,7 @@ from ccsegformer.data.labels import Classes
 from ccsegformer.data.stream import TrainingStream, collate
 from ccsegformer.data.transforms import normalize
 from ccsegformer.evaluation.confusion import confusion_matrix
-from ccsegformer.evaluation.evaluate import evaluation_mode
+from ccsegformer.labelling.engine import evaluation_mode
 from ccsegformer.evaluation.multiview import slide
 from ccsegformer.evaluation.protocol import WindowSection
 from ccsegformer.evaluation.upsampling import upsampled_argmax

@@ -9,7 +9,7 @@ import ccsegformer
 
 PACKAGE = Path(ccsegformer.__file__).parent
 LAYERS = (
-    *("errors", "files", "settings", "ops", "models", "data"),
+    *("errors", "files", "settings", "ops", "models", "data", "labelling"),
     *("evaluation", "training", "inference", "report", "benchmark", "cli"),
 )
 

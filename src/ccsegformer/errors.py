@@ -27,3 +27,7 @@ class TrainingError(CCSegformerError):
 
 class ExportError(CCSegformerError):
     """A model that cannot be exported, or whose export disagrees with it; the message says why."""
+
+
+class EngineError(CCSegformerError):
+    """An engine that cannot run a model, or logits that are not finite; the message says why."""

@@ -21,8 +21,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import ccsegformer.ops  # registers the operators that are counted below  # noqa: F401
 from ccsegformer.errors import CCSegformerError
-from ccsegformer.evaluation.evaluate import evaluation_mode
 from ccsegformer.evaluation.memory import free_at_once, peak_memory
+from ccsegformer.labelling.engine import evaluation_mode
 
 MEBIBYTE = 2**20
 GIGA = 10**9

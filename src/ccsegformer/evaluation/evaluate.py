@@ -3,8 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 from rich.progress import track
-from torch import nn
 from torch.utils.data import DataLoader
 
 from ccsegformer.data.folder import LabelledImages, Sample
@@ -23,13 +21,13 @@ from ccsegformer.evaluation.confusion import Metrics, compute_metrics, confusion
 from ccsegformer.evaluation.multiview import input_sizes, label_views
 from ccsegformer.evaluation.protocol import EvaluationProtocol
 from ccsegformer.files import write_atomically
+from ccsegformer.labelling.engine import Engine, EngineName, open_engine
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 MAX_MEGAPIXELS = 36  # of an image as the network is given it
 DEFAULT = EvaluationProtocol()
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,7 @@ class Evaluation:
 
 @torch.inference_mode()
 def predict_labels(
-    model: "PreTrainedModel",
+    model: "PreTrainedModel | Engine",
     image: torch.Tensor,
     protocol: EvaluationProtocol = DEFAULT,
     *,
@@ -75,15 +73,20 @@ def predict_labels(
     image goes through the network once and its logits are resized to H x W, where the best class is taken.
     A side below 32 pixels is padded to that.
 
+    A model is run by PyTorch as it is now, in the protocol's precision. For many images on a CPU give
+    `open_engine(model)` instead, which is compiled once for each size.
+
     Returns:
         Labels (H, W) on the CPU: uint8, or int32 for more than 256 classes.
 
     Raises:
+        EngineError: the logits are not finite, or an engine is not of the protocol's precision.
         DataError: an image of other bands than the model takes, or of more than 36 megapixels after any
             resizing; the message calls it `name`.
     """
+    engine = open_engine(model, model.name if isinstance(model, Engine) else "torch", protocol.precision)
     bands, height, width = image.shape
-    statistics = input_statistics(model, bands, str(image.dtype).removeprefix("torch."), name)
+    statistics = input_statistics(engine.config, bands, str(image.dtype).removeprefix("torch."), name)
     _, (rows, columns) = input_sizes(height, width, protocol.resize, max(protocol.scales))
     if rows * columns > MAX_MEGAPIXELS * 1_000_000:
         resized = "" if (rows, columns) == (height, width) else f" resized to {columns}x{rows}"
@@ -91,31 +94,27 @@ def predict_labels(
             f"{name}: {width}x{height}{resized} is {rows * columns / 1_000_000:.1f} megapixels, and an image "
             f"in one piece may have {MAX_MEGAPIXELS}; cut it into smaller ones"
         )
-    parameter = next(model.parameters())
-    device, dtype = parameter.device, DTYPES[protocol.precision]
 
     def network(pixels: torch.Tensor) -> torch.Tensor:
-        return model(pixel_values=pixels.to(parameter.dtype)).logits
+        return engine(pixels, image=name)
 
-    autocast = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
-    with evaluation_mode(model), autocast:
-        return label_views(network, image.to(device), protocol, statistics).cpu()
+    return label_views(network, image.to(engine.device), protocol, statistics).cpu()
 
 
-def input_statistics(
-    model: "PreTrainedModel", bands: int, dtype: str, name: str | Path
-) -> BandStatistics | None:
+def input_statistics(config: Any, bands: int, dtype: str, name: str | Path) -> BandStatistics | None:
     """What `normalize` takes for an image of so many bands and such values; None for 8-bit RGB.
+
+    `config` is the model's.
 
     Raises:
         DataError: the model takes other images; the message calls this one `name`.
     """
-    wanted = getattr(model.config, "num_channels", bands)
+    wanted = getattr(config, "num_channels", bands)
     if bands != wanted:
         raise DataError(f"{name}: {bands} {'band' if bands == 1 else 'bands'} for a model of {wanted}")
-    means = getattr(model.config, "band_means", None)
+    means = getattr(config, "band_means", None)
     if means is not None:
-        return BandStatistics(tuple(means), tuple(model.config.band_stds))
+        return BandStatistics(tuple(means), tuple(config.band_stds))
     if dtype != "uint8":
         raise DataError(f"{name}: values of more than 8 bits for a model of 8-bit colours")
     if bands != 3:
@@ -124,11 +123,12 @@ def input_statistics(
 
 
 def evaluate(
-    model: "PreTrainedModel",
+    model: "PreTrainedModel | Engine",
     dataset: LabelledImages,
     *,
     protocol: EvaluationProtocol = DEFAULT,
     device: str | torch.device | None = None,
+    engine: EngineName | None = None,
     workers: int = 0,
     on_image: Callable[[str, torch.Tensor], None] | None = None,
     progress: bool = False,
@@ -140,10 +140,12 @@ def evaluate(
     every process takes its share of the images and returns the scores of all.
 
     Args:
-        model: gives `logits` (1, K, h, w) for `pixel_values` (1, bands, H, W), K being the number of classes.
+        model: gives `logits` (1, K, h, w) for `pixel_values` (1, bands, H, W), K being the number of classes;
+            or an engine that runs one, in the protocol's precision.
         dataset: images and masks.
         protocol: how images are shown to the model.
         device: moves the model there first; by default it stays where it is.
+        engine: what runs the model; see `open_engine`.
         workers: processes that read images ahead; 0 reads in this one.
         on_image: called with the name and the confusion matrix of each image of this process.
         progress: show a progress bar, in the first process.
@@ -151,15 +153,16 @@ def evaluate(
     Raises:
         DataError: the model has other classes than the data, an image or mask cannot be used, or no pixel
             of the whole set is labelled.
+        EngineError: the engine cannot run the model, or the logits for an image are not finite.
     """
-    classes = dataset.classes
-    if model.config.num_labels != len(classes):
-        raise DataError(
-            f"the model has {model.config.num_labels} classes, but the data set has {len(classes)}"
-        )
-    if device is not None:
+    if device is not None and not isinstance(model, Engine):
         model.to(device)
-    parameter = next(model.parameters())
+    opened = open_engine(model, engine, protocol.precision)
+    classes = dataset.classes
+    if opened.config.num_labels != len(classes):
+        raise DataError(
+            f"the model has {opened.config.num_labels} classes, but the data set has {len(classes)}"
+        )
     rank, world = (dist.get_rank(), dist.get_world_size()) if _is_distributed() else (0, 1)
     share = range(rank, len(dataset), world)
     loader: DataLoader[Sample] = DataLoader(
@@ -173,16 +176,16 @@ def evaluate(
     samples = track(loader, "Scoring", total=len(share), disable=not progress or rank > 0, transient=True)
     total = torch.zeros(len(classes), len(classes), dtype=torch.int64)
     image_iou: dict[str, float | None] = {}
-    with plain_data_errors(), evaluation_mode(model):
+    with plain_data_errors():
         for sample in samples:
-            prediction = predict_labels(model, sample["image"], protocol, name=sample["name"])
+            prediction = predict_labels(opened, sample["image"], protocol, name=sample["name"])
             matrix = confusion_matrix(sample["mask"], prediction, len(classes), classes.ignore_index)
             total += matrix
             image_iou[sample["name"]] = mean_iou(matrix)
             if on_image is not None:
                 on_image(sample["name"], matrix)
     if world > 1:
-        total = total.to(parameter.device)
+        total = total.to(opened.device)
         dist.all_reduce(total)
         shares: list[dict[str, float | None]] = [{}] * world
         dist.all_gather_object(shares, image_iou)
@@ -191,7 +194,7 @@ def evaluate(
     return Evaluation(
         metrics=compute_metrics(total, classes.names),
         images=len(dataset),
-        protocol=_record(protocol, classes.ignore_index, parameter),
+        protocol=_record(protocol, classes.ignore_index, opened),
         image_iou={name: image_iou[name] for name in dataset.names},
         confusion=total.tolist(),
     )
@@ -222,32 +225,19 @@ def write_confusion(evaluation: Evaluation, path: str | Path) -> None:
     write_atomically(path, text.getvalue())
 
 
-@contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Put a model into evaluation mode, and each of its modules back into the mode it had."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
-
-
-def _record(protocol: EvaluationProtocol, ignore_index: int, parameter: nn.Parameter) -> dict[str, Any]:
+def _record(protocol: EvaluationProtocol, ignore_index: int, engine: Engine) -> dict[str, Any]:
     """The protocol as it is stored with every figure, with what the scores mean and what computed them."""
-    computed_in = parameter.dtype if parameter.dtype != torch.float32 else DTYPES[protocol.precision]
     return {
         "name": protocol.name,
         "summary": protocol.summary(),
         **protocol.model_dump(mode="json"),
-        "precision": {dtype: name for name, dtype in DTYPES.items()}.get(computed_in, str(computed_in)),
         "resolution": "original; logits resized bilinearly, to the input's size first, before argmax",
         "mean_iou": "one confusion matrix over all images; classes present in truth or prediction",
         "devkit_mean_iou": "the same matrix; all classes, an absent one scores 0",
         "mean_image_iou": "mean over the images of each one's mean IoU; classes in its truth or prediction",
         "ignore_index": ignore_index,
-        "device": parameter.device.type,
+        "engine": engine.library,
+        "device": engine.device.type,
     }
 
 

@@ -5,7 +5,8 @@ import re
 from ccsegformer.errors import CCSegformerError
 from ccsegformer.evaluation.upsampling import BAND_VALUES
 from ccsegformer.inference.tiling import STEP, default_overlap
-from ccsegformer.models import CrissCrossSegformerConfig, CrissCrossSegformerForSemanticSegmentation
+from ccsegformer.labelling.engine import Engine
+from ccsegformer.models import CrissCrossSegformerConfig
 
 MEMORY = "4GB"
 SMALLEST_WINDOW, LARGEST_WINDOW = 256, 2048
@@ -16,7 +17,7 @@ BASE = 900 * 2**20
 
 
 def choose_window(
-    model: CrissCrossSegformerForSemanticSegmentation,
+    engine: Engine,
     window: int | None,
     overlap: int | None,
     memory: int | str,
@@ -31,8 +32,8 @@ def choose_window(
             than half the window.
     """
     if window is None:
-        on_cpu = next(model.parameters()).device.type == "cpu"
-        window = window_for_memory(model.config, parse_memory(memory), on_cpu=on_cpu, dtype=dtype)
+        on_cpu = engine.device.type == "cpu"
+        window = window_for_memory(engine.config, parse_memory(memory), on_cpu=on_cpu, dtype=dtype)
     overlap = default_overlap(window) if overlap is None else overlap
     if window < STEP or not 0 <= overlap <= window // 2:
         raise CCSegformerError(

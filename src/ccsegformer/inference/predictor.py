@@ -19,10 +19,12 @@ from ccsegformer.data.rasters import is_remote, open_raster
 from ccsegformer.data.scenes import MASK, SUFFIXES
 from ccsegformer.errors import DataError, OutputError
 from ccsegformer.evaluation.evaluate import MAX_MEGAPIXELS, predict_labels
+from ccsegformer.evaluation.protocol import EvaluationProtocol
 from ccsegformer.files import write_atomically
 from ccsegformer.inference.budget import MEMORY, choose_window
 from ccsegformer.inference.scene import predict_scene
 from ccsegformer.inference.windows import Blend, label_image
+from ccsegformer.labelling.engine import Engine, EngineName, Precision, open_engine
 from ccsegformer.models import CrissCrossSegformerForSemanticSegmentation, load_trained
 
 
@@ -50,7 +52,7 @@ def load_model(
 
 
 def predict_files(
-    model: CrissCrossSegformerForSemanticSegmentation,
+    model: CrissCrossSegformerForSemanticSegmentation | Engine,
     classes: Classes,
     images: Sequence[str | Path],
     output: str | Path,
@@ -59,6 +61,8 @@ def predict_files(
     overlap: int | None = None,
     blend: Blend = "logits",
     memory: int | str = MEMORY,
+    engine: EngineName | None = None,
+    precision: Precision | None = None,
     progress: bool = False,
 ) -> list[tuple[Path, Path]]:
     """Label images one by one, and give back the two files written for each.
@@ -69,20 +73,23 @@ def predict_files(
     `NAME.png` has the class ids at the image's own size (palette PNG in the classes' colours; 16-bit grey for
     more than 256 classes) and `NAME_overlay.png` the image with the colours laid over it. A folder stands for
     the images directly in it. Each file appears whole, and replaces one of the same name in `output`.
+    `engine` and `precision` are as of `open_engine`.
 
     Raises:
         DataError: before anything is written: a missing file, a folder without images, or two images whose
             outputs have the same name; later: an image that cannot be read.
         OutputError: an output that would replace one of the images (before anything is written), or that
             cannot be written.
+        EngineError: the engine cannot run the model, or the logits for an image are not finite.
     """
+    opened = open_engine(model, engine, precision)
     files = list(_expand(images))
     targets = [_targets(file, Path(output)) for file in files]
     _refuse_collisions(files, targets)
     jobs = list(zip(files, targets, strict=True))
     for file, (labels_path, overlay_path) in track(jobs, "Predicting", disable=not progress):
         image = read_image(file)
-        labels = _label(model, image, file, window, overlap, blend, memory).numpy()
+        labels = _label(opened, image, file, window, overlap, blend, memory).numpy()
         write_atomically(labels_path, encode_labels(labels, classes))
         overlay = image.permute(1, 2, 0).numpy() // 2 + colorize(labels, classes) // 2
         write_atomically(overlay_path, _png(Image.fromarray(overlay)))
@@ -90,7 +97,7 @@ def predict_files(
 
 
 def predict_inputs(
-    model: CrissCrossSegformerForSemanticSegmentation,
+    engine: Engine,
     classes: Classes,
     inputs: Sequence[str],
     output: str | Path,
@@ -109,7 +116,8 @@ def predict_inputs(
     of scenes.
 
     Args:
-        model, classes: as `load_model` gives them.
+        engine: that runs the model, as `open_engine` gives it.
+        classes: of the model, as `load_model` gives them.
         inputs: files, folders, or what GDAL opens over a network.
         output: one map, or a folder.
         confidence: of scenes.
@@ -137,10 +145,17 @@ def predict_inputs(
         _refuse_collisions([Path(path) for path in [*dict(scenes), *images]], targets)
     scene_options = {"confidence": confidence, "polygons": polygons, "simplify": simplify, **options}
     for path, target in scenes:
-        done = predict_scene(model, path, target, classes=classes, progress=progress, **scene_options)
+        done = predict_scene(
+            engine,
+            path,
+            target,
+            classes=classes,
+            progress=progress,
+            **scene_options,
+        )
         yield (done.path, *([] if polygons is None else [Path(polygons)])), done.notes
     if images:
-        for written in predict_files(model, classes, images, output, progress=progress, **options):
+        for written in predict_files(engine, classes, images, output, progress=progress, **options):
             yield written, ()
 
 
@@ -154,7 +169,7 @@ def encode_labels(labels: NDArray[np.integer], classes: Classes) -> bytes:
 
 
 def _label(
-    model: CrissCrossSegformerForSemanticSegmentation,
+    engine: Engine,
     image: Tensor,
     file: Path,
     window: int | None,
@@ -164,10 +179,11 @@ def _label(
 ) -> Tensor:
     """Label an image in one piece if it may be."""
     height, width = image.shape[1:]
+    protocol = EvaluationProtocol(precision=engine.precision)
     fits = max(height, width) <= window if window else height * width <= MAX_MEGAPIXELS * 1_000_000
     if fits:
-        return predict_labels(model, image, name=str(file))
-    return label_image(model, image, *choose_window(model, window, overlap, memory), blend, name=file)
+        return predict_labels(engine, image, protocol, name=str(file))
+    return label_image(engine, image, *choose_window(engine, window, overlap, memory), blend, name=file)
 
 
 def _is_scene(path: str) -> bool:

@@ -4,7 +4,6 @@ One window is read ahead and one is written behind while the network labels a th
 share waits on disk, so memory depends on the window and not on the scene.
 """
 
-import hashlib
 import json
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -34,8 +33,8 @@ from ccsegformer.data.download import require_space
 from ccsegformer.data.labels import Classes
 from ccsegformer.data.rasters import Box, fill_gaps, image_bands, is_remote, open_raster, read_box
 from ccsegformer.data.transforms import BandStatistics, normalize
-from ccsegformer.errors import DataError, OutputError
-from ccsegformer.evaluation.evaluate import evaluation_mode, input_statistics
+from ccsegformer.errors import DataError, EngineError, OutputError
+from ccsegformer.evaluation.evaluate import input_statistics
 from ccsegformer.files import check_writable
 from ccsegformer.inference import _journal as journal
 from ccsegformer.inference._journal import load_scores, save_scores
@@ -51,6 +50,7 @@ from ccsegformer.inference.budget import MEMORY, choose_window
 from ccsegformer.inference.polygons import check_polygons, write_polygons
 from ccsegformer.inference.tiling import Span, spans
 from ccsegformer.inference.windows import Blend, Carry, Labelled, label_window, window_logits
+from ccsegformer.labelling.engine import Engine, EngineName, Precision, open_engine
 from ccsegformer.models import CrissCrossSegformerForSemanticSegmentation
 
 
@@ -82,7 +82,7 @@ class _Tile(NamedTuple):
 class _Run(NamedTuple):
     """What does not change while a scene is mapped."""
 
-    model: CrissCrossSegformerForSemanticSegmentation
+    engine: Engine
     statistics: BandStatistics | None
     path: str | Path
     folder: Path
@@ -106,7 +106,7 @@ class _Run(NamedTuple):
 
 
 def predict_scene(
-    model: CrissCrossSegformerForSemanticSegmentation,
+    model: CrissCrossSegformerForSemanticSegmentation | Engine,
     path: str | Path,
     output: str | Path,
     *,
@@ -118,6 +118,8 @@ def predict_scene(
     confidence: bool = False,
     polygons: str | Path | None = None,
     simplify: float | None = None,
+    engine: EngineName | None = None,
+    precision: Precision | None = None,
     progress: bool = False,
 ) -> SceneMap:
     """Label every pixel of a georeferenced raster, window by window, on the model's device.
@@ -129,7 +131,7 @@ def predict_scene(
     same bytes; until then what is done is in `.NAME.partial` beside the output, one or two bytes a pixel.
 
     Args:
-        model: in any mode; it is in evaluation mode meanwhile.
+        model: in any mode; it is in evaluation mode meanwhile. Or an engine that runs one.
         path: anything GDAL opens: a file, `/vsicurl/https://...`, `s3://...`.
         output: the GeoTIFF to write; one that is there is replaced.
         classes: one for each of the model's.
@@ -144,6 +146,7 @@ def predict_scene(
         confidence: add a band: the probability of the class, 0 to 254 (65534 for uint16) for 0 to 1.
         polygons: also write the map's regions there, to `.gpkg` or `.geojson`, as `write_polygons` does.
         simplify: their outlines, in the map's units.
+        engine, precision: what runs the model; see `open_engine`.
         progress: show a bar on stderr.
 
     Raises:
@@ -152,13 +155,15 @@ def predict_scene(
         OutputError: the output cannot be written, or would replace the scene.
         CCSegformerError: a memory that is too small or no amount of bytes, or a window or overlap outside
             the limits.
+        EngineError: the engine cannot run the model, or the logits of a window are not finite.
         ValueError: an unknown blend.
     """
     output = Path(output)
     if blend not in get_args(Blend):
         raise ValueError(f"blend must be one of {', '.join(get_args(Blend))}, not {blend!r}")
-    if len(classes) != model.config.num_labels:
-        raise DataError(f"{len(classes)} classes for a model of {model.config.num_labels}")
+    opened = open_engine(model, engine, precision)
+    if len(classes) != opened.config.num_labels:
+        raise DataError(f"{len(classes)} classes for a model of {opened.config.num_labels}")
     for written in [output] if polygons is None else [output, Path(polygons)]:
         check_writable(written)
         if not is_remote(path) and written.resolve() == Path(path).resolve():
@@ -166,14 +171,14 @@ def predict_scene(
     folder = journal.folder_for(output)
     with open_raster(path) as source:
         bands, dtype = len(image_bands(source)), source.dtypes[0]
-        statistics = input_statistics(model, bands, dtype, path)
+        statistics = input_statistics(opened.config, bands, dtype, path)
         if polygons is not None:
             check_polygons(source, polygons, simplify)
-        window, overlap = choose_window(model, window, overlap, memory, dtype)
+        window, overlap = choose_window(opened, window, overlap, memory, dtype)
         rows, columns = (
             spans(side, window, overlap, taper=blend != "none") for side in (source.height, source.width)
         )
-        run = _Run(model, statistics, path, folder, rows, columns, blend, map_format(classes, confidence))
+        run = _Run(opened, statistics, path, folder, rows, columns, blend, map_format(classes, confidence))
         with journal.locked(folder):
             job = _job(run, source, classes)
             try:
@@ -187,6 +192,9 @@ def predict_scene(
                 if polygons is not None:
                     write_polygons(folder / "map.tif", polygons, classes=classes, simplify=simplify)
                 _publish(folder / "map.tif", output)
+            except EngineError:
+                journal.discard(folder)
+                raise
             except DataError:
                 if not is_remote(path):  # a network comes back, a damaged file does not
                     journal.discard(folder)
@@ -202,12 +210,11 @@ def predict_scene(
 
 def _label(run: _Run, done: journal.Progress, progress: bool) -> journal.Progress:
     """Label the windows that are left, in raster order, and say what is done then."""
-    device = next(run.model.parameters()).device
+    device = run.engine.device
     grid = list(product(run.rows, run.columns))
     right = load_scores(run.right(done.windows - 1), device)
     written: Future[None] | None = None
     with (
-        evaluation_mode(run.model),
         _bar(progress) as bar,
         ThreadPoolExecutor(1) as writer,
         _ahead(_read(run.path, grid[done.windows :])) as tiles,
@@ -218,7 +225,7 @@ def _label(run: _Run, done: journal.Progress, progress: bool) -> journal.Progres
             logits = None
             if tile.valid.any():
                 image = torch.from_numpy(tile.image).to(device)
-                logits = window_logits(run.model, normalize(image, run.statistics))
+                logits = window_logits(run.engine, normalize(image, run.statistics), run.path)
             if written is not None:
                 written.result()
             labelled, carry = None, None
@@ -289,10 +296,6 @@ def _ahead(tiles: Generator[_Tile]) -> Iterator[Iterator[_Tile]]:
 
 def _job(run: _Run, source: DatasetReader, classes: Classes) -> dict[str, Any]:
     """All that the bytes of the map depend on."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(run.model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     job: dict[str, Any] = {
         "scene": str(run.path),
         "size": [source.height, source.width],
@@ -304,9 +307,9 @@ def _job(run: _Run, source: DatasetReader, classes: Classes) -> dict[str, Any]:
         "format": run.format,
         "names": classes.names,
         "palette": classes.palette,
-        "weights": digest.hexdigest(),
-        "model": run.model.config.to_json_string(),
-        "device": next(run.model.parameters()).device.type,
+        "weights": run.engine.digest(),
+        "model": run.engine.config.to_json_string(),
+        "engine": run.engine.describe(),
         "versions": [__version__, torch.__version__],
     }
     if not is_remote(run.path):

@@ -8,10 +8,10 @@ from torch import Tensor
 
 from ccsegformer.data.stream import MINIMUM_SIDE, pad_to
 from ccsegformer.data.transforms import normalize
-from ccsegformer.evaluation.evaluate import evaluation_mode, input_statistics
+from ccsegformer.evaluation.evaluate import input_statistics
 from ccsegformer.evaluation.upsampling import BAND_VALUES, resize_rows
 from ccsegformer.inference.tiling import Span, spans, weights
-from ccsegformer.models import CrissCrossSegformerForSemanticSegmentation
+from ccsegformer.labelling.engine import Engine
 
 Blend = Literal["logits", "probabilities", "none"]
 
@@ -34,15 +34,15 @@ class Labelled(NamedTuple):
     """Probability of that class, float32 (rows, columns)."""
 
 
-@torch.inference_mode()
-def window_logits(model: CrissCrossSegformerForSemanticSegmentation, pixels: Tensor) -> Tensor:
+def window_logits(engine: Engine, pixels: Tensor, name: str | Path) -> Tensor:
     """Float32 logits (1, K, h, w) of a normalised window (C, H, W), at a quarter of its size.
 
     The network sees a side below 32 pixels padded, and its logits are those of the padded window.
+
+    Raises:
+        EngineError: they are not finite; the message calls the window `name`.
     """
-    parameter = next(model.parameters())
-    pixels = pad_to(pixels[None].to(parameter.device, parameter.dtype), MINIMUM_SIDE, MINIMUM_SIDE, 0)
-    logits = model(pixel_values=pixels).logits.float()
+    logits = engine(pad_to(pixels[None], MINIMUM_SIDE, MINIMUM_SIDE, 0), image=name)
     return logits.contiguous(
         memory_format=torch.channels_last
     )  # classes side by side, for softmax and argmax
@@ -113,7 +113,7 @@ def label_window(
 
 
 def label_image(
-    model: CrissCrossSegformerForSemanticSegmentation,
+    engine: Engine,
     image: Tensor,
     window: int,
     overlap: int,
@@ -121,31 +121,32 @@ def label_image(
     *,
     name: str | Path = "image",
 ) -> Tensor:
-    """Label an image (bands, H, W) window by window, in evaluation mode and on the model's device.
+    """Label an image (bands, H, W) window by window, on the engine's device.
 
     Returns:
         Labels (H, W) on the CPU: uint8, or int32 for more than 256 classes.
 
     Raises:
         DataError: an image of other bands than the model takes; the message calls it `name`.
+        EngineError: the logits are not finite.
     """
-    statistics = input_statistics(model, image.shape[0], str(image.dtype).removeprefix("torch."), name)
-    device = next(model.parameters()).device
+    statistics = input_statistics(
+        engine.config, image.shape[0], str(image.dtype).removeprefix("torch."), name
+    )
     rows, columns = (spans(side, window, overlap, taper=blend != "none") for side in image.shape[1:])
     labels = torch.empty(
-        image.shape[1:], dtype=torch.uint8 if model.config.num_labels <= 256 else torch.int32
+        image.shape[1:], dtype=torch.uint8 if engine.config.num_labels <= 256 else torch.int32
     )
     below: list[Tensor | None] = [None] * len(columns)
-    with evaluation_mode(model):
-        for row in rows:
-            right = None
-            for index, column in enumerate(columns):
-                pixels = image[:, row.start : row.stop, column.start : column.stop].to(device)
-                logits = window_logits(model, normalize(pixels, statistics))
-                labelled, (right, below[index]) = label_window(
-                    logits, row, column, blend=blend, right=right, below=below[index]
-                )
-                labels[row.rise : row.fall, column.rise : column.fall] = labelled.labels
+    for row in rows:
+        right = None
+        for index, column in enumerate(columns):
+            pixels = image[:, row.start : row.stop, column.start : column.stop].to(engine.device)
+            logits = window_logits(engine, normalize(pixels, statistics), name)
+            labelled, (right, below[index]) = label_window(
+                logits, row, column, blend=blend, right=right, below=below[index]
+            )
+            labels[row.rise : row.fall, column.rise : column.fall] = labelled.labels
     return labels
 
 

@@ -42,6 +42,12 @@ class FoldedDecodeHead(SegformerDecodeHead):
             hidden_states = self.batch_norm(hidden_states)
         return self.classifier(self.dropout(self.activation(hidden_states)))
 
+    def fold(self) -> tuple[list[Tensor], Tensor] | None:
+        """A (D, C_i) matrix for each stage and one bias (D,) with the batch norm; None where not plain."""
+        if not self._is_linear() or not _is_scale_and_shift(self.batch_norm, self.linear_fuse.out_channels):
+            return None
+        return self._fold(with_norm=True)
+
     def _is_linear(self) -> bool:
         """Whether projections and fuse are the layers whose weights can stand for them."""
         stages, fuse = self.linear_projections, self.linear_fuse

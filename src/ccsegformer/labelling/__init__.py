@@ -1,0 +1,1 @@
+"""From pixels to labels: the engines that run a network."""

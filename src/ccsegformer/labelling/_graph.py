@@ -1,0 +1,320 @@
+"""A SegFormer of ours as an OpenVINO graph for one input shape, written directly: no tracing, no export.
+
+Every module is checked as it is taken: an adapter, a quantised layer or a hook ends in `NotPlain`. Tokens
+stay (batch, height, width, C) from end to end. Imports OpenVINO: imported where it is needed.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import openvino as ov
+import openvino.opset15 as op
+import torch
+from openvino import Node
+from torch import Tensor, nn
+from transformers.activations import GELUActivation
+from transformers.models.segformer.modeling_segformer import (
+    SegformerDropPath,
+    SegformerOverlapPatchEmbeddings,
+)
+
+from ccsegformer.models import CrissCrossSegformerForSemanticSegmentation, CrissCrossSegformerModel
+from ccsegformer.models.attention import (
+    CCNetAttention,
+    CrissCrossAttention,
+    EfficientSelfAttention,
+    LePE,
+    SequenceReduction,
+)
+from ccsegformer.models.decode_head import FoldedDecodeHead, is_plain
+from ccsegformer.models.layer import CrissCrossSegformerLayer, DepthWiseConv, MixFFN
+from ccsegformer.models.modeling_ccsegformer import CrissCrossSegformerStage
+
+LANDMARKS = 16
+"""Keys of a row or column by which its log-sum-exp is found."""
+SMALLEST_SHARE = 1e-30
+"""Of the landmarks in a softmax, far above where float32 underflows."""
+
+
+class NotPlain(Exception):
+    """A module is not exactly what the graph is written for; the message says what it is instead."""
+
+    def __init__(self, module: nn.Module, what: str) -> None:
+        super().__init__(what)
+        self.module = module
+
+
+def build(model: Any, shape: tuple[int, ...]) -> ov.Model:
+    """The graph of a model in evaluation mode.
+
+    Args:
+        model: of any size and attention; its weights are copied, as float32.
+        shape: (batch, bands, H, W) of `pixel_values`.
+
+    Returns:
+        From float32 `pixel_values` to `logits`, float32 (batch, ceil(H / 4), ceil(W / 4), K): classes last.
+
+    Raises:
+        NotPlain: the model is of another class, or a module in it was replaced, wrapped or watched.
+    """
+    take(model, CrissCrossSegformerForSemanticSegmentation)
+    take(model.segformer, CrissCrossSegformerModel)
+    pixels = op.parameter(shape, np.float32, name="pixel_values")
+    grid, maps = pixels, []
+    for stage in take(model.segformer.stages, nn.ModuleList):
+        grid = _stage(grid, take(stage, CrissCrossSegformerStage))
+        maps.append(grid)
+        grid = _image(grid)
+    return ov.Model([_head(maps, take(model.decode_head, FoldedDecodeHead))], [pixels], "ccsegformer")
+
+
+def take(module: Any, *kinds: type[nn.Module]) -> Any:
+    """The module, if it is exactly of one of these classes and without hooks."""
+    if not any(is_plain(module, kind) for kind in kinds):
+        is_other = type(module) not in kinds
+        what = f"is a {type(module).__name__}" if is_other else "has hooks, or a forward of its own"
+        raise NotPlain(module, what)
+    return module
+
+
+def _stage(image: Node, stage: CrissCrossSegformerStage) -> Node:
+    """(batch, C_in, H, W) to (batch, height, width, C)."""
+    patches = take(stage.patch_embeddings, SegformerOverlapPatchEmbeddings)
+    grid = _layer_norm(_grid(_convolution(image, take(patches.proj, nn.Conv2d))), patches.layer_norm)
+    for block in take(stage.blocks, nn.ModuleList):
+        grid = _block(grid, take(block, CrissCrossSegformerLayer))
+    return _layer_norm(grid, stage.layer_norm)
+
+
+def _block(grid: Node, block: CrissCrossSegformerLayer) -> Node:
+    for dropped in (block.drop_path, block.hidden_dropout):
+        take(dropped, nn.Identity, nn.Dropout, SegformerDropPath)
+    if block.has_attention:
+        normed = _layer_norm(grid, block.layernorm_before)
+        attention = take(block.attention, CrissCrossAttention, CCNetAttention, EfficientSelfAttention)
+        if isinstance(attention, EfficientSelfAttention):
+            added = _efficient(normed, attention)
+        else:
+            apply = _criss_cross if isinstance(attention, CrissCrossAttention) else _ccnet
+            added = apply(normed, attention)
+            for _ in range(attention.recurrence - 1):
+                added = op.add(added, apply(op.add(normed, added), attention))
+        grid = op.add(added, grid)
+    mlp = take(block.mlp, MixFFN)
+    take(mlp.dropout, nn.Dropout, nn.Identity)
+    take(mlp.activation_fn, GELUActivation, nn.GELU)
+    wide = _image(_linear(_layer_norm(grid, block.layernorm_after), mlp.fc1))
+    wide = _grid(_convolution(wide, take(take(mlp.dwconv, DepthWiseConv).dwconv, nn.Conv2d)))
+    return op.add(_linear(op.gelu(wide, "erf"), mlp.fc2), grid)
+
+
+def _efficient(grid: Node, attention: EfficientSelfAttention) -> Node:
+    """Attention over keys and values at a reduced resolution, which OpenVINO computes as flash attention."""
+    source = grid
+    if attention.sequence_reduction_ratio > 1:
+        reduction = take(attention.sequence_reduction, SequenceReduction)
+        reduced = _grid(_convolution(_image(grid), take(reduction.sequence_reduction, nn.Conv2d)))
+        source = _layer_norm(reduced, reduction.layer_norm)
+    heads = attention.num_attention_heads
+    query, key, value = (
+        _transpose(
+            _reshape(_linear(tokens, projection), (shape[0], -1, heads, attention.head_dim)), (0, 2, 1, 3)
+        )
+        for tokens, projection in (
+            (grid, attention.q_proj),
+            (source, attention.k_proj),
+            (source, attention.v_proj),
+        )
+        for shape in (_shape(tokens),)
+    )
+    attended = op.scaled_dot_product_attention(query, key, value, scale=_scalar(attention.scaling))
+    return _linear(_reshape(_transpose(attended, (0, 2, 1, 3)), _shape(grid)), attention.o_proj)
+
+
+def _criss_cross(grid: Node, attention: CrissCrossAttention) -> Node:
+    projections = attention.q_proj, attention.k_proj, attention.v_proj
+    heads = attention.num_heads
+    head_dim = take(attention.q_proj, nn.Linear).out_features // heads
+    attended, value = _attend(grid, projections, heads, head_dim**-0.5)
+    if attention.lepe is not None:
+        attended = op.add(attended, _grid(_convolution(_image(value), take(attention.lepe, LePE))))
+    return _linear(attended, attention.o_proj)
+
+
+def _ccnet(grid: Node, attention: CCNetAttention) -> Node:
+    attended, _ = _attend(grid, (attention.query, attention.key, attention.value), 1, 1.0)
+    return op.multiply(attended, _constant(attention.gamma))
+
+
+def _attend(grid: Node, projections: Sequence[nn.Linear], heads: int, scale: float) -> tuple[Node, Node]:
+    """Criss-cross attention (batch, height, width, C), and the values.
+
+    Rows and columns are two attentions over sequences, merged by their log-sum-exp as in `ops.flash`. The
+    columns' sequences are projected from the transposed grid, which is cheaper than three transposed maps.
+    """
+    batch, height, width, _ = _shape(grid)
+    query, key, value = (_linear(grid, projection) for projection in projections)
+    query = op.multiply(query, _scalar(scale))
+    turned = _transpose(grid, (0, 2, 1, 3))
+    columns = [_linear(turned, projection) for projection in projections]
+    columns[0] = op.multiply(columns[0], _scalar(scale))
+    row_out, row_lse = _attend_along((query, key, value), heads)
+    column_out, column_lse = (_transpose(each, (0, 2, 1, 3, 4)) for each in _attend_along(columns, heads))
+    by_head = [_reshape(each, (batch, height, width, heads, -1)) for each in (query, key, value)]
+    self_score = op.reduce_sum(op.multiply(by_head[0], by_head[1]), _axes(-1), keep_dims=True)
+    peak = op.maximum(row_lse, column_lse)
+    row_weight, column_weight, self_weight = (
+        op.exp(op.subtract(each, peak)) for each in (row_lse, column_lse, self_score)
+    )
+    total = op.subtract(op.add(row_weight, column_weight), self_weight)
+    both = op.add(op.multiply(row_out, row_weight), op.multiply(column_out, column_weight))
+    merged = op.divide(op.subtract(both, op.multiply(by_head[2], self_weight)), total)
+    return _reshape(merged, _shape(value)), value
+
+
+def _attend_along(tensors: Sequence[Node], heads: int) -> tuple[Node, Node]:
+    """Attention along the third side, and the log-sum-exp of its scores.
+
+    OpenVINO fuses products and softmax into one kernel that stores no scores, but gives no log-sum-exp. The
+    values get one more channel, 1 at a few keys: it becomes those landmarks' share of the softmax, and
+    their own log-sum-exp less the logarithm of the share is that of all. A share too small to be exact
+    becomes 0, its logarithm infinite, and the output no number, rather than wrong.
+
+    Args:
+        tensors: scaled queries, keys and values, (batch, lines, length, C).
+
+    Returns:
+        (batch, lines, length, heads, value_dim) and (batch, lines, length, heads, 1).
+    """
+    batch, lines, length, channels = _shape(tensors[2])
+    sequences = batch * lines * heads
+
+    def split(tensor: Node) -> Node:
+        if heads == 1:
+            return _reshape(tensor, (sequences, length, -1))
+        by_head = _reshape(tensor, (batch * lines, length, heads, -1))
+        return _reshape(_transpose(by_head, (0, 2, 1, 3)), (sequences, length, -1))
+
+    query, key, value = map(split, tensors)
+    step = max(length // LANDMARKS, 1)
+    is_landmark = (np.arange(length) % step == 0).astype(np.float32)
+    indicator = np.broadcast_to(is_landmark[:, None], (sequences, length, 1))
+    value = op.concat([value, op.constant(np.ascontiguousarray(indicator))], axis=2)
+    weights = op.softmax(op.matmul(query, key, False, True), axis=-1)
+    value_dim = channels // heads
+    found = op.variadic_split(
+        op.matmul(weights, value, False, False), _scalar(2, np.int64), _axes(value_dim, 1)
+    )
+    landmarks = op.gather(key, _axes(*range(0, length, step)), _scalar(1, np.int64))
+    scores = op.matmul(query, landmarks, False, True)
+    share = op.relu(op.subtract(found.output(1), _scalar(SMALLEST_SHARE)))
+    highest = op.reduce_max(scores, _axes(-1), keep_dims=True)
+    total = op.reduce_sum(op.exp(op.subtract(scores, highest)), _axes(-1), keep_dims=True)
+    lse = op.add(highest, op.log(op.divide(total, share)))
+
+    def join(tensor: Node | ov.Output) -> Node:
+        if heads == 1:
+            return _reshape(tensor, (batch, lines, length, 1, -1))
+        by_head = _reshape(tensor, (batch, lines, heads, length, -1))
+        return _transpose(by_head, (0, 1, 3, 2, 4))
+
+    return join(found.output(0)), join(lse)
+
+
+def _head(maps: Sequence[Node], head: FoldedDecodeHead) -> Node:
+    """Grids of all stages, finest first, to logits (batch, height, width, K)."""
+    folded = head.fold()
+    if folded is None:
+        raise NotPlain(head, "has projections, a fuse or a norm that were replaced, wrapped or hooked")
+    matrices, bias = folded
+    take(head.dropout, nn.Dropout, nn.Identity)
+    take(head.activation, nn.ReLU)
+    height, width = _shape(maps[0])[1:3]
+    hidden = op.add(_product(maps[0], matrices[0]), _constant(bias))
+    for grid, matrix in zip(maps[1:], matrices[1:], strict=True):
+        image = _image(_product(grid, matrix))
+        resized = op.interpolate(
+            image,
+            op.constant(np.array([height, width], np.int64)),
+            mode="linear_onnx",
+            shape_calculation_mode="sizes",
+            coordinate_transformation_mode="half_pixel",
+            axes=_axes(2, 3),
+        )
+        hidden = op.add(hidden, _grid(resized))
+    active = op.relu(hidden)
+    classifier = take(head.classifier, nn.Conv2d)
+    if classifier.kernel_size != (1, 1):
+        return _grid(_convolution(_image(active), classifier))
+    logits = _product(active, classifier.weight[:, :, 0, 0])
+    return logits if classifier.bias is None else op.add(logits, _constant(classifier.bias))
+
+
+def _linear(tokens: Node, layer: nn.Linear) -> Node:
+    take(layer, nn.Linear)
+    product = _product(tokens, layer.weight)
+    return product if layer.bias is None else op.add(product, _constant(layer.bias))
+
+
+def _product(tokens: Node, weight: Tensor) -> Node:
+    return op.matmul(tokens, _constant(weight), False, True)
+
+
+def _convolution(image: Node, layer: nn.Conv2d) -> Node:
+    if layer.padding_mode != "zeros" or isinstance(layer.padding, str):
+        raise NotPlain(layer, f"has the padding {layer.padding!r} and mode {layer.padding_mode!r}")
+    padding = list(layer.padding)
+    options = {
+        "strides": list(layer.stride),
+        "pads_begin": padding,
+        "pads_end": padding,
+        "dilations": list(layer.dilation),
+    }
+    weight = layer.weight
+    if layer.groups == 1:
+        convolved = op.convolution(image, _constant(weight), **options)
+    else:
+        grouped = weight.unflatten(0, (layer.groups, -1))
+        convolved = op.group_convolution(image, _constant(grouped), **options)
+    return convolved if layer.bias is None else op.add(convolved, _constant(layer.bias[:, None, None]))
+
+
+def _layer_norm(grid: Node, norm: nn.LayerNorm) -> Node:
+    take(norm, nn.LayerNorm)
+    normed = op.mvn(grid, _axes(-1), True, norm.eps, "inside_sqrt")
+    if norm.weight is not None:
+        normed = op.multiply(normed, _constant(norm.weight))
+    return normed if norm.bias is None else op.add(normed, _constant(norm.bias))
+
+
+def _image(grid: Node) -> Node:
+    return _transpose(grid, (0, 3, 1, 2))
+
+
+def _grid(image: Node) -> Node:
+    return _transpose(image, (0, 2, 3, 1))
+
+
+def _transpose(tensor: Node, order: Sequence[int]) -> Node:
+    return op.transpose(tensor, _axes(*order))
+
+
+def _reshape(tensor: Node | ov.Output, shape: Sequence[int]) -> Node:
+    return op.reshape(tensor, _axes(*shape), special_zero=False)
+
+
+def _shape(tensor: Node) -> tuple[int, ...]:
+    return tuple(tensor.output(0).shape)
+
+
+def _constant(weight: Tensor) -> Node:
+    return op.constant(weight.detach().to("cpu", torch.float32).contiguous().numpy())
+
+
+def _scalar(value: float, dtype: type = np.float32) -> Node:
+    return op.constant(np.array(value, dtype))
+
+
+def _axes(*values: int) -> Node:
+    return op.constant(np.array(values, np.int64))

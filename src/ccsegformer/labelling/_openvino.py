@@ -1,0 +1,149 @@
+"""A SegFormer of ours in OpenVINO, on the CPU: a graph is compiled for each input shape, and kept on disk."""
+
+import hashlib
+import os
+import sys
+from collections import OrderedDict
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ccsegformer import __version__
+from ccsegformer.errors import EngineError, OutputError
+from ccsegformer.files import write_atomically
+from ccsegformer.labelling.engine import Engine, Precision, evaluation_mode, is_installed, weights_digest
+from ccsegformer.models import CrissCrossSegformerForSemanticSegmentation
+
+if TYPE_CHECKING:
+    import openvino
+
+SHAPES_IN_MEMORY = 4
+"""Compiled graphs that are held at a time: each has a copy of the weights."""
+SHAPES_ON_DISK = 8
+"""Of a model in one process: photographs of every size would fill the disk."""
+BYTES_ON_DISK = 2 * 2**30
+"""Of all models; those used longest ago are removed."""
+
+
+def open_engine(model: Any, precision: Precision) -> Engine:
+    """An engine for a model; see `engine.open_engine`.
+
+    Raises:
+        EngineError: OpenVINO is missing, or does not suit the model, its device or the precision.
+    """
+    if not is_ours(model):
+        raise EngineError(f"openvino runs SegFormers of ours only, and the model is a {type(model).__name__}")
+    device = next(model.parameters()).device
+    if device.type != "cpu":
+        raise EngineError(f"openvino runs on the CPU here, and the model is on {device.type}")
+    if not is_installed("openvino"):
+        raise EngineError("openvino is not installed: pip install openvino")
+    from ccsegformer.labelling._graph import NotPlain, build
+
+    core = _core()
+    if precision == "fp16":
+        raise EngineError("openvino computes in fp32 or bf16 on a CPU, not in fp16")
+    if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        raise EngineError("this processor has no bfloat16 instructions: compute in fp32")
+    try:
+        with evaluation_mode(model):
+            build(model, (1, model.config.num_channels, 64, 64))  # to know now
+    except NotPlain as error:
+        name = next((name for name, module in model.named_modules() if module is error.module), "")
+        raise EngineError(f"openvino runs plain SegFormers, and {name or 'the model'} {error}") from error
+    compiled = _Compiled(core, model, precision)
+    return Engine("openvino", device, precision, model.config, compiled.run, lambda: compiled.digest)
+
+
+def is_ours(model: nn.Module) -> bool:
+    """Whether a model is of the kind that this engine is for, perhaps with modules in it that are not."""
+    return isinstance(model, CrissCrossSegformerForSemanticSegmentation)
+
+
+def cache_folder() -> Path:
+    """Where compiled graphs are kept: `ccsegformer/openvino` in the user's cache."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "ccsegformer" / "openvino"
+
+
+@cache
+def _core() -> "openvino.Core":
+    """The one core of this process: of several, some now and then compile a graph that writes zeros."""
+    import openvino
+
+    return openvino.Core()
+
+
+class _Compiled:
+    """The graphs of one model by input shape, the latest few in memory."""
+
+    def __init__(self, core: "openvino.Core", model: Any, precision: Precision) -> None:
+        self.core, self.model, self.precision = core, model, precision
+        self.digest = weights_digest(model)
+        self.requests: OrderedDict[tuple[int, ...], Any] = OrderedDict()
+        self.kept = 0
+
+    def run(self, pixels: Tensor) -> Tensor:
+        """Logits (batch, K, h, w), the classes of a pixel side by side in memory."""
+        shape = tuple(pixels.shape)
+        request = self.requests.pop(shape, None)
+        if request is None:
+            request = self._compile(shape).create_infer_request()
+        self.requests[shape] = request
+        if len(self.requests) > SHAPES_IN_MEMORY:
+            self.requests.popitem(last=False)
+        request.infer({0: pixels.contiguous().numpy()}, share_inputs=True)
+        # A copy: the request's own memory is overwritten by its next call.
+        return torch.from_numpy(request.get_output_tensor(0).data.copy()).permute(0, 3, 1, 2)
+
+    def _compile(self, shape: tuple[int, ...]) -> "openvino.CompiledModel":
+        from ccsegformer.labelling._graph import build
+
+        if weights_digest(self.model) != self.digest:
+            raise EngineError("the model's weights have changed since its engine was opened: open it anew")
+
+        threads = torch.get_num_threads()
+        settings = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[self.precision],
+            "INFERENCE_NUM_THREADS": threads,
+        }
+        path = cache_folder() / f"{self._key(shape, settings)}.blob"
+        try:
+            compiled = self.core.import_model(path.read_bytes(), "CPU", settings)
+            path.touch()
+            return compiled
+        except (OSError, RuntimeError):  # none yet, or one that this OpenVINO cannot read
+            pass
+        with evaluation_mode(self.model):
+            compiled = self.core.compile_model(build(self.model, shape), "CPU", settings)
+        if self.kept < SHAPES_ON_DISK:
+            self.kept += 1
+            _keep(path, compiled)
+        return compiled
+
+    def _key(self, shape: tuple[int, ...], settings: dict[str, Any]) -> str:
+        import openvino
+
+        processor = self.core.get_property("CPU", "FULL_DEVICE_NAME")
+        capabilities = self.core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        facts = (self.digest, self.model.config.to_json_string(), shape, sorted(settings.items()))
+        versions = (__version__, openvino.get_version(), processor, capabilities, sys.platform)
+        return hashlib.sha256(repr((facts, versions)).encode()).hexdigest()
+
+
+def _keep(path: Path, compiled: "openvino.CompiledModel") -> None:
+    """Write a compiled graph, and remove the oldest ones above `BYTES_ON_DISK`. A full disk is no failure."""
+    try:
+        write_atomically(path, bytes(compiled.export_model().getvalue()))
+        kept = sorted(path.parent.glob("*.blob"), key=lambda each: each.stat().st_mtime, reverse=True)
+        total = 0
+        for each in kept:
+            total += each.stat().st_size
+            if total > BYTES_ON_DISK:
+                each.unlink(missing_ok=True)
+    except (OSError, OutputError, RuntimeError):
+        pass
