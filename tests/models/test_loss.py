@@ -66,6 +66,35 @@ def test_half_precision_is_lost_in_float32() -> None:
     assert half.grad.dtype == torch.bfloat16
 
 
+def by_us(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return resized_cross_entropy(logits, labels, IGNORE)
+
+
+def by_torch(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    resized = interpolate(logits, size=labels.shape[1:], mode="bilinear")
+    return cross_entropy(resized, labels, ignore_index=IGNORE)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("compiled", [False, True])
+def test_autocast_takes_no_digits(compiled: bool, dtype: torch.dtype) -> None:
+    logits, labels = logits_and_labels((28, 36))
+    whole = logits.clone().requires_grad_()
+    expected = by_torch(whole, labels)
+    expected.backward()
+    ours = torch.compile(by_us, fullgraph=True, backend="aot_eager") if compiled else by_us
+    errors = []
+    for compute in (ours, by_torch):
+        leaf = logits.to(dtype).requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = compute(leaf, labels)
+            loss.backward()
+        assert loss.dtype == leaf.grad.dtype == dtype
+        errors.append([(loss - expected).abs(), (leaf.grad - whole.grad).norm() / whole.grad.norm()])
+    for error, theirs in zip(*errors, strict=True):
+        assert error <= 2 * theirs + torch.finfo(dtype).eps
+
+
 @pytest.mark.parametrize(("source", "target"), [(1, 8), (5, 17), (5, 5), (9, 4), (128, 512)])
 def test_rows_are_those_of_interpolate(source: int, target: int) -> None:
     image = torch.rand(1, 1, source, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))

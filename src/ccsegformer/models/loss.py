@@ -21,7 +21,8 @@ def resized_cross_entropy(logits: Tensor, labels: Tensor, ignore_index: int) -> 
     them. On CPU they are made a tile at a time, and their gradient is taken in the same pass.
 
     Args:
-        logits: (batch, classes, h, w), any floating dtype; computed in float32, or float64 as given.
+        logits: (batch, classes, h, w), any floating dtype; computed in float32, or float64 as given, under
+            autocast too.
         labels: (batch, H, W) int64 class ids or `ignore_index`.
 
     Returns:
@@ -40,7 +41,9 @@ def resized_cross_entropy(logits: Tensor, labels: Tensor, ignore_index: int) -> 
 class _ResizedCrossEntropy(torch.autograd.Function):
     """The sum over the labelled pixels."""
 
+    # Autocast would resize, which is a matrix product here, in bfloat16; PyTorch's `interpolate` is exempt.
     @staticmethod
+    @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.float32)
     def forward(ctx: Any, logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
         batch, classes, *source = logits.shape
         grids = logits.permute(0, 2, 3, 1).contiguous()
@@ -64,6 +67,7 @@ class _ResizedCrossEntropy(torch.autograd.Function):
         return total.to(logits.dtype)
 
     @staticmethod
+    @torch.amp.custom_bwd(device_type="cpu")
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, scale: Tensor) -> tuple[Tensor, None, None]:
         (grad,) = ctx.saved_tensors
