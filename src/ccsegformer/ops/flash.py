@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from ccsegformer.ops._autocast import declare_autocast
+
 STRIP_ELEMENTS = 2**22
 """Of a tensor, in a strip: 16 MiB in float32, so large that each thread has much to do."""
 
@@ -138,6 +140,7 @@ def _backward(ctx, grad, _):  # type: ignore[no-untyped-def]
 
 
 _flash_criss_cross.register_autograd(_backward, setup_context=_save_for_backward)
+declare_autocast("flash_criss_cross")
 
 
 def _token_major(tensor: Tensor) -> Tensor:
