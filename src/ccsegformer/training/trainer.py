@@ -158,6 +158,8 @@ def build_model(
 ) -> tuple[CrissCrossSegformerForSemanticSegmentation, LoadReport | None]:
     """The recipe's model for classes and bands, from scratch (drawn from torch's generator) or pretrained.
 
+    Its weights are float32.
+
     Raises:
         RecipeError: `model.size` is not that of the pretrained weights, or a value does not suit the model.
         CheckpointError: the pretrained weights cannot be loaded.
@@ -181,7 +183,8 @@ def build_model(
         raise RecipeError(f"model: {error}") from error
     if wanted.pretrained is None:
         return CrissCrossSegformerForSemanticSegmentation(config), None
-    model, report = load_pretrained(wanted.pretrained, rgb_bands=inputs.rgb, **overrides)
+    # In half precision most of a training step would be rounded away, so float32 whatever the file holds.
+    model, report = load_pretrained(wanted.pretrained, rgb_bands=inputs.rgb, dtype=torch.float32, **overrides)
     for key in ("hidden_sizes", "depths"):
         found, expected = list(getattr(model.config, key)), list(getattr(config, key))
         if found != expected:
