@@ -5,6 +5,7 @@ heads, head_dim), the memory order of a linear layer's output, in which the sequ
 views: rows as (batch * height, heads, width, head_dim), columns as (batch, width * heads, height, head_dim).
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -200,8 +201,7 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple
     """Attention of (batch, heads, length, head_dim) sequences: the output and its float32 log-sum-exp."""
     if query.device.type == "cpu":
         return aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, scale=scale)
-    out, lse, _, _ = aten._scaled_dot_product_efficient_attention(query, key, value, None, True, scale=scale)
-    return out, lse[..., : query.shape[2]]  # the kernel pads the length to a multiple of 32
+    return _efficient_attention(query, key, value, scale)
 
 
 def _attention_backward(
@@ -212,7 +212,21 @@ def _attention_backward(
         return aten._scaled_dot_product_flash_attention_for_cpu_backward(
             grad, query, key, value, out, lse, 0.0, False, scale=scale
         )
-    lse = pad(lse, (0, -lse.shape[-1] % 32))
+    return _efficient_attention_backward(grad, query, key, value, out, lse, scale)
+
+
+def _efficient_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """`_attention` on CUDA."""
+    out, lse, _, _ = aten._scaled_dot_product_efficient_attention(query, key, value, None, True, scale=scale)
+    return out, lse[..., : query.shape[2]]  # the kernel pads the length to a multiple of 32
+
+
+def _efficient_attention_backward(
+    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`_attention_backward` on CUDA."""
+    # The kernel takes the log-sum-exp as it made it: dense along the length, and padded with infinity.
+    lse = pad(lse.contiguous(), (0, -lse.shape[-1] % 32), value=math.inf)
     no_dropout = torch.zeros((), dtype=torch.int64, device=query.device)
     return aten._scaled_dot_product_efficient_attention_backward(
         grad,
