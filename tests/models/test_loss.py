@@ -1,3 +1,7 @@
+import re
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from torch.nn.functional import cross_entropy, interpolate
@@ -64,6 +68,66 @@ def test_half_precision_is_lost_in_float32() -> None:
     loss.backward()
     assert half.grad is not None
     assert half.grad.dtype == torch.bfloat16
+
+
+def by_us(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return resized_cross_entropy(logits, labels, IGNORE)
+
+
+def by_torch(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    resized = interpolate(logits, size=labels.shape[1:], mode="bilinear")
+    return cross_entropy(resized, labels, ignore_index=IGNORE)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("compiled", [False, True])
+def test_autocast_takes_no_digits(compiled: bool, dtype: torch.dtype) -> None:
+    logits, labels = logits_and_labels((28, 36))
+    whole = logits.clone().requires_grad_()
+    expected = by_torch(whole, labels)
+    expected.backward()
+    ours = torch.compile(by_us, fullgraph=True, backend="aot_eager") if compiled else by_us
+    errors = []
+    for compute in (ours, by_torch):
+        leaf = logits.to(dtype).requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = compute(leaf, labels)
+            loss.backward()
+        assert loss.dtype == leaf.grad.dtype == dtype
+        errors.append([(loss - expected).abs(), (leaf.grad - whole.grad).norm() / whole.grad.norm()])
+    for error, theirs in zip(*errors, strict=True):
+        assert error <= 2 * theirs + torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x, y: (x[:1], y), "labels (2, 28, 36) and logits (1, 5, 7, 9) are of batches of different"),
+        (lambda x, y: (x, y[:1]), "labels (1, 28, 36) and logits (2, 5, 7, 9) are of batches of different"),
+        (lambda x, y: (x, y[0]), "labels must be int64 (batch, H, W), not torch.int64 (28, 36)"),
+        (lambda x, y: (x, y[:, None]), "not torch.int64 (2, 1, 28, 36)"),
+        (lambda x, y: (x, y.int()), "not torch.int32 (2, 28, 36)"),
+        (lambda x, y: (x, y.byte()), "not torch.uint8 (2, 28, 36)"),
+        (lambda x, y: (x, y.float()), "not torch.float32 (2, 28, 36)"),
+        (lambda x, y: (x[0], y), "logits must be floating point (batch, classes, h, w), not torch.float"),
+        (lambda x, y: (x.long(), y), "logits must be floating point (batch, classes, h, w), not torch.int64"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_refused(change: Callable[..., Any], message: str) -> None:
+    logits, labels = change(*logits_and_labels((28, 36)))
+    with pytest.raises(ValueError, match=re.escape(message)):
+        resized_cross_entropy(logits, labels, IGNORE)
+
+
+@pytest.mark.parametrize("wrong", [5, -1, 254, -100])
+def test_labels_that_are_no_classes_are_refused(wrong: int) -> None:
+    logits, labels = logits_and_labels((28, 36))
+    labels[1, 27, 35] = wrong
+    message = f"^label {wrong} is none of the 5 classes, nor the ignore index 255$"
+    with pytest.raises(ValueError, match=message):
+        resized_cross_entropy(logits, labels, IGNORE)
+    with pytest.raises((IndexError, RuntimeError), match="out of bounds"):
+        torch.compile(by_us, fullgraph=True, backend="aot_eager")(logits, labels)
 
 
 @pytest.mark.parametrize(("source", "target"), [(1, 8), (5, 17), (5, 5), (9, 4), (128, 512)])

@@ -187,6 +187,16 @@ def test_compiles_without_graph_breaks() -> None:
         assert torch.equal(ours, truth)
 
 
+def test_autocast_casts_as_for_pytorchs_attention() -> None:
+    query, key, value = (each.to(DEVICE) for each in tensors((1, 1, 2, 3, 16), dtype=torch.float32)[:3])
+    halves = query.half(), key.bfloat16().half(), value.half()
+    expected = criss_cross_attention(*halves, backend="fused")
+    with torch.autocast(DEVICE, torch.float16):
+        assert torch.equal(criss_cross_attention(query, key.bfloat16(), value, backend="fused"), expected)
+        out, _ = torch.ops.ccsegformer.fused_criss_cross(query, key.bfloat16(), value, 0.25)
+    assert torch.equal(out, expected)
+
+
 def test_it_is_the_first_choice() -> None:
     inputs = [tensor.to(DEVICE) for tensor in tensors((1, 1, 2, 3, 16), dtype=torch.float32)[:3]]
     assert torch.equal(criss_cross_attention(*inputs), criss_cross_attention(*inputs, backend="fused"))

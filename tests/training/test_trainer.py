@@ -1,5 +1,6 @@
 import json
 import random
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -250,9 +251,11 @@ def test_a_run_that_fails_before_its_first_checkpoint_leaves_nothing(
         image.write_bytes(b"not an image")
     (tmp_path / "kept").mkdir()
     (tmp_path / "kept" / "notes.txt").write_text("mine")
+    threads = threading.enumerate()
     for folder in ("new", "kept"):
         with pytest.raises(DataError, match="not an image"):
             train(recipe(), data, tmp_path / folder)
+        assert threading.enumerate() == threads  # or TensorBoard's would write to files that are gone
     assert not (tmp_path / "new").exists()
     assert [path.name for path in (tmp_path / "kept").iterdir()] == ["notes.txt"]
 

@@ -21,26 +21,56 @@ def resized_cross_entropy(logits: Tensor, labels: Tensor, ignore_index: int) -> 
     them. On CPU they are made a tile at a time, and their gradient is taken in the same pass.
 
     Args:
-        logits: (batch, classes, h, w), any floating dtype; computed in float32, or float64 as given.
+        logits: (batch, classes, h, w), any floating dtype; computed in float32, or float64 as given, under
+            autocast too.
         labels: (batch, H, W) int64 class ids or `ignore_index`.
 
     Returns:
         A scalar; 0 where nothing is labelled.
+
+    Raises:
+        ValueError: labels of another batch, form or type, or that are no classes. On a GPU and in compiled
+            code PyTorch's own error tells of labels that are no classes.
     """
+    _validate(logits, labels)
     logits = logits if logits.dtype == torch.float64 else logits.float()
     # A crop may hold no labelled pixel at all: its loss is 0, not 0 / 0.
     labelled = (labels != ignore_index).sum().clamp(min=1)
     if logits.device.type != "cpu" or torch.compiler.is_compiling():
         resized = interpolate(logits, size=labels.shape[1:], mode="bilinear")
         return cross_entropy(resized, labels, ignore_index=ignore_index, reduction="sum") / labelled
+    _check_classes(labels, logits.shape[1], ignore_index)
     total: Tensor = _ResizedCrossEntropy.apply(logits, labels, ignore_index)
     return total / labelled
+
+
+def _validate(logits: Tensor, labels: Tensor) -> None:
+    if logits.ndim != 4 or not logits.is_floating_point():
+        raise ValueError(
+            f"logits must be floating point (batch, classes, h, w), not {logits.dtype} {tuple(logits.shape)}"
+        )
+    if labels.ndim != 3 or labels.dtype != torch.int64:
+        raise ValueError(f"labels must be int64 (batch, H, W), not {labels.dtype} {tuple(labels.shape)}")
+    if labels.shape[0] != logits.shape[0]:
+        raise ValueError(
+            f"labels {tuple(labels.shape)} and logits {tuple(logits.shape)} are of batches of different sizes"
+        )
+
+
+def _check_classes(labels: Tensor, classes: int, ignore_index: int) -> None:
+    wrong = (labels != ignore_index) & ((labels < 0) | (labels >= classes))
+    if wrong.any():
+        raise ValueError(
+            f"label {labels[wrong][0]} is none of the {classes} classes, nor the ignore index {ignore_index}"
+        )
 
 
 class _ResizedCrossEntropy(torch.autograd.Function):
     """The sum over the labelled pixels."""
 
+    # Autocast would resize, which is a matrix product here, in bfloat16; PyTorch's `interpolate` is exempt.
     @staticmethod
+    @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.float32)
     def forward(ctx: Any, logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
         batch, classes, *source = logits.shape
         grids = logits.permute(0, 2, 3, 1).contiguous()
@@ -64,6 +94,7 @@ class _ResizedCrossEntropy(torch.autograd.Function):
         return total.to(logits.dtype)
 
     @staticmethod
+    @torch.amp.custom_bwd(device_type="cpu")
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, scale: Tensor) -> tuple[Tensor, None, None]:
         (grad,) = ctx.saved_tensors

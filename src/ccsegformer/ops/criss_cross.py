@@ -4,6 +4,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from ccsegformer.ops._autocast import cast_for_autocast
 from ccsegformer.ops.flash import flash_criss_cross_attention, flash_refusal
 from ccsegformer.ops.fused import fused_criss_cross_attention, fused_refusal
 from ccsegformer.ops.reference import reference_criss_cross_attention
@@ -35,6 +36,7 @@ def criss_cross_attention(
     Raises:
         ValueError: shapes, dtypes or devices that do not fit, or a backend that refuses them.
     """
+    query, key, value = cast_for_autocast(query, key, value)
     _validate(query, key, value)
     if scale is None:
         scale = query.shape[-1] ** -0.5

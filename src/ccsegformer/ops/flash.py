@@ -5,11 +5,14 @@ heads, head_dim), the memory order of a linear layer's output, in which the sequ
 views: rows as (batch * height, heads, width, head_dim), columns as (batch, width * heads, height, head_dim).
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
+
+from ccsegformer.ops._autocast import declare_autocast
 
 STRIP_ELEMENTS = 2**22
 """Of a tensor, in a strip: 16 MiB in float32, so large that each thread has much to do."""
@@ -138,6 +141,7 @@ def _backward(ctx, grad, _):  # type: ignore[no-untyped-def]
 
 
 _flash_criss_cross.register_autograd(_backward, setup_context=_save_for_backward)
+declare_autocast("flash_criss_cross")
 
 
 def _token_major(tensor: Tensor) -> Tensor:
@@ -197,8 +201,7 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple
     """Attention of (batch, heads, length, head_dim) sequences: the output and its float32 log-sum-exp."""
     if query.device.type == "cpu":
         return aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, scale=scale)
-    out, lse, _, _ = aten._scaled_dot_product_efficient_attention(query, key, value, None, True, scale=scale)
-    return out, lse[..., : query.shape[2]]  # the kernel pads the length to a multiple of 32
+    return _efficient_attention(query, key, value, scale)
 
 
 def _attention_backward(
@@ -209,7 +212,21 @@ def _attention_backward(
         return aten._scaled_dot_product_flash_attention_for_cpu_backward(
             grad, query, key, value, out, lse, 0.0, False, scale=scale
         )
-    lse = pad(lse, (0, -lse.shape[-1] % 32))
+    return _efficient_attention_backward(grad, query, key, value, out, lse, scale)
+
+
+def _efficient_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """`_attention` on CUDA."""
+    out, lse, _, _ = aten._scaled_dot_product_efficient_attention(query, key, value, None, True, scale=scale)
+    return out, lse[..., : query.shape[2]]  # the kernel pads the length to a multiple of 32
+
+
+def _efficient_attention_backward(
+    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`_attention_backward` on CUDA."""
+    # The kernel takes the log-sum-exp as it made it: dense along the length, and padded with infinity.
+    lse = pad(lse.contiguous(), (0, -lse.shape[-1] % 32), value=math.inf)
     no_dropout = torch.zeros((), dtype=torch.int64, device=query.device)
     return aten._scaled_dot_product_efficient_attention_backward(
         grad,

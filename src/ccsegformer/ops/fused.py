@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ccsegformer.ops._autocast import declare_autocast
+
 LARGEST_HEAD_DIM = 64
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 # Triton then runs its kernels in Python, on tensors of any device: this is how they are tested without a GPU.
@@ -100,6 +102,7 @@ def _backward(ctx, grad, _):  # type: ignore[no-untyped-def]
 
 
 _fused_criss_cross.register_autograd(_backward, setup_context=_save_for_backward)
+declare_autocast("fused_criss_cross")
 
 
 def _launch(kernel: Any, tensors: Sequence[Tensor], scale: float, resume: bool) -> None:

@@ -4,10 +4,11 @@ import math
 import random
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -38,6 +39,9 @@ from ccsegformer.training._output import (
 from ccsegformer.training._progress import ProgressBar
 from ccsegformer.training.freezing import freeze
 from ccsegformer.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,7 @@ def train(
         if is_main and not resume:
             stack.enter_context(nothing_half_begun(output))
             begin_run(output, recipe, dataset.classes)
+        writer = stack.enter_context(_tensorboard(output, checkpoint))
         bar = ProgressBar("training")
         trainer = SegmentationTrainer(
             model=model,
@@ -121,7 +126,7 @@ def train(
             ),
             data_collator=partial(collate, ignore_index=dataset.classes.ignore_index),
             processing_class=image_processor(model.config),
-            callbacks=[_tensorboard(output, checkpoint)] + [bar] * progress,
+            callbacks=[TensorBoardCallback(writer)] + [bar] * progress,
             classes=dataset.classes,
             optimization=recipe.optimizer,
             epoch_length=len(inputs.samples) / global_batch,
@@ -158,6 +163,8 @@ def build_model(
 ) -> tuple[CrissCrossSegformerForSemanticSegmentation, LoadReport | None]:
     """The recipe's model for classes and bands, from scratch (drawn from torch's generator) or pretrained.
 
+    Its weights are float32.
+
     Raises:
         RecipeError: `model.size` is not that of the pretrained weights, or a value does not suit the model.
         CheckpointError: the pretrained weights cannot be loaded.
@@ -181,7 +188,8 @@ def build_model(
         raise RecipeError(f"model: {error}") from error
     if wanted.pretrained is None:
         return CrissCrossSegformerForSemanticSegmentation(config), None
-    model, report = load_pretrained(wanted.pretrained, rgb_bands=inputs.rgb, **overrides)
+    # In half precision most of a training step would be rounded away, so float32 whatever the file holds.
+    model, report = load_pretrained(wanted.pretrained, rgb_bands=inputs.rgb, dtype=torch.float32, **overrides)
     for key in ("hidden_sizes", "depths"):
         found, expected = list(getattr(model.config, key)), list(getattr(config, key))
         if found != expected:
@@ -200,11 +208,18 @@ def _count_steps(recipe: Recipe, images: int) -> int:
     return math.ceil(round(training.epochs * images / (training.batch_size * training.accumulation), 6))
 
 
-def _tensorboard(output: Path, checkpoint: Path | None) -> TensorBoardCallback:
+@contextmanager
+def _tensorboard(output: Path, checkpoint: Path | None) -> Iterator["SummaryWriter"]:
+    """A writer of logs, whose thread has ended when a failed run's files are removed."""
     from torch.utils.tensorboard import SummaryWriter
 
     step = int(checkpoint.name.rpartition("-")[2]) + 1 if checkpoint else None
-    return TensorBoardCallback(SummaryWriter(output / "logs", purge_step=step))
+    writer = SummaryWriter(output / "logs", purge_step=step)
+    try:
+        yield writer
+    finally:
+        with suppress(OSError):  # a finished run has closed it; what failed a run has been said
+            writer.close()
 
 
 def _finish(
