@@ -20,10 +20,10 @@ from ccsegformer.data.labels import Classes
 from ccsegformer.data.stream import TrainingStream, collate
 from ccsegformer.data.transforms import normalize
 from ccsegformer.evaluation.confusion import confusion_matrix
-from ccsegformer.labelling.engine import evaluation_mode
 from ccsegformer.evaluation.multiview import slide
 from ccsegformer.evaluation.protocol import WindowSection
 from ccsegformer.evaluation.upsampling import upsampled_argmax
+from ccsegformer.labelling.engine import evaluation_mode
 from ccsegformer.models import CrissCrossSegformerConfig, CrissCrossSegformerForSemanticSegmentation
 
 Model = CrissCrossSegformerForSemanticSegmentation

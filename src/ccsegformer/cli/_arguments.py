@@ -47,6 +47,21 @@ Protocol = Annotated[
         show_default=False,
     ),
 ]
+Engine = Annotated[
+    str | None,
+    typer.Option(
+        help="What runs the network: openvino, onnxruntime (exported files) or torch. Default: openvino on a "
+        "CPU, else torch.",
+        show_default=False,
+    ),
+]
+Precision = Annotated[
+    str | None,
+    typer.Option(
+        help="What the network computes in: fp32, bf16 or fp16. Default: the protocol's, or fp32.",
+        show_default=False,
+    ),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Remove the run that OUTPUT holds.")]
 
 

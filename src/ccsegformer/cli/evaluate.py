@@ -6,7 +6,15 @@ from typing import Annotated
 
 import typer
 
-from ccsegformer.cli._arguments import ClassList, ImageColumn, MaskColumn, Model, Protocol
+from ccsegformer.cli._arguments import (
+    ClassList,
+    Engine,
+    ImageColumn,
+    MaskColumn,
+    Model,
+    Precision,
+    Protocol,
+)
 
 
 def evaluate(
@@ -31,6 +39,8 @@ def evaluate(
         ),
     ] = None,
     protocol: Protocol = None,
+    engine: Engine = None,
+    precision: Precision = None,
 ) -> None:
     """Score a model, at each image's original resolution, and show where it fails.
 
@@ -50,25 +60,29 @@ def evaluate(
     from ccsegformer.data.sources import open_dataset, with_options
     from ccsegformer.evaluation.evaluate import DEFAULT, write_confusion, write_metrics
     from ccsegformer.evaluation.evaluate import evaluate as score
-    from ccsegformer.evaluation.protocol import load_protocol
+    from ccsegformer.evaluation.protocol import load_protocol, with_precision
     from ccsegformer.files import write_atomically
     from ccsegformer.inference.predictor import load_model
+    from ccsegformer.labelling.engine import open_engine
     from ccsegformer.report.failures import render_failures, worst_images
     from ccsegformer.report.scores import print_scores
 
     chosen = load_protocol(protocol) if protocol else DEFAULT
+    if precision is not None:
+        chosen = with_precision(chosen, precision)
     process = PartialState(cpu=not torch.cuda.is_available())
     data = with_options(data, image=image_column, mask=mask_column, classes=classes)
     dataset = open_dataset(data, split)
     loaded, _ = load_model(model, device=process.device)
-    evaluation = score(loaded, dataset, protocol=chosen, progress=True)
+    opened = open_engine(loaded, engine, chosen.precision)  # type: ignore[arg-type]
+    evaluation = score(opened, dataset, protocol=chosen, progress=True)
     if process.is_main_process:
         print_scores(evaluation)
         if output is not None:
             page = render_failures(
                 evaluation,
                 dataset.classes,
-                worst_images(loaded, dataset, evaluation, chosen),
+                worst_images(opened, dataset, evaluation, chosen),
                 model=model,
                 data=data,
                 split=split,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ccsegformer.cli._arguments import Model
+from ccsegformer.cli._arguments import Engine, Model, Precision
 
 
 class Blend(StrEnum):
@@ -60,6 +60,8 @@ def predict(
         float | None,
         typer.Option(help="Simplify their outlines by so much, in the map's units.", show_default=False),
     ] = None,
+    engine: Engine = None,
+    precision: Precision = None,
 ) -> None:
     """Map georeferenced scenes as Cloud-Optimized GeoTIFFs, and label other images.
 
@@ -79,10 +81,13 @@ def predict(
     if simplify is not None and polygons is None:
         raise typer.BadParameter("is for polygons: name their file with --polygons", param_hint="--simplify")
     from ccsegformer.inference.predictor import load_model, predict_inputs
+    from ccsegformer.labelling.engine import open_engine
 
     loaded, classes = load_model(model)
+    opened = open_engine(loaded, engine, precision)  # type: ignore[arg-type]
+    typer.echo(f"engine: {opened.describe()}{f' ({opened.note})' if opened.note else ''}", err=True)
     for written, notes in predict_inputs(
-        loaded,
+        opened,
         classes,
         images,
         output,

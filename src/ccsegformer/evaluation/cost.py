@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import ccsegformer.ops  # registers the operators that are counted below  # noqa: F401
 from ccsegformer.errors import CCSegformerError
 from ccsegformer.evaluation.memory import free_at_once, peak_memory
-from ccsegformer.labelling.engine import evaluation_mode
+from ccsegformer.labelling.engine import evaluation_mode, open_engine
 
 MEBIBYTE = 2**20
 GIGA = 10**9
@@ -38,15 +38,17 @@ class Cost:
     gflops: float
     """10^9 floating-point operations; a multiply-add is 2 of them (many papers count it once)."""
     peak_memory_mib: float
-    """What the forward pass needs beyond the weights. CPU: resident memory, which repeats to about a tenth;
-    CUDA: allocated memory. The median of three passes."""
+    """What the first pass of that size needs beyond the open engine. CPU: resident memory, which repeats to
+    about a tenth, with what the engine compiles; CUDA: allocated memory."""
     images_per_second: float
     """From the median time of the passes of three seconds (at least five), after one that is not timed."""
     height: int
     width: int
     device: str
     threads: int
-    """PyTorch's CPU threads."""
+    """CPU threads."""
+    engine: str
+    """What ran the model, with its version."""
 
 
 def measure_cost(model: str | Path, height: int, width: int, *, device: str | None = None) -> Cost:
@@ -90,14 +92,13 @@ def _measure(model: nn.Module, height: int, width: int, device: str) -> Cost:
     model = model.to(device)
     shape = (1, _bands(model), height, width)
     pixels = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device)
-    with evaluation_mode(model), torch.inference_mode():
-        model(pixels[..., :64, :64])  # loads libraries and makes thread pools, which are not the model's
-        _seconds(model, pixels)
-        times: list[float] = []
-        while sum(times) < MEASURED_SECONDS or len(times) < FEWEST_PASSES:
-            times.append(_seconds(model, pixels))
-        free_at_once()
-        peak = statistics.median(peak_memory(lambda: model(pixels), device) for _ in range(3))
+    engine = open_engine(model)
+    engine(pixels[..., :64, :64])  # loads libraries and makes thread pools, which are not the model's
+    free_at_once()
+    peak = peak_memory(lambda: engine(pixels), device)
+    times: list[float] = []
+    while sum(times) < MEASURED_SECONDS or len(times) < FEWEST_PASSES:
+        times.append(_seconds(engine, pixels))
     return Cost(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         gflops=count_flops(model, height, width) / GIGA,
@@ -107,6 +108,7 @@ def _measure(model: nn.Module, height: int, width: int, device: str) -> Cost:
         width=width,
         device=device,
         threads=torch.get_num_threads(),
+        engine=engine.library,
     )
 
 

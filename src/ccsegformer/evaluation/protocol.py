@@ -124,6 +124,15 @@ def load_protocol(name_or_path: str | Path) -> EvaluationProtocol:
     return _read(Path(name))
 
 
+def with_precision(protocol: EvaluationProtocol, precision: str) -> EvaluationProtocol:
+    """The protocol with another precision of the network.
+
+    Raises:
+        RecipeError: an unknown precision.
+    """
+    return validate(EvaluationProtocol, {**protocol.model_dump(), "precision": precision}, "--precision")
+
+
 def save_protocol(protocol: EvaluationProtocol, path: str | Path) -> None:
     """Write a protocol with all its keys, so that `load_protocol` gives back the same one."""
     write_atomically(path, yaml.safe_dump(protocol.model_dump(mode="json"), sort_keys=False))

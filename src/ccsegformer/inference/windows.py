@@ -11,7 +11,8 @@ from ccsegformer.data.transforms import normalize
 from ccsegformer.evaluation.evaluate import input_statistics
 from ccsegformer.evaluation.upsampling import BAND_VALUES, resize_rows
 from ccsegformer.inference.tiling import Span, spans, weights
-from ccsegformer.labelling.engine import Engine
+from ccsegformer.labelling.engine import Engine, open_engine
+from ccsegformer.models import CrissCrossSegformerForSemanticSegmentation
 
 Blend = Literal["logits", "probabilities", "none"]
 
@@ -113,7 +114,7 @@ def label_window(
 
 
 def label_image(
-    engine: Engine,
+    model: CrissCrossSegformerForSemanticSegmentation | Engine,
     image: Tensor,
     window: int,
     overlap: int,
@@ -121,7 +122,7 @@ def label_image(
     *,
     name: str | Path = "image",
 ) -> Tensor:
-    """Label an image (bands, H, W) window by window, on the engine's device.
+    """Label an image (bands, H, W) window by window, by an engine or a model, which is run by one.
 
     Returns:
         Labels (H, W) on the CPU: uint8, or int32 for more than 256 classes.
@@ -130,6 +131,7 @@ def label_image(
         DataError: an image of other bands than the model takes; the message calls it `name`.
         EngineError: the logits are not finite.
     """
+    engine = open_engine(model)
     statistics = input_statistics(
         engine.config, image.shape[0], str(image.dtype).removeprefix("torch."), name
     )

@@ -208,7 +208,7 @@ def _attend_along(tensors: Sequence[Node], heads: int) -> tuple[Node, Node]:
     )
     landmarks = op.gather(key, _axes(*range(0, length, step)), _scalar(1, np.int64))
     scores = op.matmul(query, landmarks, False, True)
-    share = op.relu(op.subtract(found.output(1), _scalar(SMALLEST_SHARE)))
+    share = op.select(op.greater(found.output(1), _scalar(SMALLEST_SHARE)), found.output(1), _scalar(0.0))
     highest = op.reduce_max(scores, _axes(-1), keep_dims=True)
     total = op.reduce_sum(op.exp(op.subtract(scores, highest)), _axes(-1), keep_dims=True)
     lse = op.add(highest, op.log(op.divide(total, share)))

@@ -22,6 +22,8 @@ from ccsegformer.report.table import number
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from ccsegformer.labelling.engine import Engine
+
 WORST_IMAGES = 8
 PICTURE_SIDE = 640  # pixels, at most
 MATRIX_CLASSES = 16
@@ -50,7 +52,7 @@ class Cell(NamedTuple):
 
 
 def worst_images(
-    model: "PreTrainedModel",
+    model: "PreTrainedModel | Engine",
     dataset: LabelledImages,
     evaluation: Evaluation,
     protocol: EvaluationProtocol,

@@ -12,6 +12,7 @@ from ccsegformer.data.folder import LabelledImages
 from ccsegformer.evaluation.evaluate import Evaluation, predict_labels
 from ccsegformer.evaluation.protocol import EvaluationProtocol
 from ccsegformer.inference.predictor import load_model
+from ccsegformer.labelling.engine import open_engine
 from ccsegformer.report._html import as_rgb
 from ccsegformer.report.page import Example
 from ccsegformer.report.table import LABELS
@@ -85,9 +86,9 @@ def choose_examples(
     samples = [dataset[place] for place in captions]
     predictions: dict[str, list[NDArray[np.integer]]] = {}
     for run in runs:
-        model, _ = load_model(run.folder)
+        engine = open_engine(load_model(run.folder)[0], precision=protocol.precision)
         predictions[run.attention] = [
-            predict_labels(model, sample["image"], protocol, name=sample["name"]).numpy()
+            predict_labels(engine, sample["image"], protocol, name=sample["name"]).numpy()
             for sample in samples
         ]
     return [

@@ -30,6 +30,10 @@ def print_scores(evaluation: Evaluation, console: Console | None = None) -> None
     console.print(
         f"protocol {evaluation.protocol['name']}: {evaluation.protocol['summary']}", highlight=False
     )
+    protocol = evaluation.protocol
+    console.print(
+        f"engine {protocol['engine']} on {protocol['device']} in {protocol['precision']}", highlight=False
+    )
     scores = [
         f"mean IoU {number(metrics.mean_iou)} over {evaluation.images} images "
         f"(devkit {number(metrics.devkit_mean_iou)}), mean accuracy {number(metrics.mean_accuracy)}, "
