@@ -19,6 +19,7 @@ from ccsegformer.data.transforms import IMAGE_MEAN, IMAGE_STD
 from ccsegformer.errors import ExportError, OutputError
 from ccsegformer.files import write_atomically
 from ccsegformer.models import CrissCrossSegformerConfig, CrissCrossSegformerForSemanticSegmentation
+from ccsegformer.ops.explicit import explicit_criss_cross_attention
 
 Format = Literal["onnx", "pt2"]
 
@@ -124,7 +125,7 @@ class _Logits(nn.Module):
 
 
 def _trace(network: _Logits, smallest: int) -> torch.export.ExportedProgram:
-    """The program of a network, with dynamic batch, height and width."""
+    """The program of a network, with dynamic batch, height and width, of PyTorch's own operators alone."""
     sizes = {
         0: torch.export.Dim("batch", min=1),
         2: torch.export.Dim("height", min=smallest),
@@ -133,6 +134,9 @@ def _trace(network: _Logits, smallest: int) -> torch.export.ExportedProgram:
     # A batch of 2 and sides that differ, since a size of 1 or two equal ones would be taken for a rule.
     pixels = torch.zeros(2, network.bands, 3 * smallest // 2, 2 * smallest)
     program = torch.export.export(network, (pixels,), dynamic_shapes={"pixel_values": sizes})
+    program = program.run_decompositions(
+        {torch.ops.ccsegformer.flash_criss_cross.default: explicit_criss_cross_attention}
+    )
     for module in program.graph_module.modules():
         for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
             node.meta.pop("stack_trace", None)  # names folders of the machine that exports
