@@ -14,7 +14,7 @@ import ccsegformer
 from ccsegformer.data.labels import Classes
 from ccsegformer.errors import CCSegformerError, ExportError
 from ccsegformer.inference import export as module
-from ccsegformer.inference.export import export, smallest_side
+from ccsegformer.inference.export import describe, export, smallest_side
 from ccsegformer.models import CrissCrossSegformerConfig, CrissCrossSegformerForSemanticSegmentation
 
 CLASSES = Classes(("ground", "water", "road"), ((1, 2, 3), (4, 5, 6), (7, 8, 9)), 200)
@@ -84,6 +84,26 @@ print(described["class_names"])
     assert json.loads(done.stdout) == ["ground", "water", "road"]
     assert_logits_agree(model.float().eval(), torch.load(tmp_path / "logits.pt"))
     assert str(Path(ccsegformer.__file__).parent).encode() not in path.read_bytes()
+
+
+@pytest.mark.parametrize("attention", ["efficient", ("criss_cross", "none")])
+def test_a_file_says_all_that_labelling_takes(attention, tmp_path):
+    tiny(**{**TINY, "attention": attention, "num_channels": 5}).save_pretrained(tmp_path)
+    model = CrissCrossSegformerForSemanticSegmentation.from_pretrained(tmp_path, attention=attention)
+    entries = describe(model.config, CLASSES)
+    assert str(tmp_path) not in "".join(entries.values()), "nothing of the machine that exports"
+    about = {name: json.loads(entry) for name, entry in entries.items()}
+    assert (
+        Classes(tuple(about["class_names"]), tuple(map(tuple, about["palette"])), about["ignore_index"])
+        == CLASSES
+    )
+    assert (about["num_channels"], about["smallest_side"]) == (5, 64)
+    assert about["image_mean"] == [0.485, 0.456, 0.406] and about["rescale_factor"] == 1 / 255
+    assert about["attention"] == list(model.config.stage_attention)
+    assert about["ccsegformer_version"] == ccsegformer.__version__
+    config = CrissCrossSegformerConfig.from_dict(about["config"])
+    assert config.to_diff_dict() == model.config.to_diff_dict()
+    assert config.stage_attention == model.config.stage_attention
 
 
 @pytest.fixture(scope="module")

@@ -93,10 +93,13 @@ def smallest_side(config: CrissCrossSegformerConfig) -> int:
 
 
 def describe(config: CrissCrossSegformerConfig, classes: Classes) -> dict[str, str]:
-    """What a file says about itself: each value is JSON."""
+    """What a file says about itself, enough to label images by it alone: each value is JSON."""
     own = config.band_means is not None
     entries = {
         "class_names": classes.names,
+        "palette": classes.palette,
+        "ignore_index": classes.ignore_index,
+        "num_channels": config.num_channels,
         # (values * rescale_factor - image_mean) / image_std is pixel_values
         "rescale_factor": 1 if own else 1 / 255,
         "image_mean": config.band_means if own else IMAGE_MEAN,
@@ -106,6 +109,7 @@ def describe(config: CrissCrossSegformerConfig, classes: Classes) -> dict[str, s
         "recurrence": config.recurrence,
         "projection": config.projection,
         "lepe": config.lepe,
+        "config": json.loads(config.to_json_string()),  # what `save_pretrained` writes
         "ccsegformer_version": __version__,
     }
     return {name: json.dumps(value) for name, value in entries.items()}
