@@ -121,6 +121,18 @@ def test_a_file_that_disagrees_is_not_written(model, tmp_path, monkeypatch):
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(("factor", "message"), [(float("inf"), "PyTorch itself"), (1e4, "unlike PyTorch's")])
+def test_logits_that_are_not_finite(factor, message, tmp_path):
+    # Scores that lie far apart are the model's right, but more than an exported file can tell.
+    model = tiny(**{**TINY, "attention": ("criss_cross", "none")})
+    attention = model.segformer.stages[0].blocks[0].attention
+    attention.q_proj.weight.data *= factor
+    path = tmp_path / "model.pt2"
+    with pytest.raises(ExportError, match=rf"model\.pt2: not written: .*{message}"):
+        export(model, CLASSES, path, "pt2")
+    assert not any(tmp_path.iterdir())
+
+
 def test_without_onnx_runtime_the_file_is_written_unchecked(model, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     monkeypatch.setattr(module, "_trace", lambda *_: None)

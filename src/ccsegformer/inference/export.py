@@ -53,14 +53,17 @@ def export(
         of other sizes and batches than the export's; None without ONNX Runtime to run an ONNX file.
 
     Raises:
-        ExportError: an unknown format, a missing package, a model too large for ONNX, or a file that
-            disagrees with PyTorch; nothing is written then.
+        ExportError: an unknown format, a missing package, a model too large for ONNX or whose logits are
+            not finite, or a file that disagrees with PyTorch; nothing is written then.
         OutputError: `path` exists and may not be overwritten, or cannot be written.
     """
     path = Path(path)
     _check_format(model, format)
     _check_writable(path, overwrite)
     network = _Logits(model)
+    samples = _samples(network, smallest_side(model.config))
+    if not all(logits.isfinite().all() for _, logits in samples):
+        raise ExportError(f"{path}: not written: PyTorch itself gives logits that are not finite")
     description = describe(model.config, classes)
     program = _trace(network, smallest_side(model.config))
     if format == "onnx":
@@ -74,8 +77,12 @@ def export(
     difference = None
     if format == "pt2" or find_spec("onnxruntime"):
         run = _run_onnx(content) if format == "onnx" else torch.export.load(io.BytesIO(content)).module()
-        difference = _largest_difference(network, run, smallest_side(model.config))
-        if not difference < TOLERANCE:  # nan is no agreement either
+        difference = _largest_difference(run, samples)
+        if not math.isfinite(difference):
+            raise ExportError(
+                f"{path}: not written: its logits are not finite, unlike PyTorch's (docs/export.md: Limits)"
+            )
+        if difference >= TOLERANCE:
             raise ExportError(
                 f"{path}: not written: it differs from PyTorch by {difference:.1e} of the largest logit"
             )
@@ -157,18 +164,25 @@ def _run_onnx(content: bytes) -> Callable[[Tensor], Tensor]:
 
 
 @torch.inference_mode()
-def _largest_difference(network: _Logits, run: Callable[[Tensor], Tensor], smallest: int) -> float:
-    """Between the logits of both, as a share of the largest; nan where one has no number."""
+def _samples(network: _Logits, smallest: int) -> list[tuple[Tensor, Tensor]]:
+    """Inputs of other sizes and batches than the trace's, with the network's logits."""
     generator = torch.Generator().manual_seed(0)
-    differences = []
-    for batch, height, width in (
+    shapes = (
         (1, smallest, 5 * smallest // 2),
         (3, 3 * smallest // 2 + 1, smallest + 11),
         (2, 4 * smallest - 3, 2 * smallest + 3),
-    ):
-        pixels = torch.randn(batch, network.bands, height, width, generator=generator)
-        expected = network(pixels)
-        differences.append((run(pixels) - expected).abs().max() / expected.abs().max())
+    )
+    inputs = (torch.randn(batch, network.bands, *size, generator=generator) for batch, *size in shapes)
+    return [(pixels, network(pixels)) for pixels in inputs]
+
+
+@torch.inference_mode()
+def _largest_difference(run: Callable[[Tensor], Tensor], samples: list[tuple[Tensor, Tensor]]) -> float:
+    """Between the logits of both, as a share of the largest; not finite where those of `run` are not."""
+    tiny = torch.finfo(torch.float32).tiny  # instead of 0
+    differences = [
+        (run(pixels) - logits).abs().max() / logits.abs().max().clamp(min=tiny) for pixels, logits in samples
+    ]
     return torch.stack(differences).max().item()
 
 
