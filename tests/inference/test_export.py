@@ -1,14 +1,12 @@
-"""Exported files give PyTorch's logits at other sizes than they were traced at, in linear memory."""
+"""Exported files give PyTorch's logits at other sizes than they were traced at, and say what they are."""
 
 import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
-import numpy as np
-import onnx
-import onnxruntime
 import pytest
 import torch
 
@@ -16,10 +14,10 @@ import ccsegformer
 from ccsegformer.data.labels import Classes
 from ccsegformer.errors import CCSegformerError, ExportError
 from ccsegformer.inference import export as module
-from ccsegformer.inference.export import export, smallest_side
+from ccsegformer.inference.export import describe, export, smallest_side
 from ccsegformer.models import CrissCrossSegformerConfig, CrissCrossSegformerForSemanticSegmentation
 
-CLASSES = Classes(("ground", "water", "road"))
+CLASSES = Classes(("ground", "water", "road"), ((1, 2, 3), (4, 5, 6), (7, 8, 9)), 200)
 TINY = {  # two stages: as many kinds of module in half the time
     "num_encoder_blocks": 2,
     "hidden_sizes": (8, 16),
@@ -58,68 +56,26 @@ def assert_logits_agree(model: torch.nn.Module, logits: list[torch.Tensor]) -> N
         torch.testing.assert_close(ours, expected, atol=1e-5 * expected.abs().max().item(), rtol=0)
 
 
-@pytest.fixture(scope="module", params=[RECURRENT, CCNET], ids=["recurrent", "ccnet"])
-def onnx_file(request, tmp_path_factory):
-    """A model and its ONNX file."""
-    model = tiny(**request.param)
-    path = tmp_path_factory.mktemp("onnx") / "model.onnx"
-    difference = export(model, CLASSES, path, "onnx")
-    assert 0 < difference < 1e-5
-    return model, path
-
-
-def test_onnx_gives_pytorchs_logits(onnx_file):
-    model, path = onnx_file
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    logits = [session.run(["logits"], {"pixel_values": each.numpy()})[0] for each in inputs()]
-    assert_logits_agree(model, [torch.from_numpy(each) for each in logits])
-
-
-def test_onnx_is_one_valid_file_that_describes_itself(onnx_file):
-    model, path = onnx_file
-    assert [each.name for each in path.parent.iterdir()] == ["model.onnx"]
-    loaded = onnx.load(path)
-    onnx.checker.check_model(loaded, full_check=True)
-    assert {each.domain for each in loaded.opset_import} == {""}, "standard operators alone"
-    [pixel_values], [logits] = loaded.graph.input, loaded.graph.output
-    assert (pixel_values.name, logits.name) == ("pixel_values", "logits")
-    axes = pixel_values.type.tensor_type.shape.dim
-    assert [axis.dim_param or axis.dim_value for axis in axes] == ["batch", 3, "height", "width"]
-    described = {each.key: json.loads(each.value) for each in loaded.metadata_props}
-    assert described["class_names"] == ["ground", "water", "road"]
-    assert described["image_mean"] == [0.485, 0.456, 0.406]
-    assert described["attention"] == list(model.config.stage_attention)
-    assert described["smallest_side"] == 64
-    assert described["ccsegformer_version"] == ccsegformer.__version__
-    assert str(Path(ccsegformer.__file__).parent).encode() not in path.read_bytes()
-
-
-def test_onnx_criss_cross_is_linear_in_the_positions(onnx_file):
-    # No tensor between the operators has N (H + W) elements; inside a Scan there is one row or column.
-    loaded = onnx.load(onnx_file[1])
-    names = [name for node in loaded.graph.node for name in node.output]
-    del loaded.graph.output[:]
-    loaded.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in names)
-    session = onnxruntime.InferenceSession(loaded.SerializeToString(), providers=["CPUExecutionProvider"])
-    height, width = 192, 256
-    values = session.run(names, {"pixel_values": np.zeros((1, 3, height, width), np.float32)})
-    positions, image = (height // 4) * (width // 4), 3 * height * width
-    assert 0 < max(value.size for value in values) <= image < positions * (height // 4 + width // 4)
-
-
-def test_pt2_gives_pytorchs_logits_in_a_fresh_process(tmp_path):
-    model = tiny(**RECURRENT).bfloat16().train()
+@pytest.mark.parametrize(
+    ("values", "context"),
+    [(RECURRENT, nullcontext), (CCNET, torch.inference_mode)],
+    ids=["recurrent", "ccnet-in-inference-mode"],
+)
+def test_pt2_gives_pytorchs_logits_with_pytorch_alone(values, context, tmp_path):
+    model = tiny(**values).bfloat16().train()
     path = tmp_path / "model.pt2"
-    assert export(model, CLASSES, path, "pt2") < 1e-5
+    with context():
+        assert export(model, CLASSES, path, "pt2") < 1e-5
     assert model.training and model.dtype == torch.bfloat16, "the caller's model is left as it is"
     torch.save(inputs(), tmp_path / "inputs.pt")
     script = """
-import sys, torch, ccsegformer.ops
+import sys
+sys.modules["ccsegformer"] = sys.modules["transformers"] = None  # any import of them fails
+import torch
 described = {"class_names": ""}
 model = torch.export.load("model.pt2", extra_files=described).module()
 torch.save([model(pixels) for pixels in torch.load("inputs.pt")], "logits.pt")
 print(described["class_names"])
-assert "transformers" not in sys.modules
 """
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
@@ -128,6 +84,26 @@ assert "transformers" not in sys.modules
     assert json.loads(done.stdout) == ["ground", "water", "road"]
     assert_logits_agree(model.float().eval(), torch.load(tmp_path / "logits.pt"))
     assert str(Path(ccsegformer.__file__).parent).encode() not in path.read_bytes()
+
+
+@pytest.mark.parametrize("attention", ["efficient", ("criss_cross", "none")])
+def test_a_file_says_all_that_labelling_takes(attention, tmp_path):
+    tiny(**{**TINY, "attention": attention, "num_channels": 5}).save_pretrained(tmp_path)
+    model = CrissCrossSegformerForSemanticSegmentation.from_pretrained(tmp_path, attention=attention)
+    entries = describe(model.config, CLASSES)
+    assert str(tmp_path) not in "".join(entries.values()), "nothing of the machine that exports"
+    about = {name: json.loads(entry) for name, entry in entries.items()}
+    assert (
+        Classes(tuple(about["class_names"]), tuple(map(tuple, about["palette"])), about["ignore_index"])
+        == CLASSES
+    )
+    assert (about["num_channels"], about["smallest_side"]) == (5, 64)
+    assert about["image_mean"] == [0.485, 0.456, 0.406] and about["rescale_factor"] == 1 / 255
+    assert about["attention"] == list(model.config.stage_attention)
+    assert about["ccsegformer_version"] == ccsegformer.__version__
+    config = CrissCrossSegformerConfig.from_dict(about["config"])
+    assert config.to_diff_dict() == model.config.to_diff_dict()
+    assert config.stage_attention == model.config.stage_attention
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +117,18 @@ def test_a_file_that_disagrees_is_not_written(model, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "_trace", lambda network, smallest: trace(other, smallest))
     path = tmp_path / "model.pt2"
     with pytest.raises(ExportError, match=r"model\.pt2: not written: it differs from PyTorch by \d"):
+        export(model, CLASSES, path, "pt2")
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("factor", "message"), [(float("inf"), "PyTorch itself"), (1e4, "unlike PyTorch's")])
+def test_logits_that_are_not_finite(factor, message, tmp_path):
+    # Scores that lie far apart are the model's right, but more than an exported file can tell.
+    model = tiny(**{**TINY, "attention": ("criss_cross", "none")})
+    attention = model.segformer.stages[0].blocks[0].attention
+    attention.q_proj.weight.data *= factor
+    path = tmp_path / "model.pt2"
+    with pytest.raises(ExportError, match=rf"model\.pt2: not written: .*{message}"):
         export(model, CLASSES, path, "pt2")
     assert not any(tmp_path.iterdir())
 

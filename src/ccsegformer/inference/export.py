@@ -19,6 +19,7 @@ from ccsegformer.data.transforms import IMAGE_MEAN, IMAGE_STD
 from ccsegformer.errors import ExportError, OutputError
 from ccsegformer.files import write_atomically
 from ccsegformer.models import CrissCrossSegformerConfig, CrissCrossSegformerForSemanticSegmentation
+from ccsegformer.ops.explicit import explicit_criss_cross_attention
 
 Format = Literal["onnx", "pt2"]
 
@@ -52,14 +53,17 @@ def export(
         of other sizes and batches than the export's; None without ONNX Runtime to run an ONNX file.
 
     Raises:
-        ExportError: an unknown format, a missing package, a model too large for ONNX, or a file that
-            disagrees with PyTorch; nothing is written then.
+        ExportError: an unknown format, a missing package, a model too large for ONNX or whose logits are
+            not finite, or a file that disagrees with PyTorch; nothing is written then.
         OutputError: `path` exists and may not be overwritten, or cannot be written.
     """
     path = Path(path)
     _check_format(model, format)
     _check_writable(path, overwrite)
     network = _Logits(model)
+    samples = _samples(network, smallest_side(model.config))
+    if not all(logits.isfinite().all() for _, logits in samples):
+        raise ExportError(f"{path}: not written: PyTorch itself gives logits that are not finite")
     description = describe(model.config, classes)
     program = _trace(network, smallest_side(model.config))
     if format == "onnx":
@@ -73,8 +77,12 @@ def export(
     difference = None
     if format == "pt2" or find_spec("onnxruntime"):
         run = _run_onnx(content) if format == "onnx" else torch.export.load(io.BytesIO(content)).module()
-        difference = _largest_difference(network, run, smallest_side(model.config))
-        if not difference < TOLERANCE:  # nan is no agreement either
+        difference = _largest_difference(run, samples)
+        if not math.isfinite(difference):
+            raise ExportError(
+                f"{path}: not written: its logits are not finite, unlike PyTorch's (docs/export.md: Limits)"
+            )
+        if difference >= TOLERANCE:
             raise ExportError(
                 f"{path}: not written: it differs from PyTorch by {difference:.1e} of the largest logit"
             )
@@ -92,10 +100,13 @@ def smallest_side(config: CrissCrossSegformerConfig) -> int:
 
 
 def describe(config: CrissCrossSegformerConfig, classes: Classes) -> dict[str, str]:
-    """What a file says about itself: each value is JSON."""
+    """What a file says about itself, enough to label images by it alone: each value is JSON."""
     own = config.band_means is not None
     entries = {
         "class_names": classes.names,
+        "palette": classes.palette,
+        "ignore_index": classes.ignore_index,
+        "num_channels": config.num_channels,
         # (values * rescale_factor - image_mean) / image_std is pixel_values
         "rescale_factor": 1 if own else 1 / 255,
         "image_mean": config.band_means if own else IMAGE_MEAN,
@@ -105,6 +116,7 @@ def describe(config: CrissCrossSegformerConfig, classes: Classes) -> dict[str, s
         "recurrence": config.recurrence,
         "projection": config.projection,
         "lepe": config.lepe,
+        "config": json.loads(config.to_json_string()),  # what `save_pretrained` writes
         "ccsegformer_version": __version__,
     }
     return {name: json.dumps(value) for name, value in entries.items()}
@@ -124,7 +136,7 @@ class _Logits(nn.Module):
 
 
 def _trace(network: _Logits, smallest: int) -> torch.export.ExportedProgram:
-    """The program of a network, with dynamic batch, height and width."""
+    """The program of a network, with dynamic batch, height and width, of PyTorch's own operators alone."""
     sizes = {
         0: torch.export.Dim("batch", min=1),
         2: torch.export.Dim("height", min=smallest),
@@ -133,6 +145,9 @@ def _trace(network: _Logits, smallest: int) -> torch.export.ExportedProgram:
     # A batch of 2 and sides that differ, since a size of 1 or two equal ones would be taken for a rule.
     pixels = torch.zeros(2, network.bands, 3 * smallest // 2, 2 * smallest)
     program = torch.export.export(network, (pixels,), dynamic_shapes={"pixel_values": sizes})
+    program = program.run_decompositions(
+        {torch.ops.ccsegformer.flash_criss_cross.default: explicit_criss_cross_attention}
+    )
     for module in program.graph_module.modules():
         for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
             node.meta.pop("stack_trace", None)  # names folders of the machine that exports
@@ -149,18 +164,25 @@ def _run_onnx(content: bytes) -> Callable[[Tensor], Tensor]:
 
 
 @torch.inference_mode()
-def _largest_difference(network: _Logits, run: Callable[[Tensor], Tensor], smallest: int) -> float:
-    """Between the logits of both, as a share of the largest; nan where one has no number."""
+def _samples(network: _Logits, smallest: int) -> list[tuple[Tensor, Tensor]]:
+    """Inputs of other sizes and batches than the trace's, with the network's logits."""
     generator = torch.Generator().manual_seed(0)
-    differences = []
-    for batch, height, width in (
+    shapes = (
         (1, smallest, 5 * smallest // 2),
         (3, 3 * smallest // 2 + 1, smallest + 11),
         (2, 4 * smallest - 3, 2 * smallest + 3),
-    ):
-        pixels = torch.randn(batch, network.bands, height, width, generator=generator)
-        expected = network(pixels)
-        differences.append((run(pixels) - expected).abs().max() / expected.abs().max())
+    )
+    inputs = (torch.randn(batch, network.bands, *size, generator=generator) for batch, *size in shapes)
+    return [(pixels, network(pixels)) for pixels in inputs]
+
+
+@torch.inference_mode()
+def _largest_difference(run: Callable[[Tensor], Tensor], samples: list[tuple[Tensor, Tensor]]) -> float:
+    """Between the logits of both, as a share of the largest; not finite where those of `run` are not."""
+    tiny = torch.finfo(torch.float32).tiny  # instead of 0
+    differences = [
+        (run(pixels) - logits).abs().max() / logits.abs().max().clamp(min=tiny) for pixels, logits in samples
+    ]
     return torch.stack(differences).max().item()
 
 

@@ -243,11 +243,12 @@ def _head(maps: Sequence[Node], head: FoldedDecodeHead) -> Node:
             axes=_axes(2, 3),
         )
         hidden = op.add(hidden, _grid(resized))
-    active = op.relu(hidden)
+    # Twice the ReLU, which would hide what is no number, as it takes the greater of NaN and 0.
+    active = op.add(hidden, op.absolute(hidden))
     classifier = take(head.classifier, nn.Conv2d)
     if classifier.kernel_size != (1, 1):
-        return _grid(_convolution(_image(active), classifier))
-    logits = _product(active, classifier.weight[:, :, 0, 0])
+        return _grid(_convolution(_image(op.multiply(active, _scalar(0.5))), classifier))
+    logits = _product(active, classifier.weight[:, :, 0, 0] / 2)
     return logits if classifier.bias is None else op.add(logits, _constant(classifier.bias))
 
 
