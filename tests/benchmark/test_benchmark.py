@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import save_file
 
 from ccsegformer.benchmark import attention, contest, limits, model, tables
-from ccsegformer.benchmark.output import markdown, scaling_plot
-from ccsegformer.benchmark.tables import Row, attention_contests, measure, model_contests
+from ccsegformer.benchmark.output import markdown
+from ccsegformer.benchmark.tables import attention_contests, measure, model_contests
 from ccsegformer.errors import CCSegformerError
 
 LIMITS = {"matrix product": 1e9, "copy": 1e9, "exponentials": 1e9}
@@ -121,20 +121,6 @@ def test_the_bound_is_the_limit_that_takes_longest() -> None:
     assert row.bound == "exponentials"
     assert "Bound: exponentials." in markdown("4 x 4", [row])
     assert measure(of(attention_contests([4], [], GRID)), 1, {**LIMITS, "copy": 1.0})[0].bound == "copy"
-
-
-def test_the_plot_tells_the_slope() -> None:
-    def row(side: int) -> Row:
-        return Row("ours", side, side, seconds=[1e-9 * side**3], peak_mib=1e-6 * side**2)
-
-    figure = scaling_plot({str(side): [row(side)] for side in (256, 512, 1024)}, "a title")
-    labels = [axes.get_legend_handles_labels()[1][0] for axes in figure.axes]
-    assert labels == ["ours, exponent 1.50", "ours, exponent 1.00"]
-    variants = {f"{name}, {side}": [row(side)] for name in ("B0", "B5") for side in (256, 512)}
-    assert [axes.get_title() for axes in scaling_plot(variants, "a title").axes[::2]] == [
-        "B0: seconds",
-        "B5: seconds",
-    ]
 
 
 def test_none_of_the_rivals_running_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
