@@ -56,22 +56,33 @@ def markdown(heading: str, rows: Sequence[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def count_threads(threads: int) -> str:
+    """As a heading has it."""
+    return f"{threads} thread{'s' if threads > 1 else ''}"
+
+
 def preamble(machine: Mapping[str, Any], settings: Mapping[str, Any], limits: Mapping[str, float]) -> str:
     """What a reader has to know to believe the tables."""
+    packages = ("torch", "transformers", "openvino", "onnxruntime")
+    versions = ", ".join(f"{package} {machine[package]}" for package in packages if machine[package])
+    lacking = "".join(
+        f" Without {runtime}: {package} is not installed." for runtime, package in settings["missing"].items()
+    )
     return (
-        f"Machine: {machine['gpu'] or machine['processor']}, {settings['threads']} threads; torch "
-        f"{machine['torch']}, transformers {machine['transformers']}. {settings['what']}.\n\n"
+        f"Machine: {machine['gpu'] or machine['processor']}, {count_threads(settings['threads'])}; "
+        f"{versions}. {settings['what']}.{lacking}\n\n"
         f"Measured limits: {limits['matrix product'] / 1e9:.0f} GFLOP/s in matrix products, "
         f"{limits['copy'] / 1e9:.1f} GB/s in copies, {limits['exponentials'] / 1e9:.2f} G exponentials/s. "
-        "`of bound`: the time that these limits allow, as a share of the time taken. Contenders run in turn, "
-        "each in a process of its own; seconds are medians. Peak memory is beyond weights and inputs. "
-        "`error`: root mean square, relative to that of what is checked against; a ratio is told only "
-        "where it is small.\n"
+        "`of bound`: the time that these limits, measured with nothing beside, allow, as a share of the time "
+        "taken. Contenders run in turn, each in a process of its own; seconds are medians of turns. Peak "
+        "memory is what a run needs for intermediate and final results, kept for the next run or not, beyond "
+        "the weights, the input and the compiled program. `error`: root mean square, relative to the "
+        "truth's; a ratio is told only between results whose error is small.\n"
     )
 
 
 def scaling_plot(tables: Mapping[str, Sequence[Row]], title: str) -> Figure:
-    """Time and peak memory against pixels, both logarithmic, with each contender's slope.
+    """Time and peak memory against pixels, all logarithmic, with each contender's slopes.
 
     Tables whose headings differ in more than the size, which is their last part, have rows of their own.
     """
