@@ -1,16 +1,22 @@
-"""Where the time goes on CPU: `python -m benchmarks.profile [--size 512] [--training]`.
+"""Where the time goes on CPU: `python -m benchmarks.profile [--size 512] [--engine openvino | --training]`.
 
-SegFormer-B0 with 150 classes, one image, float32: PyTorch's profiler, its operators in families. The profiler
-slows small operators down, so the sums are a little above what `ccsegformer benchmark model` prints.
+SegFormer-B0 with 150 classes, one image: PyTorch's profiler or OpenVINO's counters, operators in families. To
+count takes time too, most of all with small operators: the sums are a little above what
+`ccsegformer benchmark model` prints.
 """
 
 import argparse
-from collections import Counter
+import os
+import tempfile
+from collections import defaultdict
+from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
 from ccsegformer.benchmark.model import prepare
+from ccsegformer.benchmark.runtimes import Running
 
 FAMILIES = {  # an operator belongs to the first that has a part of its name
     "attention": ("attention",),
@@ -23,6 +29,13 @@ FAMILIES = {  # an operator belongs to the first that has a part of its name
     "copies": ("copy", "cat", "clone", "fill", "zero", "index", "gather", "scatter"),
     "sums and products": ("add", "mul", "sub", "div", "sum", "relu", "threshold"),
 }
+NODES = {  # OpenVINO's types; products with weights are FullyConnected, those of two activations MatMul
+    "attention": ("ScaledDotProductAttention", "MatMul", "Softmax"),
+    "matrix products": ("FullyConnected",),
+    "convolutions": ("Convolution",),
+    "copies": ("Reorder", "Transpose", "Concatenation", "Split", "StridedSlice", "Reshape", "Convert"),
+    "resizes": ("Interpolate",),
+}
 MODELS = {
     "transformers": ("transformers", "efficient"),
     "ours, efficient attention": ("ours", "efficient"),
@@ -31,24 +44,14 @@ MODELS = {
 ROUNDS = 3
 
 
-def milliseconds(implementation: str, attention: str, side: int, training: bool) -> Counter[str]:
-    """Of one run, by family, each operator without those that it calls."""
-    work = prepare(
-        implementation=implementation,
-        variant="b0",
-        attention=attention,
-        height=side,
-        width=side,
-        batch=1,
-        dtype="float32",
-        training=training,
-        device="cpu",
-    )
+def of_pytorch(wanted: dict[str, Any]) -> dict[str, float]:
+    """Milliseconds of one run, by family, each operator without those that it calls."""
+    work = prepare(**wanted)
     work.run()
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
         for _ in range(ROUNDS):
             work.run()
-    spent: Counter[str] = Counter()
+    spent: dict[str, float] = defaultdict(float)
     for event in profiler.key_averages():
         name = event.key.rpartition("::")[2].lower()
         family = next(
@@ -58,19 +61,69 @@ def milliseconds(implementation: str, attention: str, side: int, training: bool)
     return spent
 
 
+def of_openvino(wanted: dict[str, Any]) -> dict[str, float]:
+    """Milliseconds of one run, by family, the mean of the runs."""
+    import openvino
+
+    running, compile_model = Running(), openvino.Core.compile_model
+
+    def counting(core: Any, model: Any, device: str, config: dict[str, Any]) -> Any:
+        return compile_model(core, model, device, {**config, "PERF_COUNT": True})
+
+    with (
+        tempfile.TemporaryDirectory() as cache,  # what was compiled before does not count
+        patch.dict(os.environ, XDG_CACHE_HOME=cache),
+        patch.object(openvino.Core, "compile_model", counting),
+    ):
+        work = prepare(**wanted, runtime="openvino")
+        for _ in range(ROUNDS):
+            work.run()
+    spent: dict[str, float] = defaultdict(float)
+    for compiled in running.models:
+        for node in compiled.get_runtime_model().get_ops():
+            told = {name: value.astype(str) for name, value in node.get_rt_info().items()}
+            if told["execTimeMcs"] != "not_executed":
+                family = family_of_node(told["layerType"], told["originalLayersNames"])
+                spent[family] += float(told["execTimeMcs"]) / 1000
+    return spent
+
+
+def family_of_node(kind: str, made_of: str) -> str:
+    """The family of a node of OpenVINO's compiled graph.
+
+    Args:
+        kind: its type.
+        made_of: the names of the model's operators that it stands for.
+    """
+    if kind == "Subgraph" and "softmax" in made_of.lower():
+        return "attention"  # fused; other subgraphs are sums, products and activations
+    return next((family for family, kinds in NODES.items() if kind in kinds), "others")
+
+
 def main() -> None:
     """Print a table, a column for each model."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--size", type=int, default=512, help="side in pixels")
+    parser.add_argument("--engine", choices=("torch", "openvino"), default="torch")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--training", action="store_true", help="forward and backward instead of inference")
     given = parser.parse_args()
-    columns = [milliseconds(*model, given.size, given.training) for model in MODELS.values()]
+    if given.training and given.engine == "openvino":
+        parser.error("OpenVINO does not train")
+    common = {"variant": "b0", "height": given.size, "width": given.size, "batch": 1, "device": "cpu"}
+    common |= {"dtype": given.dtype, "training": given.training}
+    count, families = (of_pytorch, FAMILIES) if given.engine == "torch" else (of_openvino, NODES)
+    columns = [
+        count({**common, "implementation": implementation, "attention": attention})
+        for implementation, attention in MODELS.values()
+    ]
     what = "training step" if given.training else "inference"
-    print(f"{what}, {given.size} x {given.size}, {torch.get_num_threads()} threads\n")
+    threads = torch.get_num_threads()
+    print(f"{given.engine}, {what}, {given.dtype}, {given.size} x {given.size}, {threads} threads\n")
     print(f"| milliseconds | {' | '.join(MODELS)} |\n|---|{'---:|' * len(MODELS)}")
-    for family in [*FAMILIES, "others"]:
-        print(f"| {family} | {' | '.join(f'{spent[family]:.0f}' for spent in columns)} |")
-    print(f"| all | {' | '.join(f'{spent.total():.0f}' for spent in columns)} |")
+    for family in [*families, "others"]:
+        print(f"| {family} | {' | '.join(f'{spent[family]:.1f}' for spent in columns)} |")
+    print(f"| all | {' | '.join(f'{sum(spent.values()):.1f}' for spent in columns)} |")
 
 
 if __name__ == "__main__":

@@ -1,15 +1,17 @@
 """A benchmark measures what it says, and tells no ratio between results that disagree."""
 
+import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from ccsegformer.benchmark import attention, contest, limits, model, tables
-from ccsegformer.benchmark.output import markdown, scaling_plot
-from ccsegformer.benchmark.tables import Row, attention_contests, measure, model_contests
+from ccsegformer.benchmark import attention, contest, limits, model, runtimes, tables
+from ccsegformer.benchmark.output import markdown
+from ccsegformer.benchmark.tables import attention_contests, measure, model_contests
 from ccsegformer.errors import CCSegformerError
 
 LIMITS = {"matrix product": 1e9, "copy": 1e9, "exponentials": 1e9}
@@ -72,8 +74,6 @@ def test_errors_are_relative_and_by_name(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("training", [False, True])
 def test_models_of_a_contest_do_the_same_work(training: bool) -> None:
-    specifications = of(model_contests(["b0"], [64], ["efficient", "criss_cross"], False, {**IMAGE, **GRID}))
-    assert list(specifications) == ["transformers", "transformers, channels-last", "efficient", "criss_cross"]
     common = {**IMAGE, "variant": "b0", "training": training}
     theirs = model.prepare(**common, implementation="transformers", attention="efficient")
     for attention_kind in ("efficient", "criss_cross"):
@@ -87,10 +87,69 @@ def test_models_of_a_contest_do_the_same_work(training: bool) -> None:
         assert ours.amounts["matrix product"] > 1e8
 
 
+def names_of(compiled: bool = False, **common: Any) -> list[str]:
+    settings = {**IMAGE, "threads": 1, **common}
+    return list(of(model_contests(["b0"], [64], ["efficient"], compiled, "1 thread", settings)))
+
+
+def test_every_way_to_run_a_model_takes_part_where_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "missing", dict)
+    plain = ["transformers", "transformers, channels-last"]
+    assert names_of() == [
+        *(*plain, "transformers, in OpenVINO", "transformers, in ONNX Runtime", "efficient"),
+        *("efficient, eager", "efficient, ONNX in OpenVINO", "efficient, ONNX in ONNX Runtime"),
+    ]
+    assert names_of(dtype="bfloat16") == [
+        *(*plain, "transformers, in OpenVINO", "efficient", "efficient, eager")
+    ]
+    for outside in ({"training": True}, {"device": "cuda"}, {"dtype": "float16"}):
+        assert names_of(**outside) == [*plain, "efficient"]
+    assert names_of(compiled=True, training=True) == [
+        *(*plain, "transformers, compiled", "transformers, channels-last, compiled"),
+        *("efficient", "efficient, compiled"),
+    ]
+    monkeypatch.setattr(tables, "missing", lambda: {"OpenVINO": "openvino"})
+    assert names_of() == [
+        *(*plain, "transformers, in ONNX Runtime", "efficient", "efficient, ONNX in ONNX Runtime")
+    ]
+
+
+def test_each_name_is_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "missing", dict)
+    [(heading, found)] = model_contests(
+        ["b0"], [64], ["criss_cross"], True, "2 threads", {**IMAGE, "threads": 2}
+    )
+    assert heading == "SegFormer-B0, 2 threads, 64 x 64"
+    runtimes = {name: each.get("runtime", "eager") for name, each in found.items()}
+    assert runtimes["transformers, in OpenVINO"] == runtimes["criss_cross"] == "openvino"
+    assert runtimes["criss_cross, eager"] == runtimes["criss_cross, compiled"] == "eager"
+    for name, each in found.items():
+        assert each["implementation"] == ("transformers" if name.startswith("transformers") else "ours")
+        assert each.get("compiled", False) == name.endswith("compiled")
+
+
+def test_ratios_are_against_the_fastest_rival_that_agrees(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = {"theirs": 3.0, "theirs, wrong": 1.0, "theirs, slow": 4.0, "ours": 1.5}
+    errors = {name: 1.0 if name == "theirs, wrong" else 1e-6 for name in seconds}
+    found = {
+        name: {"seconds": [each], "peak_bytes": 2**20, "amounts": {"matrix product": 1}, "results": name}
+        for name, each in seconds.items()
+    }
+    monkeypatch.setattr(tables, "contest", lambda *_: found)
+    monkeypatch.setattr(tables, "_results", lambda *_: "truth")
+    monkeypatch.setattr(tables, "disagreement", lambda results, truth: errors[results])
+    common = {**IMAGE, "kind": "model", "attention": "efficient"}
+    rows = {row.name: row for row in measure(dict.fromkeys(seconds, common), 1, LIMITS)}
+    assert (rows["ours"].against, rows["ours"].faster, rows["ours"].memory) == ("theirs", 2, 1)
+    assert rows["theirs, wrong"].failure == "its results disagree with transformers, float32"
+    assert {rows[name].faster for name in seconds if name != "ours"} == {None}
+
+
 def test_truths_are_other_computations() -> None:
     own = {**IMAGE, "kind": "model", "variant": "b0", "implementation": "ours", "height": 1024, "width": 1024}
-    exact, name = model.truth({**own, "attention": "efficient", "compiled": True})
+    exact, name = model.truth({**own, "attention": "efficient", "compiled": True, "runtime": "openvino"})
     assert (exact["implementation"], exact["compiled"], exact["height"]) == ("transformers", False, 1024)
+    assert exact["runtime"] == "eager"
     exact, name = model.truth({**own, "attention": "criss_cross"})
     assert (exact["dtype"], exact["height"], name) == (
         "float64", 256, "the textbook formula, float64, at 256 x 256"
@@ -123,22 +182,38 @@ def test_the_bound_is_the_limit_that_takes_longest() -> None:
     assert measure(of(attention_contests([4], [], GRID)), 1, {**LIMITS, "copy": 1.0})[0].bound == "copy"
 
 
-def test_the_plot_tells_the_slope() -> None:
-    def row(side: int) -> Row:
-        return Row("ours", side, side, seconds=[1e-9 * side**3], peak_mib=1e-6 * side**2)
-
-    figure = scaling_plot({str(side): [row(side)] for side in (256, 512, 1024)}, "a title")
-    labels = [axes.get_legend_handles_labels()[1][0] for axes in figure.axes]
-    assert labels == ["ours, exponent 1.50", "ours, exponent 1.00"]
-    variants = {f"{name}, {side}": [row(side)] for name in ("B0", "B5") for side in (256, 512)}
-    assert [axes.get_title() for axes in scaling_plot(variants, "a title").axes[::2]] == [
-        "B0: seconds",
-        "B5: seconds",
-    ]
-
-
 def test_none_of_the_rivals_running_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     failed = {"textbook formula": {"failure": "no memory", "seconds": []}}
     monkeypatch.setattr(tables, "contest", lambda *_: failed)
     with pytest.raises(CCSegformerError, match=r"^textbook formula: no memory$"):
-        measure({"textbook formula": {}}, 1, LIMITS)
+        measure({"textbook formula": {"height": 8, "width": 8}}, 1, LIMITS)
+
+
+def test_the_limit_of_products_is_the_better_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    def found(specifications: dict[str, Any], *_: Any) -> dict[str, Any]:
+        seconds = {"copy": [2.0, 4.0], "OpenVINO": [0.5]}
+        return {
+            name: {"seconds": seconds.get(name, [1.0]), "amounts": {each["what"]: 8}}
+            for name, each in specifications.items()
+        }
+
+    monkeypatch.setattr(contest, "contest", found)
+    monkeypatch.setattr(runtimes, "missing", dict)
+    assert contest.measure_limits("float32", "cpu", 1) == {"matrix product": 16, "copy": 4, "exponentials": 8}
+    assert contest.measure_limits("float16", "cpu", 1)["matrix product"] == 8
+    monkeypatch.setattr(runtimes, "missing", lambda: {"OpenVINO": "openvino"})
+    assert contest.measure_limits("float32", "cpu", 1)["matrix product"] == 8
+
+
+def test_a_busy_process_is_there_as_long_as_it_should_be() -> None:
+    this = psutil.Process()
+    before = this.children()
+    with contest.busy_process():
+        [busy] = [child for child in this.children() if child not in before]
+        assert busy.nice() == this.nice()
+        start = busy.cpu_times().user
+        deadline = time.monotonic() + 20
+        while busy.cpu_times().user < start + 0.1 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert busy.cpu_times().user >= start + 0.1
+    assert not busy.is_running()

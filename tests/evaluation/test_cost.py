@@ -49,16 +49,23 @@ def peak_mebibytes(measure: str) -> float:
     lines = "import psutil, torch\nfrom ccsegformer.evaluation import memory\nmemory.free_at_once()\n"
     lines += "def one_after_the_other():\n    torch.ones(16 * 2**18)\n    torch.ones(48 * 2**18)\n"
     lines += "def lasting():\n    kept = torch.ones(48 * 2**18)\n    for _ in range(20): kept.mul_(1)\n"
+    lines += "begin = []\ndef after_loading():\n    lasting()\n    begin[0]()\n    torch.ones(8 * 2**18)\n"
     command = [sys.executable, "-c", f"{lines}print({measure})"]
     return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout) / 2**20
 
 
 def test_peak_memory_is_that_of_the_largest_moment():
-    assert peak_mebibytes("memory._peak_resident(one_after_the_other)") == pytest.approx(48, abs=6)
+    assert peak_mebibytes('memory.peak_memory(one_after_the_other, "cpu")') == pytest.approx(48, abs=6)
 
 
 def test_sampled_peak_sees_what_lasts():
-    assert peak_mebibytes("memory._sampled_peak(lasting, psutil.Process())") == pytest.approx(48, abs=6)
+    sampled = 'setattr(memory, "_resident", memory._Sampled) or memory.peak_memory(lasting, "cpu")'
+    assert peak_mebibytes(sampled) == pytest.approx(48, abs=6)
+
+
+def test_what_is_loaded_first_does_not_count():
+    measure = 'memory.peak_memory(after_loading, "cpu", begin.append)'
+    assert peak_mebibytes(measure) == pytest.approx(8, abs=3)
 
 
 def test_cost_of_a_saved_model_in_a_fresh_process(tmp_path):

@@ -1,12 +1,13 @@
 """Contenders in turn: times, peak memory, and whether their results agree."""
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from statistics import median
 from typing import Any, Self
 
 import torch
@@ -20,12 +21,18 @@ TOLERANCES = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2}
 
 
 class Contender:
-    """A worker process, from `with` to its end."""
+    """A worker process, from `with` to its end.
 
-    def __init__(self, specification: dict[str, Any]) -> None:
+    Args:
+        specification: as `worker` takes it.
+        cache: a folder for what it would keep in the user's: what another version compiled is not measured.
+    """
+
+    def __init__(self, specification: dict[str, Any], cache: Path) -> None:
         command = [sys.executable, "-m", "ccsegformer.benchmark.worker", json.dumps(specification)]
+        environment = {**os.environ, "XDG_CACHE_HOME": str(cache)}
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        self._process = subprocess.Popen(command, text=True, **pipes)  # type: ignore[call-overload]
+        self._process = subprocess.Popen(command, text=True, env=environment, **pipes)  # type: ignore[call-overload]
         self.amounts: dict[str, int] = {}
 
     def __enter__(self) -> Self:
@@ -70,6 +77,10 @@ def contest(
 ) -> dict[str, dict[str, Any]]:
     """Times, memory and results of each contender by name.
 
+    Peak memory is what a run needs for intermediate and final results, beyond the weights, the input and the
+    compiled program. PyTorch gives it back after every run, and it is measured in one of the last. OpenVINO
+    and ONNX Runtime keep it for the next run, and it is measured in the first, from where all is loaded.
+
     Returns:
         For each `seconds` (one a round), `peak_bytes`, `amounts` (`worker.Work`) and `results`, the path of a
         safetensors file in `folder`; or `failure`, one line.
@@ -78,7 +89,7 @@ def contest(
     with ExitStack() as stack:
         running: dict[str, Contender] = {}
         for name, specification in specifications.items():
-            contender = stack.enter_context(Contender(specification))
+            contender = stack.enter_context(Contender(specification, folder / "cache"))
             try:
                 contender.started()
                 path = folder / f"{len(running)}.safetensors"
@@ -88,22 +99,52 @@ def contest(
                 continue
             running[name] = contender
             found[name] |= {"amounts": contender.amounts, "results": path}
-        for _ in range(rounds):
-            for name, contender in running.items():
-                found[name]["seconds"].append(contender.ask("time"))
-        for name, contender in running.items():
-            found[name]["peak_bytes"] = contender.ask("memory")
+        for turn in range(rounds + 1):
+            for name, contender in list(running.items()):
+                try:
+                    if turn < rounds:
+                        found[name]["seconds"].append(contender.ask("time"))
+                    else:
+                        found[name]["peak_bytes"] = contender.ask("memory")
+                except CCSegformerError as error:
+                    found[name] = {"failure": str(error)}
+                    del running[name]
     return found
 
 
+@contextmanager
+def busy_process() -> Iterator[None]:
+    """Keep one core busy meanwhile, by a single thread of this process's own priority."""
+    loop = "import os, sys\nwhile os.getppid() == int(sys.argv[1]): sum(range(10**5))"
+    busy = subprocess.Popen([sys.executable, "-c", loop, str(os.getpid())])
+    try:
+        yield
+    finally:
+        busy.kill()
+        busy.wait()
+
+
 def measure_limits(dtype: str, device: str, threads: int) -> dict[str, float]:
-    """The machine's own limits: operations, bytes and exponentials a second, the best of five."""
+    """The machine's own limits: operations, bytes and exponentials a second, the best of five.
+
+    Of matrix products the better of PyTorch's and, where it is installed, OpenVINO's.
+    """
+    from ccsegformer.benchmark import runtimes
     from ccsegformer.benchmark.limits import WHATS
 
     common = {"kind": "limits", "dtype": dtype, "device": device, "threads": threads}
+    specifications = {what: {**common, "what": what} for what in WHATS}
+    if device == "cpu" and dtype in runtimes.HINTS and "OpenVINO" not in runtimes.missing():
+        specifications["OpenVINO"] = {**common, "what": "matrix product", "runtime": "openvino"}
     with tempfile.TemporaryDirectory() as folder:
-        found = contest({what: {**common, "what": what} for what in WHATS}, 5, Path(folder))
-    return {what: found[what]["amounts"][what] / min(found[what]["seconds"]) for what in WHATS}
+        found = contest(specifications, 5, Path(folder))
+    limits: dict[str, float] = {}
+    for row in found.values():
+        if "failure" in row:
+            raise CCSegformerError(f"the machine's limits: {row['failure']}")
+        [(what, amount)] = row["amounts"].items()
+        limits[what] = max(limits.get(what, 0), amount / min(row["seconds"]))
+    return limits
 
 
 def disagreement(path: Path, reference: Path) -> float:
@@ -118,11 +159,3 @@ def _relative_error(found: Tensor, expected: Tensor) -> float:
     found, expected = found.double(), expected.double()
     error = (found - expected).square().mean().sqrt() / expected.square().mean().sqrt()
     return float(error) if torch.isfinite(error) else float("inf")
-
-
-def best(rows: dict[str, dict[str, Any]], names: list[str]) -> str:
-    """The fastest of the named that ran."""
-    ran = [name for name in names if "failure" not in rows[name]]
-    if not ran:
-        raise CCSegformerError(f"{names[0]}: {rows[names[0]]['failure']}")
-    return min(ran, key=lambda name: median(rows[name]["seconds"]))

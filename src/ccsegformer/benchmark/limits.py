@@ -1,8 +1,11 @@
 """What the machine itself can do, measured in the same run: the bounds that times are held against."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
+from ccsegformer.benchmark.runtimes import HINTS, compile_openvino
 from ccsegformer.benchmark.worker import Work
 
 WHATS = ("matrix product", "copy", "exponentials")
@@ -11,8 +14,14 @@ CACHED, TIMES = 2**15, 64
 """Exponentials are bound by arithmetic only in cache: elements a thread, and how often."""
 
 
-def prepare(*, what: str, dtype: str, device: str) -> Work:
-    """A matrix product of 2048 x 2048, a copy of 2^26 elements, or exponentials in cache."""
+def prepare(*, what: str, dtype: str, device: str, runtime: str = "torch") -> Work:
+    """A matrix product of 2048 x 2048, a copy of 2^26 elements, or exponentials in cache.
+
+    Args:
+        runtime: "openvino" for its matrix product.
+    """
+    if runtime == "openvino":
+        return Work(_openvino_product(dtype), dict, {what: 2 * SIDE**3})
     options = {"dtype": getattr(torch, dtype), "device": device}
     if what == "matrix product":
         left, right, product = (torch.randn(SIDE, SIDE).to(**options) for _ in range(3))
@@ -33,6 +42,21 @@ def prepare(*, what: str, dtype: str, device: str) -> Work:
             torch.exp(source, out=target)
 
     return Work(repeat, dict, {what: TIMES * source.numel()})
+
+
+def _openvino_product(dtype: str) -> Callable[[], object]:
+    """With a constant as its right matrix, as weights are."""
+    import openvino
+    from openvino import opset15 as ops
+
+    kind, shape = getattr(openvino.Type, HINTS[dtype]), [SIDE, SIDE]
+    matrix = openvino.Tensor(kind, shape)
+    matrix.data.view("uint8")[:] = torch.randn(shape).to(getattr(torch, dtype)).view(torch.uint8).numpy()
+    left = ops.parameter(shape, kind)
+    model = openvino.Model([ops.matmul(left, ops.constant(matrix), False, True)], [left])
+    request = compile_openvino(model, HINTS[dtype]).create_infer_request()
+    request.set_input_tensor(matrix)
+    return request.infer
 
 
 def _chain(values: Tensor) -> Tensor:

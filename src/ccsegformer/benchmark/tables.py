@@ -9,7 +9,8 @@ from statistics import median
 from typing import Any
 
 from ccsegformer.benchmark import attention, model
-from ccsegformer.benchmark.contest import TOLERANCES, best, contest, disagreement
+from ccsegformer.benchmark.contest import TOLERANCES, contest, disagreement
+from ccsegformer.benchmark.runtimes import HINTS, NEEDED, missing
 from ccsegformer.errors import CCSegformerError
 
 Specification = dict[str, Any]
@@ -26,7 +27,7 @@ class Row:
     seconds: list[float] | None = None
     """One a round, the contenders in turn."""
     peak_mib: float | None = None
-    """Beyond weights and inputs."""
+    """Beyond the weights, the input and the compiled program."""
     gflop: float | None = None
     """10^9 operations a run, a multiply-add being 2."""
     of_bound: float | None = None
@@ -41,7 +42,7 @@ class Row:
     memory: float | None = None
     """Its peak memory as a share of that of `against`."""
     against: str | None = None
-    """The fastest of the rivals."""
+    """The fastest of the rivals whose results agree."""
     failure: str | None = None
 
 
@@ -50,19 +51,60 @@ def model_contests(
     sizes: Iterable[int],
     attentions: Sequence[str],
     compiled: bool,
+    where: str,
     common: Specification,
 ) -> Iterator[tuple[str, Specifications]]:
-    """A heading and its contenders for each variant and size: transformers' SegFormer, then ours."""
+    """A heading and its contenders for each variant and size: transformers' SegFormer, then ours.
+
+    Args:
+        compiled: with what PyTorch runs as `torch.compile` makes it, too.
+        where: a part of every heading: the threads and what runs beside.
+    """
     for variant in variants:
         for size in sizes:
             fixed = {**common, "kind": "model", "variant": variant, "height": size, "width": size}
-            theirs = {**fixed, "implementation": "transformers", "attention": "efficient"}
-            found = {"transformers": theirs, "transformers, channels-last": {**theirs, "channels_last": True}}
-            for name in attentions:
-                found[name] = {**fixed, "implementation": "ours", "attention": name}
-            if compiled:
-                found |= {f"{name}, compiled": {**each, "compiled": True} for name, each in found.items()}
-            yield f"SegFormer-{variant.upper()}, {size} x {size}", found
+            theirs = _theirs({**fixed, "implementation": "transformers", "attention": "efficient"}, compiled)
+            ours = [
+                _ours(name, {**fixed, "implementation": "ours", "attention": name}, compiled)
+                for name in attentions
+            ]
+            found = {name: each for group in (theirs, *ours) for name, each in group.items()}
+            yield f"SegFormer-{variant.upper()}, {where}, {size} x {size}", found
+
+
+def able(common: Specification) -> set[str]:
+    """Which runtimes other than PyTorch can do what is asked: they infer, on CPU, in some dtypes."""
+    if common["device"] != "cpu" or common["training"] or common["dtype"] not in HINTS:
+        return set()
+    return set(NEEDED) if common["dtype"] == "float32" else {"OpenVINO"}
+
+
+def _theirs(plain: Specification, compiled: bool) -> Specifications:
+    there, channels_last = able(plain) - missing().keys(), {**plain, "channels_last": True}
+    found = {"transformers": plain, "transformers, channels-last": channels_last}
+    if compiled:
+        found["transformers, compiled"] = {**plain, "compiled": True}
+        found["transformers, channels-last, compiled"] = {**channels_last, "compiled": True}
+    if "OpenVINO" in there:
+        found["transformers, in OpenVINO"] = {**plain, "runtime": "openvino"}
+    if "ONNX Runtime" in there:
+        found["transformers, in ONNX Runtime"] = {**plain, "runtime": "onnxruntime"}
+    return found
+
+
+def _ours(name: str, plain: Specification, compiled: bool) -> Specifications:
+    """By its plain name as the package runs it: with the OpenVINO engine, or else as it is."""
+    there = able(plain) - missing().keys()
+    found = {name: plain}
+    if "OpenVINO" in there:
+        found = {name: {**plain, "runtime": "openvino"}, f"{name}, eager": plain}
+    if compiled:
+        found[f"{name}, compiled"] = {**plain, "compiled": True}
+    if there >= {"OpenVINO", "ONNX Runtime"}:
+        found[f"{name}, ONNX in OpenVINO"] = {**plain, "runtime": "onnx_openvino"}
+    if "ONNX Runtime" in there:
+        found[f"{name}, ONNX in ONNX Runtime"] = {**plain, "runtime": "onnxruntime"}
+    return found
 
 
 def attention_contests(
@@ -76,7 +118,7 @@ def attention_contests(
 
 
 def measure(specifications: Specifications, rounds: int, limits: Mapping[str, float]) -> list[Row]:
-    """Run a contest and check every contender; one whose results disagree gets no ratio.
+    """Run a contest and check every contender; a ratio is between two whose results agree with the truth.
 
     Args:
         specifications: by name; the rivals' names begin as the first's does.
@@ -87,52 +129,75 @@ def measure(specifications: Specifications, rounds: int, limits: Mapping[str, fl
         CCSegformerError: none of the rivals runs.
     """
     first = next(iter(specifications))
-    with tempfile.TemporaryDirectory() as folder:
-        found = contest(specifications, rounds, Path(folder))
-        rival = best(found, [name for name in found if name.startswith(first)])
-        rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        found = contest(specifications, rounds, folder)
         truths: dict[str, Path] = {}
-        for name, specification in specifications.items():
-            size = {"height": specification["height"], "width": specification["width"]}
-            own = found[name]
-            if "failure" in own:
-                rows.append(Row(name, **size, failure=own["failure"]))
-                continue
-            exact, checked_against = TRUTHS[specification["kind"]](specification)
-            key = json.dumps(exact, sort_keys=True)
-            if key not in truths:
-                truths[key] = _results(exact, Path(folder) / f"truth-{len(truths)}")
-            smaller = {"height": exact["height"], "width": exact["width"]}
-            checked = (
-                own["results"]
-                if smaller == size
-                else _results({**specification, **smaller}, Path(folder) / "small")
-            )
-            error = disagreement(checked, truths[key])
-            agrees = error <= TOLERANCES[specification["dtype"]]
-            seconds = median(own["seconds"])
-            least = {what: amount / limits[what] for what, amount in own["amounts"].items()}
-            bound = max(least, key=least.__getitem__)
-            row = Row(
-                name,
-                **size,
-                seconds=own["seconds"],
-                peak_mib=own["peak_bytes"] / 2**20,
-                gflop=own["amounts"]["matrix product"] / 1e9,
-                of_bound=least[bound] / seconds,
-                bound=bound,
-                error=error,
-                checked_against=checked_against,
-                failure=None if agrees else f"its results disagree with {checked_against}",
-            )
-            if agrees and not name.startswith(first):
-                ratios = (
-                    median(found[rival]["seconds"]) / seconds,
-                    own["peak_bytes"] / found[rival]["peak_bytes"],
-                )
-                row = replace(row, faster=ratios[0], memory=ratios[1], against=rival)
-            rows.append(row)
-    return rows
+        rows = {
+            name: _row(name, specification, found[name], limits, truths, folder)
+            for name, specification in specifications.items()
+        }
+    rivals = [row for name, row in rows.items() if name.startswith(first)]
+    if not any(row.seconds for row in rivals):
+        raise CCSegformerError(f"{first}: {rivals[0].failure}")
+    agreeing = [row for row in rivals if not row.failure]
+    if not agreeing:
+        return list(rows.values())
+    best = min(agreeing, key=_seconds)
+    return [row if row in rivals or row.failure else _against(row, best) for row in rows.values()]
+
+
+def _row(
+    name: str,
+    specification: Specification,
+    found: dict[str, Any],
+    limits: Mapping[str, float],
+    truths: dict[str, Path],
+    folder: Path,
+) -> Row:
+    """What a contender did, checked; without ratios.
+
+    Args:
+        truths: results by specification; what is not there yet is added.
+    """
+    size = {"height": specification["height"], "width": specification["width"]}
+    if "failure" in found:
+        return Row(name, **size, failure=found["failure"])
+    exact, checked_against = TRUTHS[specification["kind"]](specification)
+    key = json.dumps(exact, sort_keys=True)
+    if key not in truths:
+        truths[key] = _results(exact, folder / f"truth-{len(truths)}")
+    smaller = {"height": exact["height"], "width": exact["width"]}
+    checked = (
+        found["results"] if smaller == size else _results({**specification, **smaller}, folder / "small")
+    )
+    error = disagreement(checked, truths[key])
+    least = {what: amount / limits[what] for what, amount in found["amounts"].items()}
+    bound = max(least, key=least.__getitem__)
+    agrees = error <= TOLERANCES[specification["dtype"]]
+    return Row(
+        name,
+        **size,
+        seconds=found["seconds"],
+        peak_mib=found["peak_bytes"] / 2**20,
+        gflop=found["amounts"]["matrix product"] / 1e9,
+        of_bound=least[bound] / median(found["seconds"]),
+        bound=bound,
+        error=error,
+        checked_against=checked_against,
+        failure=None if agrees else f"its results disagree with {checked_against}",
+    )
+
+
+def _against(row: Row, rival: Row) -> Row:
+    assert row.peak_mib is not None
+    memory = row.peak_mib / rival.peak_mib if rival.peak_mib else None
+    return replace(row, faster=_seconds(rival) / _seconds(row), memory=memory, against=rival.name)
+
+
+def _seconds(row: Row) -> float:
+    assert row.seconds
+    return median(row.seconds)
 
 
 TRUTHS = {"model": model.truth, "attention": attention.truth}

@@ -17,9 +17,14 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ccsegformer.evaluation.memory import free_at_once, peak_memory
+from ccsegformer.errors import CCSegformerError
+from ccsegformer.evaluation.memory import free_at_once, peak_memory, trim
 
-LONG = 10  # seconds
+LONG = 10
+"""Seconds from which a run is worth no other, for practice or for its median."""
+
+TURN = 0.3
+"""Seconds of a turn: a shorter run is repeated, as one of a few milliseconds is a matter of luck."""
 
 
 @dataclass(frozen=True)
@@ -32,25 +37,70 @@ class Work:
     amounts: dict[str, int]
     """Of one run, by the limit of the machine that it is held against: floating-point operations of matrix
     products (a multiply-add is 2), bytes that have to come from memory or go there, exponentials."""
+    release: Callable[[], None] | None = None
+    """Gives back the memory that runs keep for the next; None where they keep none."""
+    on_loaded: Callable[[Callable[[], None]], None] = lambda _: None
+    """Of a work that keeps memory: is given what to call in the first run, where all that is no buffer is
+    there."""
 
 
 def serve(work: Work, device: str, answer: Callable[[object], None]) -> None:
     """Answer the orders on stdin until it ends."""
     answer(work.amounts)
+    last, peak = 0.0, 0
     for line in sys.stdin:
         order, *rest = line.rstrip("\n").split(" ", 1)
         if order == "time":
-            answer(_seconds(work.run, device))
+            last = _turn(work, device, practise=work.release is not None or last < LONG)
+            answer(last)
         elif order == "memory":
-            free_at_once()
-            start = time.perf_counter()
-            peaks = [peak_memory(work.run, device)]
-            if time.perf_counter() - start < LONG:  # a long run is a large one, whose peak hardly varies
-                peaks += [peak_memory(work.run, device) for _ in range(2)]
-            answer(median(peaks))
+            answer(peak if work.release else _peak(work, device))
         elif order == "results":  # asked for first: it compiles, loads libraries and makes thread pools
-            found = {name: tensor.detach().cpu().contiguous() for name, tensor in work.results().items()}
-            answer(save_file(found, rest[0]))
+            start = time.perf_counter()
+            found, peak = _first(work, device)
+            last = time.perf_counter() - start
+            save_file({name: each.detach().cpu().contiguous() for name, each in found.items()}, rest[0])
+            answer(None)
+        _let_go(work)
+
+
+def _first(work: Work, device: str) -> tuple[dict[str, Tensor], int]:
+    """The results of the first run, and the bytes that it needs: for a work that keeps memory, its peak."""
+    found: dict[str, Tensor] = {}
+    peak = peak_memory(lambda: found.update(work.results()), device, work.on_loaded)
+    return found, peak
+
+
+def _turn(work: Work, device: str, practise: bool) -> float:
+    """Seconds of a run, the mean of a turn's.
+
+    Args:
+        practise: run once before: others had the cache since, and buffers were given back.
+    """
+    if practise:
+        work.run()
+    total, runs = 0.0, 0
+    while total < TURN:
+        total += _seconds(work.run, device)
+        runs += 1
+    return total / runs
+
+
+def _let_go(work: Work) -> None:
+    """Leave the memory of what is kept between runs to the other contenders, all of which are alive."""
+    if work.release:
+        work.release()
+        trim()
+
+
+def _peak(work: Work, device: str) -> float:
+    """Bytes that each run needs, of a work that keeps no memory: compiling and loading are done by now."""
+    free_at_once()
+    start = time.perf_counter()
+    peaks = [peak_memory(work.run, device)]
+    if time.perf_counter() - start < LONG:  # a long run is a large one, whose peak hardly varies
+        peaks += [peak_memory(work.run, device) for _ in range(2)]
+    return median(peaks)
 
 
 def _seconds(run: Callable[[], object], device: str) -> float:
@@ -59,6 +109,12 @@ def _seconds(run: Callable[[], object], device: str) -> float:
     if device.startswith("cuda"):
         torch.cuda.synchronize()
     return time.perf_counter() - start
+
+
+def _reason(error: Exception) -> str:
+    """One line of a message: the first, or of OpenVINO, which tells the way there first, the last."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[-1].lstrip("- ") if lines[0].startswith("Exception from ") else lines[0]
 
 
 def main() -> None:
@@ -77,8 +133,8 @@ def main() -> None:
         kind = importlib.import_module(f"ccsegformer.benchmark.{specification.pop('kind')}")
         work = kind.prepare(**specification)
         serve(work, device, answer)
-    except (RuntimeError, MemoryError) as error:
-        answer({"error": str(error).strip().splitlines()[0]})
+    except (CCSegformerError, RuntimeError, MemoryError) as error:
+        answer({"error": _reason(error)})
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """`ccsegformer benchmark`: attention and model."""
 
+from contextlib import nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -7,9 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
-    from ccsegformer.benchmark.tables import Specifications
+    from ccsegformer.benchmark.tables import Specification, Specifications
+
+BESIDE = "beside a busy process"
 
 app = typer.Typer(
     name="benchmark",
@@ -54,6 +57,14 @@ Rounds = Annotated[int, typer.Option(min=1, help="How often each contender is ti
 Batch = Annotated[int, typer.Option(min=1)]
 Training = Annotated[bool, typer.Option("--training", help="Forward and backward instead of inference.")]
 Dtype = Annotated[Precision, typer.Option()]
+Threads = Annotated[
+    int | None,
+    typer.Option(min=1, help="Of every contender. Default: PyTorch's own number.", show_default=False),
+]
+Busy = Annotated[
+    bool,
+    typer.Option("--busy", help="Beside a process that keeps one core busy, as on a machine that is shared."),
+]
 
 
 @app.command("model")
@@ -65,25 +76,40 @@ def model(
     training: Training = False,
     dtype: Dtype = Precision.FLOAT32,
     compiled: Annotated[bool, typer.Option("--compile", help="Add torch.compile of each; minutes.")] = False,
+    threads: Threads = None,
+    busy: Busy = False,
     rounds: Rounds = 5,
     output: Output = None,
 ) -> None:
-    """Ours beside transformers' SegFormer with the same weights: SDPA, plain and channels-last.
+    """Ours beside transformers' SegFormer with the same weights, in whatever runs it fastest.
+
+    transformers': plain, channels-last and, with --compile, compiled; on CPU, where they are installed, in
+    OpenVINO and in ONNX Runtime. Ours: in the OpenVINO engine, as a PyTorch module, and as ONNX. ONNX Runtime
+    takes part in float32 alone, and neither in training.
 
     [bold]Examples[/bold]
 
       ccsegformer benchmark model --size 512 --size 1024
 
+      ccsegformer benchmark model --size 512 --threads 1 --busy
+
       ccsegformer benchmark model --variant b2 --compile --output benchmarks/results/laptop
     """
-    from ccsegformer.benchmark.tables import model_contests
+    from ccsegformer.benchmark.output import count_threads
+    from ccsegformer.benchmark.runtimes import missing
+    from ccsegformer.benchmark.tables import able, model_contests
 
-    common = {"batch": batch, "training": training, "dtype": dtype.value}
+    place = _place(threads)
+    common = {"batch": batch, "training": training, "dtype": dtype.value, **place}
     variants = [each.value for each in variant or [Variant.B0]]
     attentions = [each.value for each in attention or Attention]
+    where = count_threads(place["threads"]) + (f", {BESIDE}" if busy else "")
     what = f"{', '.join(variants).upper()} with 150 classes, batch {batch}, {dtype.value}, {_mode(training)}"
-    contests = model_contests(variants, size or [512, 1024], attentions, compiled, common | _place())
-    _run(contests, f"model-{_name(training, dtype, batch)}", what, rounds, dtype, output)
+    name = f"model-{_name(training, dtype, batch)}"
+    name += f"-threads-{threads}" if threads else ""
+    contests = model_contests(variants, size or [512, 1024], attentions, compiled, where, common)
+    lacking = {runtime: package for runtime, package in missing().items() if runtime in able(common)}
+    _run(contests, name, what, rounds, common, output, busy=busy, lacking=lacking)
 
 
 @app.command("attention")
@@ -117,7 +143,7 @@ def attention(
     shape = f"batch {batch}, {heads} {'heads' if heads > 1 else 'head'} of {head_dim}"
     what = f"Criss-cross attention, {shape}, {dtype.value}, {_mode(training)}"
     contests = attention_contests(size or [64, 128, 256], backends, common | place)
-    _run(contests, f"attention-{_name(training, dtype, batch)}", what, rounds, dtype, output)
+    _run(contests, f"attention-{_name(training, dtype, batch)}", what, rounds, common | place, output)
 
 
 def _mode(training: bool) -> str:
@@ -128,11 +154,11 @@ def _name(training: bool, dtype: Precision, batch: int) -> str:
     return f"{'training' if training else 'inference'}-{dtype.value}-batch-{batch}"
 
 
-def _place() -> dict[str, Any]:
+def _place(threads: int | None = None) -> dict[str, Any]:
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return {"device": device, "threads": torch.get_num_threads()}
+    return {"device": device, "threads": threads or torch.get_num_threads()}
 
 
 def _run(
@@ -140,23 +166,35 @@ def _run(
     name: str,
     what: str,
     rounds: int,
-    dtype: Precision,
+    common: "Specification",
     output: Path | None,
+    *,
+    busy: bool = False,
+    lacking: "Mapping[str, str] | None" = None,
 ) -> None:
-    """Measure, and print each table as it comes."""
-    from ccsegformer.benchmark.contest import measure_limits
+    """Measure, and print each table as it comes.
+
+    Args:
+        common: to all contenders.
+        busy: beside a busy process.
+        lacking: the package that is not installed, of each runtime that therefore takes no part.
+    """
+    from ccsegformer.benchmark.contest import busy_process, measure_limits
     from ccsegformer.benchmark.output import markdown, preamble, write
     from ccsegformer.benchmark.tables import measure
     from ccsegformer.report.machine import describe_machine
 
-    settings = {"what": what, "rounds": rounds, **_place()}
-    limits = measure_limits(dtype.value, settings["device"], settings["threads"])
-    machine = describe_machine()
+    settings = {"what": what, "rounds": rounds, "busy": busy, "missing": lacking or {}, **common}
+    if busy:
+        settings["what"], name = f"{what}, {BESIDE}", f"{name}-busy"
+    limits = measure_limits(common["dtype"], common["device"], common["threads"])
+    machine = describe_machine() | {"threads": common["threads"]}
     typer.echo(preamble(machine, settings, limits))
     tables = {}
-    for heading, specifications in contests:
-        tables[heading] = measure(specifications, rounds, limits)
-        typer.echo(markdown(heading, tables[heading]))
+    with busy_process() if busy else nullcontext():
+        for heading, specifications in contests:
+            tables[heading] = measure(specifications, rounds, limits)
+            typer.echo(markdown(heading, tables[heading]))
     if output:
         write(output, name, machine, settings, limits, tables)
         typer.echo(f"{output / name}.md")

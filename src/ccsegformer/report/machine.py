@@ -3,7 +3,7 @@
 import os
 import platform
 import re
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import psutil
@@ -22,7 +22,17 @@ def describe_machine() -> dict[str, str | int | float | None]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "transformers": version("transformers"),
+        "openvino": _version("openvino"),
+        "onnxruntime": _version("onnxruntime"),
     }
+
+
+def _version(package: str) -> str | None:
+    """None where it is not installed: it is optional."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _processor() -> str:
