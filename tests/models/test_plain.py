@@ -49,6 +49,13 @@ def test_names_are_those_of_transformers() -> None:
     assert [name for name, _ in ours.named_parameters()] == [name for name, _ in theirs.named_parameters()]
 
 
+@pytest.mark.parametrize("kind", ["efficient", "criss_cross", "ccnet"])
+def test_layers_are_made_like_those_of_their_libraries(kind: str) -> None:
+    # Adapters make others like them by their classes.
+    layers = [module for module in shared_pair(kind)[0].modules() if not list(module.children())]
+    assert {type(layer).__init__.__module__.split(".")[0] for layer in layers} <= {"torch", "transformers"}
+
+
 @every_module
 def test_a_changed_output_counts(kind: str, name: str) -> None:
     check_changed_output(*shared_pair(kind), name)
