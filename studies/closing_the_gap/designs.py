@@ -46,7 +46,7 @@ class DetourAlone(nn.Module):
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
         self.v_proj = nn.Linear(hidden_size, hidden_size)
-        self.lepe = LePE(hidden_size)
+        self.lepe = LePE(hidden_size, hidden_size, 3, padding=1, groups=hidden_size)
         self.o_proj = nn.Linear(hidden_size, hidden_size)
 
     def forward(self, tokens: Tensor, height: int, width: int, **_: Any) -> tuple[Tensor, None]:

@@ -81,7 +81,12 @@ class _Compiled:
     """The graphs of one model by input shape, the latest few in memory."""
 
     def __init__(self, core: "openvino.Core", model: Any, precision: Precision) -> None:
-        self.core, self.model, self.precision = core, model, precision
+        self.core, self.model = core, model
+        self.settings = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        }
         self.digest = weights_digest(model)
         self.requests: OrderedDict[tuple[int, ...], Any] = OrderedDict()
         self.kept = 0
@@ -90,49 +95,61 @@ class _Compiled:
         """Logits (batch, K, h, w), the classes of a pixel side by side in memory."""
         shape = tuple(pixels.shape)
         request = self.requests.pop(shape, None)
-        if request is None:
-            request = self._compile(shape).create_infer_request()
+        array = pixels.contiguous().numpy()
+        logits = None if request is None else _infer(request, array)
+        if logits is None:
+            request, logits = self._begin(shape, array)
         self.requests[shape] = request
         if len(self.requests) > SHAPES_IN_MEMORY:
             self.requests.popitem(last=False)
-        request.infer({0: pixels.contiguous().numpy()}, share_inputs=True)
-        # A copy: the request's own memory is overwritten by its next call.
-        return torch.from_numpy(request.get_output_tensor(0).data.copy()).permute(0, 3, 1, 2)
+        return torch.from_numpy(logits).permute(0, 3, 1, 2)
 
-    def _compile(self, shape: tuple[int, ...]) -> "openvino.CompiledModel":
-        from ccsegformer.labelling._graph import build
+    def _begin(self, shape: tuple[int, ...], array: NDArray[np.float32]) -> tuple[Any, NDArray[np.float32]]:
+        """A request for a new shape, and its first logits.
 
+        On a busy machine a graph has been seen to be compiled into one that gives NaN for everything, and
+        from the same graph, compiled again, one that is right. So NaN is believed only from `ATTEMPTS`.
+        """
         if weights_digest(self.model) != self.digest:
             raise EngineError("the model's weights have changed since its engine was opened: open it anew")
+        path = cache_folder() / f"{self._key(shape)}.blob"
+        for attempt in range(ATTEMPTS):
+            compiled = None if attempt else self._load(path)
+            is_new = compiled is None
+            if compiled is None:
+                with evaluation_mode(self.model):
+                    graph = build(self.model, shape)
+                compiled = self.core.compile_model(graph, "CPU", self.settings)
+            request = compiled.create_infer_request()
+            logits = _infer(request, array)
+            if is_finite(logits):
+                break
+        if is_new and is_finite(logits) and self.kept < SHAPES_ON_DISK:
+            self.kept += 1
+            _keep(path, compiled)
+        return request, logits
 
-        threads = torch.get_num_threads()
-        settings = {
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[self.precision],
-            "INFERENCE_NUM_THREADS": threads,
-        }
-        path = cache_folder() / f"{self._key(shape, settings)}.blob"
+    def _load(self, path: Path) -> "openvino.CompiledModel | None":
         try:
-            compiled = self.core.import_model(path.read_bytes(), "CPU", settings)
+            compiled = self.core.import_model(path.read_bytes(), "CPU", self.settings)
             path.touch()
             return compiled
         except (OSError, RuntimeError):  # none yet, or one that this OpenVINO cannot read
-            pass
-        with evaluation_mode(self.model):
-            compiled = self.core.compile_model(build(self.model, shape), "CPU", settings)
-        if self.kept < SHAPES_ON_DISK:
-            self.kept += 1
-            _keep(path, compiled)
-        return compiled
+            return None
 
-    def _key(self, shape: tuple[int, ...], settings: dict[str, Any]) -> str:
-        import openvino
-
-        processor = self.core.get_property("CPU", "FULL_DEVICE_NAME")
-        capabilities = self.core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        facts = (self.digest, self.model.config.to_json_string(), shape, sorted(settings.items()))
-        versions = (__version__, openvino.get_version(), processor, capabilities, sys.platform)
+    def _key(self, shape: tuple[int, ...]) -> str:
+        """Of everything that a compiled graph depends on."""
+        processor = [self.core.get_property("CPU", name) for name in ("FULL_DEVICE_NAME", *CAPABILITIES)]
+        facts = (self.digest, self.model.config.to_json_string(), shape, sorted(self.settings.items()))
+        code = Path(_graph.__file__).read_bytes()
+        versions = (__version__, openvino.get_version(), processor, sys.platform, code)
         return hashlib.sha256(repr((facts, versions)).encode()).hexdigest()
+
+
+def _infer(request: Any, array: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A copy of the logits: the request's own memory is overwritten by its next call."""
+    request.infer({0: array}, share_inputs=True)
+    return np.array(request.get_output_tensor(0).data)
 
 
 def _keep(path: Path, compiled: "openvino.CompiledModel") -> None:

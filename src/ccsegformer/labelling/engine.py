@@ -14,7 +14,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ccsegformer.errors import EngineError
@@ -56,7 +58,7 @@ class Engine:
                 `image`.
         """
         logits = self.run(pixels.to(self.device, torch.float32)).float()
-        if not all(map(torch.isfinite, logits.aminmax())):
+        if not is_finite(logits):
             remedy = (
                 "the weights or the image hold values that are no numbers, or far too large"
                 if self.precision == "fp32"
@@ -118,6 +120,16 @@ def open_engine(
         device = next(model.parameters()).device
         ours = device.type == "cpu" and _openvino.is_ours(model)
         return _torch_engine(model, precision, note=str(error) if ours else "")
+
+
+def is_finite(logits: Tensor | NDArray[np.float32]) -> bool:
+    """Whether all logits are numbers. On the CPU by NumPy, whose one thread waits for no other."""
+    if isinstance(logits, Tensor):
+        if logits.device.type != "cpu":
+            return bool(torch.isfinite(logits.sum()))
+        logits = logits.numpy()
+    with np.errstate(all="ignore"):
+        return bool(np.isfinite(logits.sum()))
 
 
 def is_installed(name: EngineName) -> bool:

@@ -53,7 +53,7 @@ class CrissCrossAttention(nn.Module):
         self.k_proj = nn.Linear(hidden_size, hidden_size)
         self.v_proj = nn.Linear(hidden_size, hidden_size)
         self.o_proj = nn.Linear(hidden_size, hidden_size)
-        self.lepe = LePE(hidden_size) if lepe else None
+        self.lepe = LePE(hidden_size, hidden_size, 3, padding=1, groups=hidden_size) if lepe else None
 
     def forward(self, hidden_states: Tensor, height: int, width: int, **_: Any) -> tuple[Tensor, None]:
         """(batch, height * width, C) to the same; and no attention weights, which are never stored."""
@@ -78,11 +78,9 @@ class LePE(nn.Conv2d):
     """Locally-enhanced positional encoding: a depthwise 3x3 convolution beside the attention.
 
     Dong et al., CSWin Transformer (https://arxiv.org/abs/2107.00652), whose stripes miss the diagonal
-    neighbours as the cross does. It begins at 0, so that a SegFormer's projections work on undisturbed.
+    neighbours as the cross does. It begins at 0, so that a SegFormer's projections work on undisturbed; that
+    is what the class is for. Its arguments are a convolution's, of which adapters make others like it.
     """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels, channels, 3, padding=1, groups=channels)
 
 
 class CCNetAttention(nn.Module):

@@ -6,7 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses import FakeTensor
 from torch.nn.functional import interpolate, linear
+from torch.nn.modules import module as global_hooks
+from torch.utils.module_tracker import ModuleTracker
 from transformers.models.segformer.modeling_segformer import SegformerDecodeHead, SegformerMLP
 
 
@@ -21,15 +24,16 @@ class FoldedDecodeHead(SegformerDecodeHead):
     evaluation mode, a scale and a shift by then, is folded in as well.
 
     Folding reads the weights of layers that it never calls. Where one of them is not exactly the layer that
-    it was built with (an adapter, a quantised or pruned layer, a hook), nothing is folded and
-    transformers' own forward is taken.
+    it was built with (an adapter, a quantised or pruned layer, a hook), or there is a hook on all modules,
+    nothing is folded and transformers' own forward is taken.
     """
 
     def forward(self, encoder_hidden_states: Sequence[Tensor], **kwargs: Any) -> Tensor:
         """Feature maps (batch, C_i, H_i, W_i), finest first, to logits (batch, num_labels, H_0, W_0)."""
-        if not self._is_linear():
+        is_usual = len(encoder_hidden_states) == len(self.linear_projections) and not _has_global_hooks()
+        if not is_usual or not self._is_linear():
             return super().forward(encoder_hidden_states, **kwargs)
-        folds_norm = _is_scale_and_shift(self.batch_norm, self.linear_fuse.out_channels)
+        folds_norm = _is_scale_and_shift(self.batch_norm, self.linear_fuse)
         matrices, bias = self._fold(with_norm=folds_norm)
         size = encoder_hidden_states[0].shape[2:]
         # Token-major: a 1x1 convolution is one matrix product, and resizing takes channels-last images.
@@ -60,7 +64,7 @@ class FoldedDecodeHead(SegformerDecodeHead):
             and fuse.bias is None
             and all(layer.bias is not None for layer in layers)
             and {layer.out_features * len(layers) for layer in layers} == {fuse.in_channels}
-            and {layer.weight.dtype for layer in layers} == {fuse.weight.dtype}
+            and len({weight.dtype for layer in (fuse, *layers) for weight in layer.parameters()}) == 1
         )
 
     def _fold(self, *, with_norm: bool) -> tuple[list[Tensor], Tensor]:
@@ -93,17 +97,38 @@ def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
         and "forward" not in vars(module)
         and not (module._forward_hooks or module._forward_pre_hooks)
         and not (module._backward_hooks or module._backward_pre_hooks)
-        # A quantised weight may be a tensor of another class in an ordinary layer; so is a captured one.
-        and (torch.compiler.is_compiling() or all(map(_is_ordinary, module.parameters(recurse=False))))
+        and all(map(_is_ordinary, module.parameters(recurse=False)))
     )
 
 
 def _is_ordinary(weight: Tensor) -> bool:
-    return type(weight) in (Tensor, nn.Parameter) and weight.is_floating_point()
+    """Whether a weight's numbers are its own: a quantised one may be a tensor of another class in a layer as
+    it was. `torch.export` stands fake tensors in for ordinary ones."""
+    return type(weight) in (Tensor, nn.Parameter, FakeTensor) and weight.is_floating_point()
 
 
-def _is_scale_and_shift(norm: nn.Module, channels: int) -> bool:
-    """Whether a norm is a batch norm that uses its running statistics, and so is linear."""
+def _has_global_hooks() -> bool:
+    """Whether a hook waits for the calls of all modules.
+
+    Not counted are PyTorch's module trackers, which note what runs and change nothing: `FlopCounterMode` has
+    one, and is to count the operations that are done without it.
+    """
+    return any(
+        not isinstance(getattr(hook, "__self__", None), ModuleTracker)
+        for hooks in (
+            global_hooks._global_forward_hooks,
+            global_hooks._global_forward_pre_hooks,
+            global_hooks._global_backward_hooks,
+            global_hooks._global_backward_pre_hooks,
+        )
+        for hook in hooks.values()
+    )
+
+
+def _is_scale_and_shift(norm: nn.Module, fuse: nn.Conv2d) -> bool:
+    """Whether a norm is a batch norm by its running statistics, and so linear, and in the fuse's dtype."""
     if not isinstance(norm, nn.BatchNorm2d) or not is_plain(norm, nn.BatchNorm2d) or norm.training:
         return False
-    return norm.num_features == channels and norm.affine and norm.running_var is not None
+    if not norm.affine or norm.running_var is None or norm.num_features != fuse.out_channels:
+        return False
+    return {norm.weight.dtype, norm.running_var.dtype} == {fuse.weight.dtype}

@@ -41,10 +41,10 @@ class CrissCrossSegformerLayer(GradientCheckpointingLayer):
         elif kind == "criss_cross":
             self.attention = CrissCrossAttention(hidden_size, num_heads, config.recurrence, lepe=config.lepe)
         self.drop_path = SegformerDropPath(drop_path) if drop_path > 0 else nn.Identity()
-        self.hidden_dropout = nn.Dropout(config.hidden_dropout_prob)
         self.layernorm_after = nn.LayerNorm(hidden_size)
         widened = int(hidden_size * config.mlp_ratios[stage])
         self.mlp = MixFFN(config, in_features=hidden_size, hidden_features=widened)
+        self.hidden_dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, hidden_states: Tensor, height: int, width: int, **kwargs: Any) -> Tensor:
         """(batch, height * width, C) to the same."""

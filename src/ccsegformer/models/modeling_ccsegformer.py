@@ -128,8 +128,8 @@ class CrissCrossSegformerModel(CrissCrossSegformerPreTrainedModel):
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
-        """The first stage's patch embeddings, which FSDP asks for."""
-        return self.stages[0].get_submodule("patch_embeddings")
+        """The first convolution: FSDP asks for it, and adapters, which make its output require a gradient."""
+        return self.stages[0].get_submodule("patch_embeddings.proj")
 
     @can_return_tuple
     def forward(
