@@ -6,20 +6,23 @@ import sys
 from collections import OrderedDict
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+import openvino
 import torch
-from torch import Tensor, nn
+from numpy.typing import NDArray
+from torch import Tensor
 
 from ccsegformer import __version__
 from ccsegformer.errors import EngineError, OutputError
 from ccsegformer.files import write_atomically
-from ccsegformer.labelling.engine import Engine, Precision, evaluation_mode, is_installed, weights_digest
+from ccsegformer.labelling import _graph
+from ccsegformer.labelling._graph import NotPlain, build
+from ccsegformer.labelling.engine import Engine, Precision, evaluation_mode, is_finite, weights_digest
 from ccsegformer.models import CrissCrossSegformerForSemanticSegmentation
 
-if TYPE_CHECKING:
-    import openvino
-
+ATTEMPTS = 3
 SHAPES_IN_MEMORY = 4
 """Compiled graphs that are held at a time: each has a copy of the weights."""
 SHAPES_ON_DISK = 8
@@ -32,17 +35,13 @@ def open_engine(model: Any, precision: Precision) -> Engine:
     """An engine for a model; see `engine.open_engine`.
 
     Raises:
-        EngineError: OpenVINO is missing, or does not suit the model, its device or the precision.
+        EngineError: OpenVINO does not suit the model, its device or the precision.
     """
-    if not is_ours(model):
+    if not isinstance(model, CrissCrossSegformerForSemanticSegmentation):
         raise EngineError(f"openvino runs SegFormers of ours only, and the model is a {type(model).__name__}")
     device = next(model.parameters()).device
     if device.type != "cpu":
         raise EngineError(f"openvino runs on the CPU here, and the model is on {device.type}")
-    if not is_installed("openvino"):
-        raise EngineError("openvino is not installed: pip install openvino")
-    from ccsegformer.labelling._graph import NotPlain, build
-
     core = _core()
     if precision == "fp16":
         raise EngineError("openvino computes in fp32 or bf16 on a CPU, not in fp16")
@@ -58,11 +57,6 @@ def open_engine(model: Any, precision: Precision) -> Engine:
     return Engine("openvino", device, precision, model.config, compiled.run, lambda: compiled.digest)
 
 
-def is_ours(model: nn.Module) -> bool:
-    """Whether a model is of the kind that this engine is for, perhaps with modules in it that are not."""
-    return isinstance(model, CrissCrossSegformerForSemanticSegmentation)
-
-
 def cache_folder() -> Path:
     """Where compiled graphs are kept: `ccsegformer/openvino` in the user's cache."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -70,17 +64,15 @@ def cache_folder() -> Path:
 
 
 @cache
-def _core() -> "openvino.Core":
-    """The one core of this process: of several, some now and then compile a graph that writes zeros."""
-    import openvino
-
+def _core() -> openvino.Core:
+    """The one core of this process; with several, wrong graphs (see `_Compiled`) have been more frequent."""
     return openvino.Core()
 
 
 class _Compiled:
     """The graphs of one model by input shape, the latest few in memory."""
 
-    def __init__(self, core: "openvino.Core", model: Any, precision: Precision) -> None:
+    def __init__(self, core: openvino.Core, model: Any, precision: Precision) -> None:
         self.core, self.model = core, model
         self.settings = {
             "PERFORMANCE_HINT": "LATENCY",
@@ -129,7 +121,7 @@ class _Compiled:
             _keep(path, compiled)
         return request, logits
 
-    def _load(self, path: Path) -> "openvino.CompiledModel | None":
+    def _load(self, path: Path) -> openvino.CompiledModel | None:
         try:
             compiled = self.core.import_model(path.read_bytes(), "CPU", self.settings)
             path.touch()
@@ -139,7 +131,9 @@ class _Compiled:
 
     def _key(self, shape: tuple[int, ...]) -> str:
         """Of everything that a compiled graph depends on."""
-        processor = [self.core.get_property("CPU", name) for name in ("FULL_DEVICE_NAME", *CAPABILITIES)]
+        processor = [
+            self.core.get_property("CPU", name) for name in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")
+        ]
         facts = (self.digest, self.model.config.to_json_string(), shape, sorted(self.settings.items()))
         code = Path(_graph.__file__).read_bytes()
         versions = (__version__, openvino.get_version(), processor, sys.platform, code)
@@ -152,7 +146,7 @@ def _infer(request: Any, array: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.array(request.get_output_tensor(0).data)
 
 
-def _keep(path: Path, compiled: "openvino.CompiledModel") -> None:
+def _keep(path: Path, compiled: openvino.CompiledModel) -> None:
     """Write a compiled graph, and remove the oldest ones above `BYTES_ON_DISK`. A full disk is no failure."""
     try:
         write_atomically(path, bytes(compiled.export_model().getvalue()))

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ccsegformer.errors import EngineError
+from ccsegformer.models import CrissCrossSegformerForSemanticSegmentation
 
 EngineName = Literal["openvino", "onnxruntime", "torch"]
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -110,16 +111,15 @@ def open_engine(
         raise EngineError("onnxruntime runs exported files: give the .onnx file as the model")
     if name == "torch":
         return _torch_engine(model, precision)
-    from ccsegformer.labelling import _openvino
-
+    ours = isinstance(model, CrissCrossSegformerForSemanticSegmentation)
+    if name is None and not (ours and next(model.parameters()).device.type == "cpu"):
+        return _torch_engine(model, precision)
     try:
-        return _openvino.open_engine(model, precision)
+        return _openvino_engine(model, precision)
     except EngineError as error:
         if name == "openvino":
             raise
-        device = next(model.parameters()).device
-        ours = device.type == "cpu" and _openvino.is_ours(model)
-        return _torch_engine(model, precision, note=str(error) if ours else "")
+        return _torch_engine(model, precision, note=str(error))
 
 
 def is_finite(logits: Tensor | NDArray[np.float32]) -> bool:
@@ -156,6 +156,14 @@ def weights_digest(model: nn.Module) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def _openvino_engine(model: nn.Module, precision: Precision) -> Engine:
+    if not is_installed("openvino"):
+        raise EngineError("openvino is not installed: pip install openvino")
+    from ccsegformer.labelling import _openvino
+
+    return _openvino.open_engine(model, precision)
 
 
 def _torch_engine(model: nn.Module, precision: Precision, note: str = "") -> Engine:

@@ -48,7 +48,7 @@ class FoldedDecodeHead(SegformerDecodeHead):
 
     def fold(self) -> tuple[list[Tensor], Tensor] | None:
         """A (D, C_i) matrix for each stage and one bias (D,) with the batch norm; None where not plain."""
-        if not self._is_linear() or not _is_scale_and_shift(self.batch_norm, self.linear_fuse.out_channels):
+        if not self._is_linear() or not _is_scale_and_shift(self.batch_norm, self.linear_fuse):
             return None
         return self._fold(with_norm=True)
 
