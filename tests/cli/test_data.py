@@ -29,7 +29,7 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Caches of its own, sets of three images, and a tiny B0, whose cost is not measured."""
     tiny = ((8, 16, 40, 64), (1, 1, 1, 1), 16)
     monkeypatch.setitem(configuration_ccsegformer._MIT, "b0", tiny)
-    cost = Cost(1, 1.0, 1.0, 1.0, height=40, width=48, device="cpu", threads=1)
+    cost = Cost(1, 1.0, 1.0, 1.0, height=40, width=48, device="cpu", threads=1, engine="openvino 1")
     monkeypatch.setattr(comparison, "measure_cost", lambda *_: cost)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "datasets"))

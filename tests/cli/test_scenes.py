@@ -190,7 +190,9 @@ def test_what_is_unusual_is_said_once(run: Run, model: Path, data: Path, tmp_pat
     ):
         write(scene, **{"values": image(), **profile})
         done = run("predict", model, scene, *output)
-        assert (done.code, done.err) == (0, f"{scene}: {note}\n")
+        engine, said = done.err.splitlines()
+        assert (done.code, said) == (0, f"{scene}: {note}")
+        assert engine.startswith("engine: ")
     refused(run("predict", model, scene, *output, "--polygons", tmp_path / "a.shp"), "a.shp: polygons are")
     write(scene, image(), crs=None)
     refused(run("predict", model, scene, *output, "--polygons", tmp_path / "a.geojson"), "write a .gpkg")

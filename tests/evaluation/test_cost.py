@@ -78,8 +78,9 @@ def test_cost_of_a_saved_model_in_a_fresh_process(tmp_path):
     assert (measured.height, measured.width, measured.device) == (64, 96, "cpu")
     assert measured.threads == torch.get_num_threads()
     assert measured.images_per_second > 0
-    # Decoder maps of 256 channels at quarter resolution alone are 1.5 MiB; the process as a whole has 300.
-    assert 1 < measured.peak_memory_mib < 100
+    # Decoder maps of 256 channels at quarter resolution alone are 1.5 MiB; what is compiled comes on top.
+    assert 1 < measured.peak_memory_mib < 200
+    assert measured.engine.startswith("openvino ")
 
 
 def test_a_model_that_cannot_be_loaded_is_one_line(tmp_path):

@@ -26,7 +26,7 @@ def no_fresh_process(monkeypatch):
     monkeypatch.setattr(
         comparison,
         "measure_cost",
-        lambda *_: Cost(3_700_000, 3.2, 48.0, 11.0, 64, 64, device="cpu", threads=2),
+        lambda *_: Cost(3_700_000, 3.2, 48.0, 11.0, 64, 64, device="cpu", threads=2, engine="openvino 1"),
     )
 
 

@@ -29,6 +29,7 @@ def evaluation_of(matrix: np.ndarray, names=NAMES, protocol: EvaluationProtocol 
         "name": protocol.name,
         "summary": protocol.summary(),
         **protocol.model_dump(mode="json"),
+        "engine": "openvino 2026.4.1",
         "device": "cpu",
     }
     image_iou = {"first": 0.5, "second": None, "third": 0.25}

@@ -85,7 +85,7 @@ def predict(
 
     loaded, classes = load_model(model)
     opened = open_engine(loaded, engine, precision)  # type: ignore[arg-type]
-    typer.echo(f"engine: {opened.describe()}{f' ({opened.note})' if opened.note else ''}", err=True)
+    said = f"engine: {opened.describe()}{f' ({opened.note})' if opened.note else ''}"
     for written, notes in predict_inputs(
         opened,
         classes,
@@ -100,6 +100,9 @@ def predict(
         simplify=simplify,
         progress=True,
     ):
+        if said:
+            typer.echo(said, err=True)
+            said = ""
         typer.echo("  ".join(map(str, written)))
         for note in notes:
             typer.echo(note, err=True)

@@ -23,6 +23,7 @@ from ccsegformer.labelling.engine import Engine, Precision, evaluation_mode, is_
 from ccsegformer.models import CrissCrossSegformerForSemanticSegmentation
 
 ATTEMPTS = 3
+"""At compiling a graph, before NaN is believed to be the model's own."""
 SHAPES_IN_MEMORY = 4
 """Compiled graphs that are held at a time: each has a copy of the weights."""
 SHAPES_ON_DISK = 8
@@ -65,7 +66,7 @@ def cache_folder() -> Path:
 
 @cache
 def _core() -> openvino.Core:
-    """The one core of this process; with several, wrong graphs (see `_Compiled`) have been more frequent."""
+    """The one core of this process; with several, what `_begin` guards against is more frequent."""
     return openvino.Core()
 
 
