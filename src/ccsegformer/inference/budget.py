@@ -2,11 +2,13 @@
 
 import re
 
+import torch
+
 from ccsegformer.errors import CCSegformerError
 from ccsegformer.evaluation.upsampling import BAND_VALUES
 from ccsegformer.inference.tiling import STEP, default_overlap
 from ccsegformer.labelling.engine import Engine
-from ccsegformer.models import CrissCrossSegformerConfig
+from ccsegformer.models import CrissCrossSegformerConfig, CrissCrossSegformerForSemanticSegmentation
 
 MEMORY = "4GB"
 SMALLEST_WINDOW, LARGEST_WINDOW = 256, 2048
@@ -58,33 +60,38 @@ def parse_memory(text: str | int) -> int:
 
 
 def window_memory(
-    config: CrissCrossSegformerConfig, window: int, overlap: int, *, on_cpu: bool = True, dtype: str = "uint8"
+    config: CrissCrossSegformerConfig, window: int, overlap: int, *, dtype: str = "uint8"
 ) -> int:
-    """Bytes that a square window takes at most, in float32, beyond `BASE` and the weights.
+    """Bytes that a square window takes at most, in float32, beyond `BASE` and `weight_memory`.
 
     Counted are values for a pixel of the window. An operation on stage 1 keeps several maps of its size,
-    C_1 / 16 values each: nine for criss-cross attention that is not in strips and five for others, measured;
-    on a device other than the CPU, where nothing is done in strips, the wide ones between them as well.
-    Logits are kept twice. A test holds the sum to measured peaks on the CPU.
+    C_1 / 16 values each: nine for criss-cross attention and five for others, and of the wide ones in a
+    Mix-FFN three; the head keeps four of the decoder's width. Logits are kept twice. A test holds the sum to
+    measured peaks of the OpenVINO engine.
 
     Args:
         config: of the model.
         window, overlap: in pixels a side.
-        on_cpu: where the model is.
         dtype: of the scene's values.
     """
     copies = 9 if "criss_cross" in config.stage_attention else 5
-    if not on_cpu:
-        copies += 3 * max(config.mlp_ratios)
+    copies += 3 * max(config.mlp_ratios)
     maps = copies * config.hidden_sizes[0] / 16
     maps += sum(width / 4 ** (stage + 2) for stage, width in enumerate(config.hidden_sizes))
-    head = 0 if on_cpu else 4 * config.decoder_hidden_size / 16
+    head = 4 * config.decoder_hidden_size / 16
     logits = 2 * config.num_labels / 16
     # One window in use, one that is read ahead and is in the making, all but 8 bits as float32; besides, as
     # the network takes it.
     pixels = (3 * (1 if dtype == "uint8" else 4) + 11) / 4 * config.num_channels
     carried = 6 * config.num_labels * window * overlap  # to the right and below, from there and to there
     return int(4 * (window**2 * (maps + head + logits + pixels) + carried + 4 * BAND_VALUES))
+
+
+def weight_memory(config: CrissCrossSegformerConfig) -> int:
+    """Bytes that opening an engine takes at most: five copies of the weights while a graph is compiled."""
+    with torch.device("meta"):
+        model = CrissCrossSegformerForSemanticSegmentation(config)
+    return 5 * 4 * sum(parameter.numel() for parameter in model.parameters())
 
 
 def window_for_memory(
@@ -94,7 +101,7 @@ def window_for_memory(
 
     Args:
         config: of the model.
-        memory: bytes beyond the weights: of the whole process on CPU, elsewhere of what is on the device.
+        memory: bytes, of the whole process on CPU, elsewhere of what is on the device beside the weights.
         on_cpu: where the model is.
         dtype: of the scene's values.
 
@@ -102,9 +109,10 @@ def window_for_memory(
         CCSegformerError: not even a window of `SMALLEST_WINDOW` fits.
     """
 
+    base = BASE + weight_memory(config) if on_cpu else 0
+
     def needed(window: int) -> int:
-        base = BASE if on_cpu else 0
-        return base + window_memory(config, window, default_overlap(window), on_cpu=on_cpu, dtype=dtype)
+        return base + window_memory(config, window, default_overlap(window), dtype=dtype)
 
     for window in range(LARGEST_WINDOW, SMALLEST_WINDOW - 1, -STEP):
         if needed(window) <= memory:
