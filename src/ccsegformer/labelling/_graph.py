@@ -161,7 +161,9 @@ def _attend(grid: Node, projections: Sequence[nn.Linear], heads: int, scale: flo
     columns[0] = op.multiply(columns[0], _scalar(scale))
     row_out, row_lse = _attend_along((query, key, value), heads)
     column_out, column_lse = (_transpose(each, (0, 2, 1, 3, 4)) for each in _attend_along(columns, heads))
-    by_head = [_reshape(each, (batch, height, width, heads, -1)) for each in (query, key, value)]
+    by_head = [_reshape(each, (batch, height, width, heads, -1)) for each in (query, key)]
+    # The columns' values: OpenVINO weighs the rows' in place, before LePE has read them.
+    own_value = _reshape(_transpose(columns[2], (0, 2, 1, 3)), (batch, height, width, heads, -1))
     self_score = op.reduce_sum(op.multiply(by_head[0], by_head[1]), _axes(-1), keep_dims=True)
     peak = op.maximum(row_lse, column_lse)
     row_weight, column_weight, self_weight = (
@@ -169,7 +171,7 @@ def _attend(grid: Node, projections: Sequence[nn.Linear], heads: int, scale: flo
     )
     total = op.subtract(op.add(row_weight, column_weight), self_weight)
     both = op.add(op.multiply(row_out, row_weight), op.multiply(column_out, column_weight))
-    merged = op.divide(op.subtract(both, op.multiply(by_head[2], self_weight)), total)
+    merged = op.divide(op.subtract(both, op.multiply(own_value, self_weight)), total)
     return _reshape(merged, _shape(value)), value
 
 

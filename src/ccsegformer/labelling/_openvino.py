@@ -19,11 +19,22 @@ from ccsegformer.errors import EngineError, OutputError
 from ccsegformer.files import write_atomically
 from ccsegformer.labelling import _graph
 from ccsegformer.labelling._graph import NotPlain, build
-from ccsegformer.labelling.engine import Engine, Precision, evaluation_mode, is_finite, weights_digest
+from ccsegformer.labelling.engine import (
+    Engine,
+    Precision,
+    evaluation_mode,
+    in_float32,
+    is_finite,
+    open_torch_engine,
+    weights_digest,
+)
 from ccsegformer.models import CrissCrossSegformerForSemanticSegmentation
 
 ATTEMPTS = 3
 """At compiling a graph, before NaN is believed to be the model's own."""
+CHECKED_SIZE = (64, 96)
+TOLERANCES = {"fp32": 1e-3, "bf16": 0.2}
+"""Of the largest logit; rounding alone stays below a tenth of that."""
 SHAPES_IN_MEMORY = 4
 """Compiled graphs that are held at a time: each has a copy of the weights."""
 SHAPES_ON_DISK = 8
@@ -54,7 +65,8 @@ def open_engine(model: Any, precision: Precision) -> Engine:
     except NotPlain as error:
         name = next((name for name, module in model.named_modules() if module is error.module), "")
         raise EngineError(f"openvino runs plain SegFormers, and {name or 'the model'} {error}") from error
-    compiled = _Compiled(core, model, precision)
+    compiled = _Compiled(core, in_float32(model), precision)
+    _check(compiled)
     return Engine("openvino", device, precision, model.config, compiled.run, lambda: compiled.digest)
 
 
@@ -74,7 +86,7 @@ class _Compiled:
     """The graphs of one model by input shape, the latest few in memory."""
 
     def __init__(self, core: openvino.Core, model: Any, precision: Precision) -> None:
-        self.core, self.model = core, model
+        self.core, self.model, self.precision = core, model, precision
         self.settings = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
@@ -139,6 +151,19 @@ class _Compiled:
         code = Path(_graph.__file__).read_bytes()
         versions = (__version__, openvino.get_version(), processor, sys.platform, code)
         return hashlib.sha256(repr((facts, versions)).encode()).hexdigest()
+
+
+@torch.inference_mode()
+def _check(compiled: "_Compiled") -> None:
+    """Hold a small image's logits to PyTorch's: what a compiler gets wrong would be silent otherwise."""
+    shape = (1, compiled.model.config.num_channels, *CHECKED_SIZE)
+    pixels = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    expected = open_torch_engine(compiled.model, "fp32").run(pixels)
+    if not is_finite(expected):
+        return  # which every call notices
+    difference = (compiled.run(pixels) - expected).abs().max() / expected.abs().max()
+    if difference > TOLERANCES[compiled.precision]:  # and not where both are 0
+        raise EngineError(f"openvino's logits differ from PyTorch's by {difference:.1e} of the largest")
 
 
 def _infer(request: Any, array: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -110,16 +110,16 @@ def open_engine(
     if name == "onnxruntime":
         raise EngineError("onnxruntime runs exported files: give the .onnx file as the model")
     if name == "torch":
-        return _torch_engine(model, precision)
+        return open_torch_engine(model, precision)
     ours = isinstance(model, CrissCrossSegformerForSemanticSegmentation)
     if name is None and not (ours and next(model.parameters()).device.type == "cpu"):
-        return _torch_engine(model, precision)
+        return open_torch_engine(model, precision)
     try:
         return _openvino_engine(model, precision)
     except EngineError as error:
         if name == "openvino":
             raise
-        return _torch_engine(model, precision, note=str(error))
+        return open_torch_engine(model, precision, note=str(error))
 
 
 def is_finite(logits: Tensor | NDArray[np.float32]) -> bool:
@@ -149,6 +149,13 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
+def in_float32(model: nn.Module) -> nn.Module:
+    """The model, or where some of its weights are stored otherwise a copy that computes in float32."""
+    if all(weight.dtype == torch.float32 for weight in model.parameters() if weight.is_floating_point()):
+        return model
+    return copy.deepcopy(model).float()
+
+
 def weights_digest(model: nn.Module) -> str:
     """SHA-256 of a model's parameters and buffers with their names."""
     digest = hashlib.sha256()
@@ -166,11 +173,10 @@ def _openvino_engine(model: nn.Module, precision: Precision) -> Engine:
     return _openvino.open_engine(model, precision)
 
 
-def _torch_engine(model: nn.Module, precision: Precision, note: str = "") -> Engine:
+def open_torch_engine(model: nn.Module, precision: Precision, note: str = "") -> Engine:
     """Eager PyTorch, where the model is."""
     device = next(model.parameters()).device
-    if any(weight.is_floating_point() and weight.dtype != torch.float32 for weight in model.parameters()):
-        model = copy.deepcopy(model).float()
+    model = in_float32(model)
     dtype = DTYPES[precision]
 
     def run(pixels: Tensor) -> Tensor:
