@@ -50,8 +50,7 @@ Protocol = Annotated[
 Engine = Annotated[
     str | None,
     typer.Option(
-        help="What runs the network: openvino, onnxruntime (exported files) or torch. Default: openvino on a "
-        "CPU, else torch.",
+        help="What runs the network: openvino or torch. Default: openvino on a CPU, else torch.",
         show_default=False,
     ),
 ]

@@ -1,7 +1,7 @@
 """Engines run a network: normalised pixels in, logits out.
 
 `torch` runs any model, on any device. `openvino` compiles a SegFormer of ours for a CPU, once for each input
-shape, where every module is plain. `onnxruntime` runs a file that `ccsegformer export` wrote.
+shape, where every module is plain.
 """
 
 import copy
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from ccsegformer.errors import EngineError
 from ccsegformer.models import CrissCrossSegformerForSemanticSegmentation
 
-EngineName = Literal["openvino", "onnxruntime", "torch"]
+EngineName = Literal["openvino", "torch"]
 Precision = Literal["fp32", "bf16", "fp16"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -107,8 +107,6 @@ def open_engine(
             raise EngineError(f"{model.name} in {model.precision} is open, not {asked[0]} in {asked[1]}")
         return model
     precision = precision or "fp32"
-    if name == "onnxruntime":
-        raise EngineError("onnxruntime runs exported files: give the .onnx file as the model")
     if name == "torch":
         return open_torch_engine(model, precision)
     ours = isinstance(model, CrissCrossSegformerForSemanticSegmentation)
