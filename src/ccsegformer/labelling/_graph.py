@@ -1,7 +1,8 @@
 """A SegFormer of ours as an OpenVINO graph for one input shape, written directly: no tracing, no export.
 
-Every module is checked as it is taken: an adapter, a quantised layer or a hook ends in `NotPlain`. Tokens
-stay (batch, height, width, C) from end to end. Imports OpenVINO: imported where it is needed.
+Every module is checked as it is taken: an adapter, a quantised layer or a hook ends in `NotPlain`. Tokens are
+(batch, N, C), of rank 3: at rank 4 OpenVINO keeps a convolution's layout on and reorders later, at a cost.
+Imports OpenVINO: imported where it is needed.
 """
 
 from collections.abc import Sequence
@@ -31,6 +32,9 @@ from ccsegformer.models.decode_head import FoldedDecodeHead, is_plain
 from ccsegformer.models.layer import CrissCrossSegformerLayer, DepthWiseConv, MixFFN
 from ccsegformer.models.modeling_ccsegformer import CrissCrossSegformerStage
 
+Size = Sequence[int]
+"""(height, width) in tokens."""
+
 LANDMARKS = 16
 """Keys of a row or column by which its log-sum-exp is found."""
 SMALLEST_SHARE = 1e-30
@@ -53,7 +57,7 @@ def build(model: Any, shape: tuple[int, ...]) -> ov.Model:
         shape: (batch, bands, H, W) of `pixel_values`.
 
     Returns:
-        From float32 `pixel_values` to `logits`, float32 (batch, ceil(H / 4), ceil(W / 4), K): classes last.
+        From float32 `pixel_values` to `logits`, float32 (batch, K, ceil(H / 4), ceil(W / 4)).
 
     Raises:
         NotPlain: the model is of another class, or a module in it was replaced, wrapped or watched.
@@ -61,11 +65,10 @@ def build(model: Any, shape: tuple[int, ...]) -> ov.Model:
     take(model, CrissCrossSegformerForSemanticSegmentation)
     take(model.segformer, CrissCrossSegformerModel)
     pixels = op.parameter(shape, np.float32, name="pixel_values")
-    grid, maps = pixels, []
+    image, maps = pixels, []
     for stage in take(model.segformer.stages, nn.ModuleList):
-        grid = _stage(grid, take(stage, CrissCrossSegformerStage))
-        maps.append(grid)
-        grid = _image(grid)
+        image = _stage(image, take(stage, CrissCrossSegformerStage))
+        maps.append(image)
     return ov.Model([_head(maps, take(model.decode_head, FoldedDecodeHead))], [pixels], "ccsegformer")
 
 
@@ -79,81 +82,83 @@ def take(module: Any, *kinds: type[nn.Module]) -> Any:
 
 
 def _stage(image: Node, stage: CrissCrossSegformerStage) -> Node:
-    """(batch, C_in, H, W) to (batch, height, width, C)."""
+    """(batch, C_in, H, W) to (batch, C, height, width)."""
     patches = take(stage.patch_embeddings, SegformerOverlapPatchEmbeddings)
-    grid = _layer_norm(_grid(_convolution(image, take(patches.proj, nn.Conv2d))), patches.layer_norm)
+    image = _convolution(image, take(patches.proj, nn.Conv2d))
+    size = _shape(image)[2:]
+    tokens = _layer_norm(_tokens(image), patches.layer_norm)
     for block in take(stage.blocks, nn.ModuleList):
-        grid = _block(grid, take(block, CrissCrossSegformerLayer))
-    return _layer_norm(grid, stage.layer_norm)
+        tokens = _block(tokens, size, take(block, CrissCrossSegformerLayer))
+    return _image(_layer_norm(tokens, stage.layer_norm), size)
 
 
-def _block(grid: Node, block: CrissCrossSegformerLayer) -> Node:
+def _block(tokens: Node, size: Size, block: CrissCrossSegformerLayer) -> Node:
     for dropped in (block.drop_path, block.hidden_dropout):
         take(dropped, nn.Identity, nn.Dropout, SegformerDropPath)
     if block.has_attention:
-        normed = _layer_norm(grid, block.layernorm_before)
+        normed = _layer_norm(tokens, block.layernorm_before)
         attention = take(block.attention, CrissCrossAttention, CCNetAttention, EfficientSelfAttention)
         if isinstance(attention, EfficientSelfAttention):
-            added = _efficient(normed, attention)
+            added = _efficient(normed, size, attention)
         else:
             apply = _criss_cross if isinstance(attention, CrissCrossAttention) else _ccnet
-            added = apply(normed, attention)
+            added = apply(normed, size, attention)
             for _ in range(attention.recurrence - 1):
-                added = op.add(added, apply(op.add(normed, added), attention))
-        grid = op.add(added, grid)
+                added = op.add(added, apply(op.add(normed, added), size, attention))
+        tokens = op.add(added, tokens)
     mlp = take(block.mlp, MixFFN)
     take(mlp.dropout, nn.Dropout, nn.Identity)
     take(mlp.activation_fn, GELUActivation, nn.GELU)
-    wide = _image(_linear(_layer_norm(grid, block.layernorm_after), mlp.fc1))
-    wide = _grid(_convolution(wide, take(take(mlp.dwconv, DepthWiseConv).dwconv, nn.Conv2d)))
-    return op.add(_linear(op.gelu(wide, "erf"), mlp.fc2), grid)
+    wide = _image(_linear(_layer_norm(tokens, block.layernorm_after), mlp.fc1), size)
+    wide = op.gelu(_convolution(wide, take(take(mlp.dwconv, DepthWiseConv).dwconv, nn.Conv2d)), "erf")
+    return op.add(_linear(_tokens(wide), mlp.fc2), tokens)
 
 
-def _efficient(grid: Node, attention: EfficientSelfAttention) -> Node:
+def _efficient(tokens: Node, size: Size, attention: EfficientSelfAttention) -> Node:
     """Attention over keys and values at a reduced resolution, which OpenVINO computes as flash attention."""
-    source = grid
+    source = tokens
     if attention.sequence_reduction_ratio > 1:
         reduction = take(attention.sequence_reduction, SequenceReduction)
-        reduced = _grid(_convolution(_image(grid), take(reduction.sequence_reduction, nn.Conv2d)))
-        source = _layer_norm(reduced, reduction.layer_norm)
-    heads = attention.num_attention_heads
-    query, key, value = (
-        _transpose(
-            _reshape(_linear(tokens, projection), (shape[0], -1, heads, attention.head_dim)), (0, 2, 1, 3)
-        )
-        for tokens, projection in (
-            (grid, attention.q_proj),
-            (source, attention.k_proj),
-            (source, attention.v_proj),
-        )
-        for shape in (_shape(tokens),)
-    )
+        reduced = _convolution(_image(tokens, size), take(reduction.sequence_reduction, nn.Conv2d))
+        source = _layer_norm(_tokens(reduced), reduction.layer_norm)
+
+    def by_head(tokens: Node, projection: nn.Linear) -> Node:
+        batch, count, _ = _shape(tokens)
+        shape = (batch, count, attention.num_attention_heads, attention.head_dim)
+        return _transpose(_reshape(_linear(tokens, projection), shape), (0, 2, 1, 3))
+
+    query = by_head(tokens, attention.q_proj)
+    key, value = by_head(source, attention.k_proj), by_head(source, attention.v_proj)
     attended = op.scaled_dot_product_attention(query, key, value, scale=_scalar(attention.scaling))
-    return _linear(_reshape(_transpose(attended, (0, 2, 1, 3)), _shape(grid)), attention.o_proj)
+    return _linear(_reshape(_transpose(attended, (0, 2, 1, 3)), _shape(tokens)), attention.o_proj)
 
 
-def _criss_cross(grid: Node, attention: CrissCrossAttention) -> Node:
+def _criss_cross(tokens: Node, size: Size, attention: CrissCrossAttention) -> Node:
     projections = attention.q_proj, attention.k_proj, attention.v_proj
     heads = attention.num_heads
     head_dim = take(attention.q_proj, nn.Linear).out_features // heads
-    attended, value = _attend(grid, projections, heads, head_dim**-0.5)
+    attended, value = _attend(tokens, size, projections, heads, head_dim**-0.5)
     if attention.lepe is not None:
-        attended = op.add(attended, _grid(_convolution(_image(value), take(attention.lepe, LePE))))
+        lepe = _convolution(_image(value, size), take(attention.lepe, LePE))
+        attended = op.add(attended, _tokens(lepe))
     return _linear(attended, attention.o_proj)
 
 
-def _ccnet(grid: Node, attention: CCNetAttention) -> Node:
-    attended, _ = _attend(grid, (attention.query, attention.key, attention.value), 1, 1.0)
+def _ccnet(tokens: Node, size: Size, attention: CCNetAttention) -> Node:
+    attended, _ = _attend(tokens, size, (attention.query, attention.key, attention.value), 1, 1.0)
     return op.multiply(attended, _constant(attention.gamma))
 
 
-def _attend(grid: Node, projections: Sequence[nn.Linear], heads: int, scale: float) -> tuple[Node, Node]:
-    """Criss-cross attention (batch, height, width, C), and the values.
+def _attend(
+    tokens: Node, size: Size, projections: Sequence[nn.Linear], heads: int, scale: float
+) -> tuple[Node, Node]:
+    """Criss-cross attention (batch, N, C), and the values.
 
     Rows and columns are two attentions over sequences, merged by their log-sum-exp as in `ops.flash`. The
     columns' sequences are projected from the transposed grid, which is cheaper than three transposed maps.
     """
-    batch, height, width, _ = _shape(grid)
+    (batch, _, channels), (height, width) = _shape(tokens), size
+    grid = _reshape(tokens, (batch, height, width, channels))
     query, key, value = (_linear(grid, projection) for projection in projections)
     query = op.multiply(query, _scalar(scale))
     turned = _transpose(grid, (0, 2, 1, 3))
@@ -172,7 +177,8 @@ def _attend(grid: Node, projections: Sequence[nn.Linear], heads: int, scale: flo
     total = op.subtract(op.add(row_weight, column_weight), self_weight)
     both = op.add(op.multiply(row_out, row_weight), op.multiply(column_out, column_weight))
     merged = op.divide(op.subtract(both, op.multiply(own_value, self_weight)), total)
-    return _reshape(merged, _shape(value)), value
+    flat = (batch, height * width, -1)
+    return _reshape(merged, flat), _reshape(value, flat)
 
 
 def _attend_along(tensors: Sequence[Node], heads: int) -> tuple[Node, Node]:
@@ -225,33 +231,32 @@ def _attend_along(tensors: Sequence[Node], heads: int) -> tuple[Node, Node]:
 
 
 def _head(maps: Sequence[Node], head: FoldedDecodeHead) -> Node:
-    """Grids of all stages, finest first, to logits (batch, height, width, K)."""
+    """Maps of all stages (batch, C, h, w), finest first, to logits (batch, K, height, width)."""
     folded = head.fold()
     if folded is None:
         raise NotPlain(head, "has projections, a fuse or a norm that were replaced, wrapped or hooked")
     matrices, bias = folded
     take(head.dropout, nn.Dropout, nn.Identity)
     take(head.activation, nn.ReLU)
-    height, width = _shape(maps[0])[1:3]
-    hidden = op.add(_product(maps[0], matrices[0]), _constant(bias))
-    for grid, matrix in zip(maps[1:], matrices[1:], strict=True):
-        image = _image(_product(grid, matrix))
+    size = _shape(maps[0])[2:]
+    hidden = None
+    for image, matrix in zip(maps, matrices, strict=True):
+        part = _image(_product(_tokens(image), matrix), _shape(image)[2:])
+        if hidden is None:
+            hidden = op.add(part, _constant(bias[:, None, None]))
+            continue
         resized = op.interpolate(
-            image,
-            op.constant(np.array([height, width], np.int64)),
+            part,
+            _axes(*size),
             mode="linear_onnx",
             shape_calculation_mode="sizes",
             coordinate_transformation_mode="half_pixel",
             axes=_axes(2, 3),
         )
-        hidden = op.add(hidden, _grid(resized))
+        hidden = op.add(hidden, resized)
     # Twice the ReLU, which would hide what is no number, as it takes the greater of NaN and 0.
-    active = op.add(hidden, op.absolute(hidden))
-    classifier = take(head.classifier, nn.Conv2d)
-    if classifier.kernel_size != (1, 1):
-        return _grid(_convolution(_image(op.multiply(active, _scalar(0.5))), classifier))
-    logits = _product(active, classifier.weight[:, :, 0, 0] / 2)
-    return logits if classifier.bias is None else op.add(logits, _constant(classifier.bias))
+    active = op.multiply(op.add(hidden, op.absolute(hidden)), _scalar(0.5))
+    return _convolution(active, take(head.classifier, nn.Conv2d))
 
 
 def _linear(tokens: Node, layer: nn.Linear) -> Node:
@@ -283,20 +288,24 @@ def _convolution(image: Node, layer: nn.Conv2d) -> Node:
     return convolved if layer.bias is None else op.add(convolved, _constant(layer.bias[:, None, None]))
 
 
-def _layer_norm(grid: Node, norm: nn.LayerNorm) -> Node:
+def _layer_norm(tokens: Node, norm: nn.LayerNorm) -> Node:
     take(norm, nn.LayerNorm)
-    normed = op.mvn(grid, _axes(-1), True, norm.eps, "inside_sqrt")
+    normed = op.mvn(tokens, _axes(-1), True, norm.eps, "inside_sqrt")
     if norm.weight is not None:
         normed = op.multiply(normed, _constant(norm.weight))
     return normed if norm.bias is None else op.add(normed, _constant(norm.bias))
 
 
-def _image(grid: Node) -> Node:
-    return _transpose(grid, (0, 3, 1, 2))
+def _image(tokens: Node, size: Size) -> Node:
+    """(batch, N, C) to (batch, C, height, width)."""
+    batch, _, channels = _shape(tokens)
+    return _transpose(_reshape(tokens, (batch, *size, channels)), (0, 3, 1, 2))
 
 
-def _grid(image: Node) -> Node:
-    return _transpose(image, (0, 2, 3, 1))
+def _tokens(image: Node) -> Node:
+    """(batch, C, height, width) to (batch, N, C)."""
+    batch, channels, height, width = _shape(image)
+    return _reshape(_transpose(image, (0, 2, 3, 1)), (batch, height * width, channels))
 
 
 def _transpose(tensor: Node, order: Sequence[int]) -> Node:

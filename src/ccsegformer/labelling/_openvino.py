@@ -97,7 +97,7 @@ class _Compiled:
         self.kept = 0
 
     def run(self, pixels: Tensor) -> Tensor:
-        """Logits (batch, K, h, w), the classes of a pixel side by side in memory."""
+        """Logits (batch, K, h, w)."""
         shape = tuple(pixels.shape)
         request = self.requests.pop(shape, None)
         array = pixels.contiguous().numpy()
@@ -107,7 +107,7 @@ class _Compiled:
         self.requests[shape] = request
         if len(self.requests) > SHAPES_IN_MEMORY:
             self.requests.popitem(last=False)
-        return torch.from_numpy(logits).permute(0, 3, 1, 2)
+        return torch.from_numpy(logits)
 
     def _begin(self, shape: tuple[int, ...], array: NDArray[np.float32]) -> tuple[Any, NDArray[np.float32]]:
         """A request for a new shape, and its first logits.
