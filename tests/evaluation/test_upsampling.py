@@ -42,6 +42,26 @@ def test_labels_are_the_best_classes(num_classes: int, monkeypatch: pytest.Monke
         assert torch.equal(labels.long(), whole)
 
 
+@pytest.mark.parametrize(("height", "width"), [(160, 200), (77, 61), (24, 30), (11, 7)])
+@pytest.mark.parametrize("num_classes", [2, 12])
+def test_labels_where_most_pixels_have_neighbours_of_their_class(
+    num_classes: int, height: int, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coarse = torch.randn(1, num_classes, 4, 5, generator=torch.Generator().manual_seed(0))
+    logits = F.interpolate(coarse, size=(40, 50), mode="bicubic")
+    whole = F.interpolate(logits, size=(height, width), mode="bilinear").argmax(dim=1)[0]
+    monkeypatch.setattr(upsampling, "FEW", 1.0)
+    one_by_one = upsampled_argmax(logits, height, width)
+    monkeypatch.setattr(upsampling, "FEW", -1.0)
+    in_bands = upsampled_argmax(logits, height, width)
+    assert torch.equal(one_by_one.long(), whole) and torch.equal(in_bands.long(), whole)
+
+
+def test_a_class_that_is_best_between_others_is_found() -> None:
+    logits = torch.tensor([[5.0, 0, 3], [0, 5, 3]]).T[None, :, None, :]  # the third is second in both
+    assert upsampled_argmax(logits, 1, 20).tolist() == [[0] * 9 + [2, 2] + [1] * 9]
+
+
 class LargestTensor(TorchDispatchMode):
     """Notes how many values the largest result of any operation has."""
 

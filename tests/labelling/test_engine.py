@@ -12,7 +12,7 @@ from ccsegformer.data.labels import Classes
 from ccsegformer.errors import EngineError
 from ccsegformer.evaluation.evaluate import evaluate, predict_labels
 from ccsegformer.evaluation.protocol import EvaluationProtocol
-from ccsegformer.labelling import _openvino
+from ccsegformer.labelling import _graph, _openvino
 from ccsegformer.labelling.engine import Engine, open_engine
 from ccsegformer.models import CrissCrossSegformerConfig, CrissCrossSegformerForSemanticSegmentation
 
@@ -71,6 +71,17 @@ def test_openvino_gives_the_logits_of_pytorch(overrides: dict, shape: tuple[int,
         torch.testing.assert_close(expected, model(images).logits)
     assert difference(engine(images), expected) < 1e-5
     assert difference(engine(images), expected) < 1e-5  # as it stays
+
+
+@pytest.mark.parametrize("shape", [(1, 64, 96), (2, 256, 160), (1, 250, 161)])
+@pytest.mark.parametrize("band", [1, 5000, 20000])
+def test_bands_of_rows_make_the_whole_map(
+    band: int, shape: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_graph, "BAND", band)
+    model = make()
+    images = pixels(shape[0], 3, *shape[1:])
+    assert difference(open_engine(model)(images), open_engine(model, "torch")(images)) < 1e-5
 
 
 def test_large_scores_are_right() -> None:

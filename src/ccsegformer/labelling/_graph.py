@@ -37,6 +37,12 @@ Size = Sequence[int]
 
 LANDMARKS = 16
 """Keys of a row or column by which its log-sum-exp is found."""
+PLAIN_3X3 = ((3, 3), (1, 1), (1, 1), (1, 1))
+"""Kernel, stride, padding and dilation."""
+BAND = 2**20
+"""Values of a wide map that are there at a time. More leave the cache, and cost memory and time."""
+MOST_BANDS = 32
+"""Of one map: each adds to the time of compiling."""
 SMALLEST_SHARE = 1e-30
 """Of the landmarks in a softmax, far above where float32 underflows."""
 
@@ -106,12 +112,25 @@ def _block(tokens: Node, size: Size, block: CrissCrossSegformerLayer) -> Node:
             for _ in range(attention.recurrence - 1):
                 added = op.add(added, apply(op.add(normed, added), size, attention))
         tokens = op.add(added, tokens)
-    mlp = take(block.mlp, MixFFN)
+    normed = _layer_norm(tokens, block.layernorm_after)
+    return op.add(_mix_ffn(normed, size, take(block.mlp, MixFFN)), tokens)
+
+
+def _mix_ffn(tokens: Node, size: Size, mlp: MixFFN) -> Node:
+    """Mix-FFN, whose wide map is never whole: each band of rows takes one more above and one below."""
     take(mlp.dropout, nn.Dropout, nn.Identity)
     take(mlp.activation_fn, GELUActivation, nn.GELU)
-    wide = _image(_linear(_layer_norm(tokens, block.layernorm_after), mlp.fc1), size)
-    wide = op.gelu(_convolution(wide, take(take(mlp.dwconv, DepthWiseConv).dwconv, nn.Conv2d)), "erf")
-    return op.add(_linear(_tokens(wide), mlp.fc2), tokens)
+    convolution = take(take(mlp.dwconv, DepthWiseConv).dwconv, nn.Conv2d)
+    plain = (convolution.kernel_size, convolution.stride, convolution.padding, convolution.dilation)
+    height, width = size
+    parts = []
+    for first, last in _bands(size, convolution.in_channels if plain == PLAIN_3X3 else 0):
+        above, below = min(first, 1), min(height - last, 1)
+        rows = _rows(tokens, width, first - above, last + below)
+        wide = _image(_linear(rows, mlp.fc1), (last - first + above + below, width))
+        wide = op.gelu(_convolution(wide, convolution, (above, below)), "erf")
+        parts.append(_linear(_tokens(wide), mlp.fc2))
+    return _join(parts, 1)
 
 
 def _efficient(tokens: Node, size: Size, attention: EfficientSelfAttention) -> Node:
@@ -238,25 +257,70 @@ def _head(maps: Sequence[Node], head: FoldedDecodeHead) -> Node:
     matrices, bias = folded
     take(head.dropout, nn.Dropout, nn.Identity)
     take(head.activation, nn.ReLU)
-    size = _shape(maps[0])[2:]
-    hidden = None
-    for image, matrix in zip(maps, matrices, strict=True):
-        part = _image(_product(_tokens(image), matrix), _shape(image)[2:])
-        if hidden is None:
-            hidden = op.add(part, _constant(bias[:, None, None]))
-            continue
-        resized = op.interpolate(
-            part,
-            _axes(*size),
-            mode="linear_onnx",
-            shape_calculation_mode="sizes",
-            coordinate_transformation_mode="half_pixel",
-            axes=_axes(2, 3),
+    classifier = take(head.classifier, nn.Conv2d)
+    (height, width), coarsest = _shape(maps[0])[2:], _shape(maps[-1])[2]
+    products = [
+        _product(_tokens(image), matrix) for image, matrix in zip(maps[1:], matrices[1:], strict=True)
+    ]
+    parts = []
+    in_step = all(height % _shape(image)[2] == 0 for image in maps) and classifier.kernel_size == (1, 1)
+    channels = matrices[0].shape[0]
+    for first, last in _bands((height, width), channels if in_step else 0, height // coarsest):
+        rows = _rows(_tokens(maps[0]), width, first, last)
+        hidden = op.add(
+            _image(_product(rows, matrices[0]), (last - first, width)), _constant(bias[:, None, None])
         )
-        hidden = op.add(hidden, resized)
-    # Twice the ReLU, which would hide what is no number, as it takes the greater of NaN and 0.
-    active = op.multiply(op.add(hidden, op.absolute(hidden)), _scalar(0.5))
-    return _convolution(active, take(head.classifier, nn.Conv2d))
+        for image, product in zip(maps[1:], products, strict=True):
+            hidden = op.add(hidden, _resized(product, _shape(image)[2:], (height, width), first, last))
+        # Twice the ReLU, which would hide what is no number, as it takes the greater of NaN and 0.
+        active = op.multiply(op.add(hidden, op.absolute(hidden)), _scalar(0.5))
+        parts.append(_convolution(active, classifier))
+    return _join(parts, 2)
+
+
+def _resized(tokens: Node, size: Size, target: Size, first: int, last: int) -> Node:
+    """Rows `first` to `last` of a map of the size `target` that tokens of `size` give, bilinearly.
+
+    A part of the rows is resized with one more on either side; it takes a target that is a multiple.
+    """
+    factor = target[0] // size[0]
+    is_part = last - first < target[0]
+    above = max(first // factor - 1, 0) if is_part else 0
+    below = min(last // factor + 1, size[0]) if is_part else size[0]
+    image = _image(_rows(tokens, size[1], above, below), (below - above, size[1]))
+    height = (below - above) * factor if is_part else target[0]
+    resized = op.interpolate(
+        image,
+        _axes(height, target[1]),
+        mode="linear_onnx",
+        shape_calculation_mode="sizes",
+        coordinate_transformation_mode="half_pixel",
+        axes=_axes(2, 3),
+    )
+    if not is_part:
+        return resized
+    start = above * factor
+    return op.slice(resized, _axes(first - start), _axes(last - start), _axes(1), _axes(2))
+
+
+def _bands(size: Size, channels: int, step: int = 1) -> list[tuple[int, int]]:
+    """Rows from and to, of bands of about `BAND` values each, in multiples of `step`; 0 channels: one band."""
+    height, width = size
+    rows = height
+    if channels:
+        rows = max(BAND // (width * channels * step), -(-height // (MOST_BANDS * step)), 1) * step
+    return [(first, min(first + rows, height)) for first in range(0, height, rows)]
+
+
+def _rows(tokens: Node, width: int, first: int, last: int) -> Node:
+    """Tokens of the rows `first` to `last` of a map."""
+    if last - first == _shape(tokens)[1] // width:
+        return tokens
+    return op.slice(tokens, _axes(first * width), _axes(last * width), _axes(1), _axes(1))
+
+
+def _join(parts: Sequence[Node], axis: int) -> Node:
+    return parts[0] if len(parts) == 1 else op.concat(parts, axis=axis)
 
 
 def _linear(tokens: Node, layer: nn.Linear) -> Node:
@@ -269,14 +333,15 @@ def _product(tokens: Node, weight: Tensor) -> Node:
     return op.matmul(tokens, _constant(weight), False, True)
 
 
-def _convolution(image: Node, layer: nn.Conv2d) -> Node:
+def _convolution(image: Node, layer: nn.Conv2d, there: tuple[int, int] = (0, 0)) -> Node:
+    """A convolution, of a part of a map where rows that it would pad with are `there`, above and below."""
     if layer.padding_mode != "zeros" or isinstance(layer.padding, str):
         raise NotPlain(layer, f"has the padding {layer.padding!r} and mode {layer.padding_mode!r}")
-    padding = list(layer.padding)
+    (vertical, horizontal), (above, below) = layer.padding, there
     options = {
         "strides": list(layer.stride),
-        "pads_begin": padding,
-        "pads_end": padding,
+        "pads_begin": [vertical - above, horizontal],
+        "pads_end": [vertical - below, horizontal],
         "dilations": list(layer.dilation),
     }
     weight = layer.weight
