@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ccsegformer.data.transforms import normalize
-from ccsegformer.evaluation import multiview
+from ccsegformer.evaluation import upsampling
 from ccsegformer.evaluation.multiview import input_sizes, label_views, resize_image, slide, spans
 from ccsegformer.evaluation.protocol import EvaluationProtocol, ResizeSection, WindowSection
 
@@ -112,7 +112,7 @@ def test_one_view_at_another_size() -> None:
 def test_views_average_their_probabilities(
     size: tuple[int, int], window: WindowSection | None, band: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(multiview, "BAND_VALUES", band)
+    monkeypatch.setattr(upsampling, "BAND_VALUES", band)
     image, network = image_of(*size), Network()
     labels = label_views(
         network, image, EvaluationProtocol(scales=(0.5, 1.0, 1.75), flip=True, window=window)

@@ -6,6 +6,7 @@ import pytest
 from ccsegformer.errors import CCSegformerError
 from ccsegformer.inference.budget import (
     BASE,
+    FASTEST_WINDOW,
     LARGEST_WINDOW,
     SMALLEST_WINDOW,
     choose_window,
@@ -57,6 +58,7 @@ for case in sys.argv[1:]:
 def test_measured_peaks_stay_within_the_formula():
     cases = [
         "b2-criss_cross-2-1024-3-uint8",
+        "b0-criss_cross-150-1024-3-uint8",
         "b2-criss_cross-2-320-3-uint8",
         "b0-efficient-2-512-3-uint8",
         "b0-efficient-2-512-60-float32",
@@ -81,17 +83,25 @@ def test_many_bands_of_float32_make_the_window_smaller():
     assert SMALLEST_WINDOW < windows[1] < windows[0] < LARGEST_WINDOW
 
 
-@pytest.mark.parametrize("classes", [2, 150])
-@pytest.mark.parametrize("memory", ["1.2GB", "1.5GB", "2GB", "4GB"])
-def test_the_largest_window_that_fits(memory, classes):
-    config = CrissCrossSegformerConfig.mit("b0", num_labels=classes)
+@pytest.mark.parametrize("attention", ["criss_cross", "efficient", ["none", *3 * ["efficient"]]])
+@pytest.mark.parametrize("memory", ["1.2GB", "1.3GB", "1.5GB", "4GB"])
+def test_the_fastest_window_that_fits(memory, attention):
+    config = CrissCrossSegformerConfig.mit("b0", num_labels=150, attention=attention)
+    fastest = FASTEST_WINDOW[config.stage_attention[0]]
     window = window_for_memory(config, parse_memory(memory))
-    assert window % STEP == 0 and SMALLEST_WINDOW <= window <= LARGEST_WINDOW
+    assert window % STEP == 0 and SMALLEST_WINDOW <= window <= fastest
     base = BASE + weight_memory(config)
     assert base + window_memory(config, window, default_overlap(window)) <= parse_memory(memory)
     larger = window + STEP
     fits = base + window_memory(config, larger, default_overlap(larger)) <= parse_memory(memory)
-    assert not fits or window == LARGEST_WINDOW
+    assert not fits or window == fastest
+
+
+def test_what_is_not_in_bands_makes_the_window_smaller_and_a_device_larger():
+    config = CrissCrossSegformerConfig.mit("b0")
+    memory = parse_memory("1.3GB")
+    assert window_for_memory(config, memory, in_bands=False) < window_for_memory(config, memory)
+    assert window_for_memory(config, 10**10, on_cpu=False, in_bands=False) == LARGEST_WINDOW
 
 
 def test_too_little_memory_is_refused():

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from ccsegformer.data.stream import MINIMUM_SIDE, pad_to
 from ccsegformer.data.transforms import BandStatistics, normalize
 from ccsegformer.evaluation.protocol import EvaluationProtocol, ResizeSection, WindowSection
-from ccsegformer.evaluation.upsampling import BAND_VALUES, resize_rows, upsampled_argmax
+from ccsegformer.evaluation.upsampling import band_rows, resize_rows, upsampled_argmax
 
 Network = Callable[[torch.Tensor], torch.Tensor]  # float32 (1, bands, H, W) to logits (1, K, h, w)
 Size = tuple[int, int]  # height, width
@@ -43,7 +43,7 @@ def label_views(
         logits = _view(network, image, protocol, statistics, scale, flip)
         if total is None:
             total = logits.new_zeros(height, width, logits.shape[1])
-        rows = max(1, BAND_VALUES // (logits.shape[1] * width))
+        rows = band_rows(logits, width)
         for first in range(0, height, rows):
             last = min(first + rows, height)
             total[first:last] += resize_rows(logits, height, width, first, last).softmax(dim=-1)

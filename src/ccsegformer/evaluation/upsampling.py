@@ -1,10 +1,11 @@
-"""Labels at full resolution from logits at a lower one, without storing logits at full resolution on a CPU."""
+"""Labels at full resolution from logits at a lower one. A CPU never stores logits at full resolution."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-BAND_VALUES = 2**20  # resized logits held at a time: 4 MiB, which stay in a processor's cache
+BAND_VALUES = 2**20  # resized logits held at a time on a CPU: 4 MiB, which stay in its cache
+LARGE_BAND_VALUES = 2**26  # the same elsewhere, where a few large operations are faster than many
 FEW = 0.3  # share of mixed pixels up to which it pays to resize them one by one
 
 
@@ -29,7 +30,7 @@ def upsampled_argmax(logits: Tensor, height: int, width: int) -> Tensor:
     labels = best[above][:, left]
     mixed = _differs_from_neighbours(best)[above][:, left]
     if mixed.float().mean() > FEW:
-        rows = max(1, BAND_VALUES // (logits.shape[1] * width))
+        rows = band_rows(logits, width)
         for first in range(0, height, rows):
             last = min(first + rows, height)
             labels[first:last] = resize_rows(logits, height, width, first, last).argmax(dim=-1)
@@ -38,6 +39,12 @@ def upsampled_argmax(logits: Tensor, height: int, width: int) -> Tensor:
         rows, columns = pixels.unbind(1)
         labels[rows, columns] = _resize_pixels(logits, height, width, rows, columns).argmax(-1).to(dtype)
     return labels
+
+
+def band_rows(logits: Tensor, width: int) -> int:
+    """How many rows of logits (1, K, h, w) to resize at a time, where a row has `width` pixels."""
+    values = BAND_VALUES if logits.device.type == "cpu" else LARGE_BAND_VALUES
+    return max(1, values // (logits.shape[1] * width))
 
 
 def resize_rows(logits: Tensor, height: int, width: int, first: int, last: int) -> Tensor:
@@ -70,7 +77,7 @@ def _resize_pixels(logits: Tensor, height: int, width: int, rows: Tensor, column
 
 
 def _between(size: int, source: int) -> tuple[Tensor, Tensor, Tensor]:
-    """For each of `size` places along a side: the two of `source` it lies between, and the second's weight."""
+    """For each of `size` places along a side: the two of `source` around it, and the weight of the second."""
     scale = torch.tensor(source, dtype=torch.float32) / size  # float32 as in PyTorch's own
     centers = ((torch.arange(size, dtype=torch.float32) + 0.5) * scale - 0.5).clamp(min=0)
     first = centers.long().clamp(max=source - 1)

@@ -1,18 +1,27 @@
-"""How large a window fits into a given memory."""
+"""Which window to take for a scene: the fastest that fits into a given memory."""
 
 import re
 
 import torch
 
 from ccsegformer.errors import CCSegformerError
-from ccsegformer.evaluation.upsampling import BAND_VALUES
+from ccsegformer.evaluation.upsampling import BAND_VALUES, LARGE_BAND_VALUES
 from ccsegformer.inference.tiling import STEP, default_overlap
 from ccsegformer.labelling.engine import Engine
 from ccsegformer.models import CrissCrossSegformerConfig, CrissCrossSegformerForSemanticSegmentation
 
 MEMORY = "4GB"
-SMALLEST_WINDOW, LARGEST_WINDOW = 256, 2048
-"""Of those chosen by memory: smaller ones see little, larger ones are far from what models are trained on."""
+SMALLEST_WINDOW = 256
+"""Of those chosen by memory: smaller ones see little."""
+FASTEST_WINDOW = {"efficient": 768, "criss_cross": 1024, "none": 1024}
+"""On a CPU, by the attention of stage 1, as `benchmarks.engines` measures it. Larger windows share less with
+their neighbours, but take longer for each pixel."""
+LARGEST_WINDOW = 2048
+"""Elsewhere: larger ones are far from what models are trained on."""
+
+MOST_BANDS, SMALLEST_BANDS, VALUES_A_WEIGHT = 32, 16 * 2**20, 8
+"""What bands save, see `labelling/_graph.py`: of a map in bands a 32nd is there, or some of 4 MiB each, and
+its bands' copies of the weights have an eighth of its size."""
 
 BASE = 900 * 2**20
 """What a process holds before it sees a window: Python, PyTorch, transformers, GDAL and their caches."""
@@ -35,7 +44,8 @@ def choose_window(
     """
     if window is None:
         on_cpu = engine.device.type == "cpu"
-        window = window_for_memory(engine.config, parse_memory(memory), on_cpu=on_cpu, dtype=dtype)
+        budget, in_bands = parse_memory(memory), engine.name == "openvino"
+        window = window_for_memory(engine.config, budget, on_cpu=on_cpu, in_bands=in_bands, dtype=dtype)
     overlap = default_overlap(window) if overlap is None else overlap
     if window < STEP or not 0 <= overlap <= window // 2:
         raise CCSegformerError(
@@ -60,31 +70,43 @@ def parse_memory(text: str | int) -> int:
 
 
 def window_memory(
-    config: CrissCrossSegformerConfig, window: int, overlap: int, *, dtype: str = "uint8"
+    config: CrissCrossSegformerConfig,
+    window: int,
+    overlap: int,
+    *,
+    in_bands: bool = True,
+    dtype: str = "uint8",
 ) -> int:
     """Bytes that a square window takes at most, in float32, beyond `BASE` and `weight_memory`.
 
     Counted are values for a pixel of the window. An operation on stage 1 keeps several maps of its size,
     C_1 / 16 values each: nine for criss-cross attention and five for others, and of the wide ones in a
-    Mix-FFN three; the head keeps four of the decoder's width. Logits are kept twice. A test holds the sum to
-    measured peaks of the OpenVINO engine.
+    Mix-FFN three; the head keeps four of the decoder's width. Logits are kept three times. A test holds the
+    sum to measured peaks of the OpenVINO engine.
 
     Args:
         config: of the model.
         window, overlap: in pixels a side.
+        in_bands: whether wide maps are there a band of rows at a time, as in the OpenVINO engine.
         dtype: of the scene's values.
     """
+    pixels = window**2
     copies = 9 if "criss_cross" in config.stage_attention else 5
-    copies += 3 * max(config.mlp_ratios)
     maps = copies * config.hidden_sizes[0] / 16
     maps += sum(width / 4 ** (stage + 2) for stage, width in enumerate(config.hidden_sizes))
-    head = 4 * config.decoder_hidden_size / 16
-    logits = 2 * config.num_labels / 16
+    logits = 3 * config.num_labels / 16
+    inner = [width * ratio for width, ratio in zip(config.hidden_sizes, config.mlp_ratios, strict=True)]
+    wide = pixels * max(3 * inner[0], 4 * config.decoder_hidden_size) / 16
+    if in_bands:
+        wide = max(wide / MOST_BANDS, SMALLEST_BANDS)
+        per_block = zip(config.depths, inner, strict=True)
+        weighed = sum(depth * width / 4 ** (stage + 2) for stage, (depth, width) in enumerate(per_block))
+        wide += pixels * (weighed + config.decoder_hidden_size / 16) / VALUES_A_WEIGHT
     # One window in use, one that is read ahead and is in the making, all but 8 bits as float32; besides, as
     # the network takes it.
-    pixels = (3 * (1 if dtype == "uint8" else 4) + 11) / 4 * config.num_channels
+    image = (3 * (1 if dtype == "uint8" else 4) + 11) / 4 * config.num_channels
     carried = 6 * config.num_labels * window * overlap  # to the right and below, from there and to there
-    return int(4 * (window**2 * (maps + head + logits + pixels) + carried + 4 * BAND_VALUES))
+    return int(4 * (pixels * (maps + logits + image) + wide + carried + 4 * BAND_VALUES))
 
 
 def weight_memory(config: CrissCrossSegformerConfig) -> int:
@@ -95,26 +117,34 @@ def weight_memory(config: CrissCrossSegformerConfig) -> int:
 
 
 def window_for_memory(
-    config: CrissCrossSegformerConfig, memory: int, *, on_cpu: bool = True, dtype: str = "uint8"
+    config: CrissCrossSegformerConfig,
+    memory: int,
+    *,
+    on_cpu: bool = True,
+    in_bands: bool = True,
+    dtype: str = "uint8",
 ) -> int:
-    """The largest window, in pixels a side and a multiple of 32, that fits; at most `LARGEST_WINDOW`.
+    """The fastest window that fits, in pixels a side and a multiple of 32.
 
     Args:
         config: of the model.
         memory: bytes, of the whole process on CPU, elsewhere of what is on the device beside the weights.
         on_cpu: where the model is.
+        in_bands: as in `window_memory`.
         dtype: of the scene's values.
 
     Raises:
         CCSegformerError: not even a window of `SMALLEST_WINDOW` fits.
     """
 
-    base = BASE + weight_memory(config) if on_cpu else 0
+    base = BASE + weight_memory(config) if on_cpu else 4 * 4 * LARGE_BAND_VALUES
 
     def needed(window: int) -> int:
-        return base + window_memory(config, window, default_overlap(window), dtype=dtype)
+        overlap = default_overlap(window)
+        return base + window_memory(config, window, overlap, in_bands=in_bands, dtype=dtype)
 
-    for window in range(LARGEST_WINDOW, SMALLEST_WINDOW - 1, -STEP):
+    best = FASTEST_WINDOW[config.stage_attention[0]] if on_cpu else LARGEST_WINDOW
+    for window in range(best, SMALLEST_WINDOW - 1, -STEP):
         if needed(window) <= memory:
             return window
     raise CCSegformerError(

@@ -135,8 +135,8 @@ def predict_scene(
         path: anything GDAL opens: a file, `/vsicurl/https://...`, `s3://...`.
         output: the GeoTIFF to write; one that is there is replaced.
         classes: one for each of the model's.
-        window: side of the square that the network sees, in pixels, at least 32; by default the largest
-            multiple of 32 that fits into `memory`, at most 2048.
+        window: side of the square that the network sees, in pixels, at least 32; by default the fastest
+            that fits into `memory`, see `budget`.
         overlap: of neighbouring windows, in pixels, at most half a window; by default 128, or a quarter of
             a window below 512.
         blend: what is averaged where windows overlap, with smooth weights: "logits" or "probabilities";

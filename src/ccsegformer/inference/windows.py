@@ -9,7 +9,7 @@ from torch import Tensor
 from ccsegformer.data.stream import MINIMUM_SIDE, pad_to
 from ccsegformer.data.transforms import normalize
 from ccsegformer.evaluation.evaluate import input_statistics
-from ccsegformer.evaluation.upsampling import BAND_VALUES, resize_rows
+from ccsegformer.evaluation.upsampling import band_rows, resize_rows
 from ccsegformer.inference.tiling import Span, spans, weights
 from ccsegformer.labelling.engine import Engine, open_engine
 from ccsegformer.models import CrissCrossSegformerForSemanticSegmentation
@@ -85,7 +85,7 @@ def label_window(
         logits.new_empty(rows.end - rows.rise, columns.end - columns.fall, depth),
         logits.new_empty(rows.end - rows.fall, cells, depth),
     )
-    for first, last in _bands(rows, max(1, BAND_VALUES // (depth * width))):
+    for first, last in _bands(rows, band_rows(logits, width)):
         own = slice(first - rows.rise, last - rows.rise)
         scores = resize_rows(logits, height, width, first - rows.start, last - rows.start)[:, seen]
         fades = first < rows.full or last > rows.fall

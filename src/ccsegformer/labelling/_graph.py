@@ -41,8 +41,8 @@ PLAIN_3X3 = ((3, 3), (1, 1), (1, 1), (1, 1))
 """Kernel, stride, padding and dilation."""
 BAND = 2**20
 """Values of a wide map that are there at a time. More leave the cache, and cost memory and time."""
-MOST_BANDS = 32
-"""Of one map: each adds to the time of compiling."""
+MOST_BANDS, VALUES_A_WEIGHT = 32, 8
+"""Limits of one map's bands, as each is compiled by itself, with its copy of the weights."""
 SMALLEST_SHARE = 1e-30
 """Of the landmarks in a softmax, far above where float32 underflows."""
 
@@ -124,7 +124,9 @@ def _mix_ffn(tokens: Node, size: Size, mlp: MixFFN) -> Node:
     plain = (convolution.kernel_size, convolution.stride, convolution.padding, convolution.dilation)
     height, width = size
     parts = []
-    for first, last in _bands(size, convolution.in_channels if plain == PLAIN_3X3 else 0):
+    weights = mlp.fc1.weight.numel() + mlp.fc2.weight.numel()
+    bands = _bands(size, mlp.fc1.out_features, weights) if plain == PLAIN_3X3 else [(0, height)]
+    for first, last in bands:
         above, below = min(first, 1), min(height - last, 1)
         rows = _rows(tokens, width, first - above, last + below)
         wide = _image(_linear(rows, mlp.fc1), (last - first + above + below, width))
@@ -262,10 +264,11 @@ def _head(maps: Sequence[Node], head: FoldedDecodeHead) -> Node:
     products = [
         _product(_tokens(image), matrix) for image, matrix in zip(maps[1:], matrices[1:], strict=True)
     ]
-    parts = []
-    in_step = all(height % _shape(image)[2] == 0 for image in maps) and classifier.kernel_size == (1, 1)
-    channels = matrices[0].shape[0]
-    for first, last in _bands((height, width), channels if in_step else 0, height // coarsest):
+    bands, parts = [(0, height)], []
+    if all(height % _shape(image)[2] == 0 for image in maps) and classifier.kernel_size == (1, 1):
+        weights = matrices[0].numel() + classifier.weight.numel()
+        bands = _bands((height, width), len(matrices[0]), weights, height // coarsest)
+    for first, last in bands:
         rows = _rows(_tokens(maps[0]), width, first, last)
         hidden = op.add(
             _image(_product(rows, matrices[0]), (last - first, width)), _constant(bias[:, None, None])
@@ -303,12 +306,19 @@ def _resized(tokens: Node, size: Size, target: Size, first: int, last: int) -> N
     return op.slice(resized, _axes(first - start), _axes(last - start), _axes(1), _axes(2))
 
 
-def _bands(size: Size, channels: int, step: int = 1) -> list[tuple[int, int]]:
-    """Rows from and to, of bands of about `BAND` values each, in multiples of `step`; 0 channels: one band."""
+def _bands(size: Size, channels: int, weights: int, step: int = 1) -> list[tuple[int, int]]:
+    """Bands of rows, from and to, in which a map of so many channels is computed.
+
+    Args:
+        size: of the map.
+        channels: of the map.
+        weights: how many a band is computed with: each keeps a copy of its own.
+        step: rows of a band are a multiple of this.
+    """
     height, width = size
-    rows = height
-    if channels:
-        rows = max(BAND // (width * channels * step), -(-height // (MOST_BANDS * step)), 1) * step
+    values = height * width * channels
+    most = max(min(MOST_BANDS, values // (VALUES_A_WEIGHT * weights)), 1)
+    rows = max(BAND // (width * channels * step), -(-height // (most * step)), 1) * step
     return [(first, min(first + rows, height)) for first in range(0, height, rows)]
 
 
