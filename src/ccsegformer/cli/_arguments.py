@@ -6,7 +6,10 @@ from typing import Annotated
 import typer
 
 Recipe = Annotated[Path, typer.Argument(help="A recipe in YAML; see recipes/.", show_default=False)]
-Model = Annotated[str, typer.Argument(help="A folder, or a name on the hub.", show_default=False)]
+Model = Annotated[
+    str,
+    typer.Argument(help="A folder, a name on the hub, or an exported NAME.onnx.", show_default=False),
+]
 Data = Annotated[
     str | None,
     typer.Option(
@@ -50,7 +53,8 @@ Protocol = Annotated[
 Engine = Annotated[
     str | None,
     typer.Option(
-        help="What runs the network: openvino or torch. Default: openvino on a CPU, else torch.",
+        help="What runs the network: openvino, torch, or onnxruntime for NAME.onnx. "
+        "Default: openvino on a CPU, else torch.",
         show_default=False,
     ),
 ]

@@ -24,22 +24,28 @@ from ccsegformer.files import write_atomically
 from ccsegformer.inference.budget import MEMORY, choose_window
 from ccsegformer.inference.scene import predict_scene
 from ccsegformer.inference.windows import Blend, label_image
-from ccsegformer.labelling.engine import Engine, EngineName, Precision, open_engine
+from ccsegformer.labelling.engine import Engine, EngineName, Precision, open_engine, open_exported
 from ccsegformer.models import CrissCrossSegformerForSemanticSegmentation, load_trained
 
 
 def load_model(
     name_or_path: str | Path, *, device: str | torch.device | None = None
-) -> tuple[CrissCrossSegformerForSemanticSegmentation, Classes]:
+) -> tuple[CrissCrossSegformerForSemanticSegmentation | Engine, Classes]:
     """Load a trained model for inference, with its classes.
 
-    `name_or_path` is a folder or a hub name. The classes are those of `classes.json` in the folder, else the
+    `name_or_path` is a folder, a hub name, or an ONNX file that `ccsegformer export` wrote, which comes as an
+    engine on the CPU. The classes are those of `classes.json` in the folder or of the file, else the
     configuration's labels in the default colours. `device` is CUDA where there is a GPU, else the CPU.
 
     Raises:
         CheckpointError: not a SegFormer, or one with parts that were never trained, such as an encoder alone.
         DataError: `classes.json` is wrong, or does not have one class for each of the model's.
+        EngineError: an ONNX file that cannot be read or does not describe itself.
     """
+    if Path(name_or_path).suffix == ".onnx":
+        engine, found = open_exported(name_or_path)
+        palette = tuple((red, green, blue) for red, green, blue in found["palette"])
+        return engine, Classes(tuple(found["class_names"]), palette, found["ignore_index"])
     model = load_trained(str(name_or_path))
     listing = Path(name_or_path) / "classes.json"
     names = tuple(model.config.id2label[index] for index in range(model.config.num_labels))

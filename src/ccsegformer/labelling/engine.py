@@ -1,7 +1,7 @@
 """Engines run a network: normalised pixels in, logits out.
 
 `torch` runs any model, on any device. `openvino` compiles a SegFormer of ours for a CPU, once for each input
-shape, where every module is plain.
+shape, where every module is plain. `onnxruntime` runs exported files.
 """
 
 import copy
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from ccsegformer.errors import EngineError
 from ccsegformer.models import CrissCrossSegformerForSemanticSegmentation
 
-EngineName = Literal["openvino", "torch"]
+EngineName = Literal["openvino", "torch", "onnxruntime"]
 Precision = Literal["fp32", "bf16", "fp16"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -109,6 +109,8 @@ def open_engine(
     precision = precision or "fp32"
     if name == "torch":
         return open_torch_engine(model, precision)
+    if name == "onnxruntime":
+        raise EngineError("onnxruntime runs exported files: write one by `ccsegformer export`, and load that")
     ours = isinstance(model, CrissCrossSegformerForSemanticSegmentation)
     if name is None and not (ours and next(model.parameters()).device.type == "cpu"):
         return open_torch_engine(model, precision)
@@ -118,6 +120,19 @@ def open_engine(
         if name == "openvino":
             raise
         return open_torch_engine(model, precision, note=str(error))
+
+
+def open_exported(path: str | Path) -> tuple[Engine, dict[str, Any]]:
+    """An engine for an ONNX file that `ccsegformer export` wrote, on the CPU, and the file's metadata.
+
+    Raises:
+        EngineError: the file cannot be read or does not describe itself, or ONNX Runtime is not installed.
+    """
+    if not is_installed("onnxruntime"):
+        raise EngineError(f"{path}: takes onnxruntime, which is not installed: pip install onnxruntime")
+    from ccsegformer.labelling import _onnxruntime
+
+    return _onnxruntime.open_file(Path(path))
 
 
 def is_finite(logits: Tensor | NDArray[np.float32]) -> bool:
