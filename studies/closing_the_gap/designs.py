@@ -6,7 +6,6 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm
-from transformers.models.segformer.modeling_segformer import SegformerDecodeHead
 
 from ccsegformer.models.attention import CrissCrossAttention, LePE
 from ccsegformer.models.layer import CrissCrossSegformerLayer
@@ -97,10 +96,8 @@ def _last_twice(model: Model) -> None:
 
 
 def _group_norm(model: Model) -> None:
-    """The decode head as transformers computes it, whose norm is of each image by itself."""
-    head = SegformerDecodeHead(model.config).apply(model._init_weights)
-    head.batch_norm = nn.GroupNorm(32, model.config.decoder_hidden_size)
-    model.decode_head = head
+    """A decode head whose norm is of each image by itself."""
+    model.decode_head.batch_norm = nn.GroupNorm(32, model.config.decoder_hidden_size)
 
 
 def _attention(*stages: str, **more: Any) -> tuple[tuple[str, Any], ...]:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import openvino
 import pytest
 import torch
 from torch import Tensor
@@ -16,13 +17,12 @@ IMAGE = {"variant": "b0", "attention": "efficient", "height": 64, "width": 96, "
 IMAGE |= {"dtype": "float32", "training": False, "device": "cpu", "classes": 3}
 
 
-@pytest.fixture
-def openvino(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+@pytest.fixture(name="openvino")
+def openvino_as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """OpenVINO, as it was afterwards."""
-    package = pytest.importorskip("openvino")
-    create = package.CompiledModel.create_infer_request
-    monkeypatch.setattr(package.CompiledModel, "create_infer_request", create)
-    return package
+    create = openvino.CompiledModel.create_infer_request
+    monkeypatch.setattr(openvino.CompiledModel, "create_infer_request", create)
+    return openvino
 
 
 def logits(**wanted: Any) -> Tensor:
@@ -31,7 +31,6 @@ def logits(**wanted: Any) -> Tensor:
 
 @pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
 def test_transformers_model_is_the_same_in_other_runtimes(runtime: str, openvino: Any) -> None:
-    pytest.importorskip("onnxruntime")
     work = prepare(**IMAGE, implementation="transformers", runtime=runtime)
     expected = logits(implementation="transformers")
     torch.testing.assert_close(work.results()["logits"], expected, atol=1e-5, rtol=1e-4)
@@ -41,7 +40,6 @@ def test_transformers_model_is_the_same_in_other_runtimes(runtime: str, openvino
 
 
 def test_our_onnx_file_is_the_same_in_openvino(openvino: Any) -> None:
-    pytest.importorskip("onnx")
     found = logits(implementation="ours", runtime="onnx_openvino")
     torch.testing.assert_close(found, logits(implementation="ours"), atol=1e-5, rtol=1e-4)
 
