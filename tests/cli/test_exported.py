@@ -14,7 +14,7 @@ from ccsegformer.data.labels import Classes
 from ccsegformer.errors import EngineError
 from ccsegformer.evaluation.evaluate import evaluate
 from ccsegformer.inference.export import export
-from ccsegformer.inference.predictor import load_model
+from ccsegformer.inference.predictor import load_engine
 from ccsegformer.labelling.engine import open_engine
 from tests.labelling.test_engine import Two, difference, make, pixels
 
@@ -29,7 +29,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_logits_classes_and_what_computes(file: Path) -> None:
-    engine, classes = load_model(file)
+    engine, classes = load_engine(file)
     assert classes == CLASSES
     assert (engine.name, engine.precision, engine.config.num_labels) == ("onnxruntime", "fp32", 5)
     assert engine.library.startswith("onnxruntime 1.")
@@ -42,27 +42,24 @@ def test_the_command_line_labels_and_scores(file: Path, run: Callable[..., Any],
     values = np.random.default_rng(0).integers(0, 256, (70, 90, 3), np.uint8)
     Image.fromarray(values).save(image)
     done = run("predict", file, image, "--output", tmp_path / "labels")
-    assert (done.code, done.err) == (0, f"engine: {load_model(file)[0].describe()}\n")
+    assert (done.code, done.err) == (0, f"engine: {load_engine(file)[0].describe()}\n")
     make().save_pretrained(tmp_path / "model")
     assert run("predict", tmp_path / "model", image, "--output", tmp_path / "others").code == 0
     found, expected = (np.array(Image.open(tmp_path / name / "image.png")) for name in ("labels", "others"))
     assert found.shape == (70, 90) and (found == expected).mean() > 0.999
     again = run("predict", file, image, "--output", tmp_path / "labels", "--engine", "openvino")
     assert again.code == 1 and "onnxruntime in fp32 is open, not openvino in fp32" in again.err
-    assert run("export", file, "--format", "onnx", "--output", tmp_path / "b.onnx").err == (
-        f"ccsegformer: error: {file}: is exported already\n"
-    )
 
 
 def test_scores_are_those_of_the_model(file: Path) -> None:
-    by_file, by_model = (evaluate(each, Two()) for each in (load_model(file)[0], make()))
+    by_file, by_model = (evaluate(each, Two()) for each in (load_engine(file)[0], make()))
     assert by_file.protocol["engine"].startswith("onnxruntime ")
     assert np.abs(np.array(by_file.confusion) - np.array(by_model.confusion)).sum() <= 4  # ties
 
 
 def test_small_images_are_refused(file: Path) -> None:
     with pytest.raises(EngineError, match="takes images of 64 pixels a side and more, not 64 x 40"):
-        load_model(file)[0](torch.zeros(1, 3, 64, 40))
+        load_engine(file)[0](torch.zeros(1, 3, 64, 40))
 
 
 def test_files_that_are_no_exports(file: Path, tmp_path: Path) -> None:
@@ -72,17 +69,17 @@ def test_files_that_are_no_exports(file: Path, tmp_path: Path) -> None:
         if content:
             path.write_bytes(content)
         with pytest.raises(EngineError, match=f"other.onnx: {message}"):
-            load_model(path)
+            load_engine(path)
     model = onnx.load(file)
     config = next(entry for entry in model.metadata_props if entry.key == "config")
     config.value = "{"
     onnx.save(model, path)
     with pytest.raises(EngineError, match="its metadata cannot be read"):
-        load_model(path)
+        load_engine(path)
     model.metadata_props.remove(config)
     onnx.save(model, path)
     with pytest.raises(EngineError, match="has no config in its metadata; write it by"):
-        load_model(path)
+        load_engine(path)
 
 
 def test_a_model_is_not_run_by_it() -> None:

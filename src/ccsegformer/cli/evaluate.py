@@ -62,8 +62,7 @@ def evaluate(
     from ccsegformer.evaluation.evaluate import evaluate as score
     from ccsegformer.evaluation.protocol import load_protocol, with_precision
     from ccsegformer.files import write_atomically
-    from ccsegformer.inference.predictor import load_model
-    from ccsegformer.labelling.engine import open_engine
+    from ccsegformer.inference.predictor import load_engine
     from ccsegformer.report.failures import render_failures, worst_images
     from ccsegformer.report.scores import print_scores
 
@@ -73,8 +72,7 @@ def evaluate(
     process = PartialState(cpu=not torch.cuda.is_available())
     data = with_options(data, image=image_column, mask=mask_column, classes=classes)
     dataset = open_dataset(data, split)
-    loaded, _ = load_model(model, device=process.device)
-    opened = open_engine(loaded, engine, chosen.precision)  # type: ignore[arg-type]
+    opened, _ = load_engine(model, engine, chosen.precision, device=process.device)  # type: ignore[arg-type]
     evaluation = score(opened, dataset, protocol=chosen, progress=True)
     if process.is_main_process:
         print_scores(evaluation)

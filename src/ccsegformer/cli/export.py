@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from ccsegformer.cli._arguments import Model
-from ccsegformer.errors import ExportError
 
 
 class Format(StrEnum):
@@ -33,11 +32,8 @@ def export(
     """
     from ccsegformer.inference.export import export as run
     from ccsegformer.inference.predictor import load_model
-    from ccsegformer.labelling.engine import Engine
 
     loaded, classes = load_model(model, device="cpu")
-    if isinstance(loaded, Engine):
-        raise ExportError(f"{model}: is exported already")
     difference = run(loaded, classes, output, format.value, overwrite=overwrite)
     checked = (
         "not checked, since onnxruntime is not installed"

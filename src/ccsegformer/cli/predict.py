@@ -80,11 +80,9 @@ def predict(
     """
     if simplify is not None and polygons is None:
         raise typer.BadParameter("is for polygons: name their file with --polygons", param_hint="--simplify")
-    from ccsegformer.inference.predictor import load_model, predict_inputs
-    from ccsegformer.labelling.engine import open_engine
+    from ccsegformer.inference.predictor import load_engine, predict_inputs
 
-    loaded, classes = load_model(model)
-    opened = open_engine(loaded, engine, precision)  # type: ignore[arg-type]
+    opened, classes = load_engine(model, engine, precision)  # type: ignore[arg-type]
     said = f"engine: {opened.describe()}{f' ({opened.note})' if opened.note else ''}"
     for written, notes in predict_inputs(
         opened,

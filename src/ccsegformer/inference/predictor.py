@@ -30,22 +30,16 @@ from ccsegformer.models import CrissCrossSegformerForSemanticSegmentation, load_
 
 def load_model(
     name_or_path: str | Path, *, device: str | torch.device | None = None
-) -> tuple[CrissCrossSegformerForSemanticSegmentation | Engine, Classes]:
+) -> tuple[CrissCrossSegformerForSemanticSegmentation, Classes]:
     """Load a trained model for inference, with its classes.
 
-    `name_or_path` is a folder, a hub name, or an ONNX file that `ccsegformer export` wrote, which comes as an
-    engine on the CPU. The classes are those of `classes.json` in the folder or of the file, else the
+    `name_or_path` is a folder or a hub name. The classes are those of `classes.json` in the folder, else the
     configuration's labels in the default colours. `device` is CUDA where there is a GPU, else the CPU.
 
     Raises:
         CheckpointError: not a SegFormer, or one with parts that were never trained, such as an encoder alone.
         DataError: `classes.json` is wrong, or does not have one class for each of the model's.
-        EngineError: an ONNX file that cannot be read or does not describe itself.
     """
-    if Path(name_or_path).suffix == ".onnx":
-        engine, found = open_exported(name_or_path)
-        palette = tuple((red, green, blue) for red, green, blue in found["palette"])
-        return engine, Classes(tuple(found["class_names"]), palette, found["ignore_index"])
     model = load_trained(str(name_or_path))
     listing = Path(name_or_path) / "classes.json"
     names = tuple(model.config.id2label[index] for index in range(model.config.num_labels))
@@ -55,6 +49,26 @@ def load_model(
         raise DataError(f"{listing}: {len(classes)} classes for a model of {len(names)}")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     return model.to(device), classes
+
+
+def load_engine(
+    name_or_path: str | Path,
+    engine: EngineName | None = None,
+    precision: Precision | None = None,
+    *,
+    device: str | torch.device | None = None,
+) -> tuple[Engine, Classes]:
+    """An engine with the classes that it labels: of an ONNX file by `ccsegformer export`, or of a model.
+
+    Arguments and errors are those of `open_exported`, or of `load_model` and `open_engine`.
+    """
+    if Path(name_or_path).suffix == ".onnx":
+        opened, found = open_exported(name_or_path)
+        palette = tuple((red, green, blue) for red, green, blue in found["palette"])
+        classes = Classes(tuple(found["class_names"]), palette, found["ignore_index"])
+        return open_engine(opened, engine, precision), classes
+    model, classes = load_model(name_or_path, device=device)
+    return open_engine(model, engine, precision), classes
 
 
 def predict_files(
