@@ -31,3 +31,7 @@ class ExportError(CCSegformerError):
 
 class EngineError(CCSegformerError):
     """An engine that cannot run a model, or logits that are not finite; the message says why."""
+
+
+class OutOfMemoryError(EngineError):
+    """An image or a window that does not fit into a device's memory; the message names it."""

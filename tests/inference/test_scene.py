@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -16,11 +17,12 @@ from rio_cogeo.cogeo import cog_validate
 from ccsegformer.data.labels import Classes
 from ccsegformer.data.scenes import Scenes
 from ccsegformer.data.transforms import normalize
-from ccsegformer.errors import DataError, OutputError
+from ccsegformer.errors import DataError, OutOfMemoryError, OutputError
 from ccsegformer.evaluation.evaluate import predict_labels
 from ccsegformer.inference.scene import predict_scene
 from ccsegformer.inference.tiling import spans, weights
 from ccsegformer.inference.windows import label_image
+from ccsegformer.labelling.engine import open_engine
 from ccsegformer.models import CrissCrossSegformerConfig, CrissCrossSegformerForSemanticSegmentation
 
 CLASSES = Classes(("ground", "water", "road"), ((10, 20, 30), (40, 50, 60), (70, 80, 90)))
@@ -240,6 +242,30 @@ def test_nothing_but_nodata_is_said(model, tmp_path):
     done = predict_scene(model, scene, tmp_path / "map.tif", classes=CLASSES, window=96)
     assert (read(done.path) == 255).all()
     assert "no pixel has data" in done.notes[0]
+
+
+def test_a_window_that_does_not_fit_is_halved(model, tmp_path):
+    scene = write_scene(tmp_path / "scene.tif", height=280, width=600)
+    engine = open_engine(model)
+
+    def run(pixels):
+        if pixels.shape[-1] > limit:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return engine.run(pixels)
+
+    small, limit = replace(engine, run=run), 300
+    done = predict_scene(small, scene, tmp_path / "map.tif", classes=CLASSES)
+    assert done.window == 256
+    assert done.notes[0] == f"{scene}: windows of 512 did not fit into cpu's memory: took 256"
+    predict_scene(model, scene, tmp_path / "expected.tif", classes=CLASSES, window=256)
+    assert (tmp_path / "map.tif").read_bytes() == (tmp_path / "expected.tif").read_bytes()
+    for too_small, window in ((300, 512), (100, None)):  # one that was asked for; not even the smallest
+        limit = too_small
+        with pytest.raises(
+            OutOfMemoryError, match="do not fit into the memory of cpu: take a smaller window"
+        ):
+            predict_scene(small, scene, tmp_path / "none.tif", classes=CLASSES, window=window)
+    assert not [path for path in tmp_path.iterdir() if "none" in path.name]
 
 
 def test_the_models_mode_is_kept(model, tmp_path):

@@ -33,7 +33,7 @@ from ccsegformer.data.download import require_space
 from ccsegformer.data.labels import Classes
 from ccsegformer.data.rasters import Box, fill_gaps, image_bands, is_remote, open_raster, read_box
 from ccsegformer.data.transforms import BandStatistics, normalize
-from ccsegformer.errors import DataError, EngineError, OutputError
+from ccsegformer.errors import DataError, EngineError, OutOfMemoryError, OutputError
 from ccsegformer.evaluation.evaluate import input_statistics
 from ccsegformer.files import check_writable
 from ccsegformer.inference import _journal as journal
@@ -46,9 +46,9 @@ from ccsegformer.inference._map_file import (
     write_box,
     write_cog,
 )
-from ccsegformer.inference.budget import MEMORY, choose_window
+from ccsegformer.inference.budget import MEMORY, SMALLEST_WINDOW, choose_window
 from ccsegformer.inference.polygons import check_polygons, write_polygons
-from ccsegformer.inference.tiling import Span, spans
+from ccsegformer.inference.tiling import STEP, Span, spans
 from ccsegformer.inference.windows import Blend, Carry, Labelled, label_window, window_logits
 from ccsegformer.labelling.engine import Engine, EngineName, Precision, open_engine
 from ccsegformer.models import CrissCrossSegformerForSemanticSegmentation
@@ -136,7 +136,7 @@ def predict_scene(
         output: the GeoTIFF to write; one that is there is replaced.
         classes: one for each of the model's.
         window: side of the square that the network sees, in pixels, at least 32; by default the fastest
-            that fits into `memory`, see `budget`.
+            that fits into `memory`, see `budget`, halved as often as the device runs out of it.
         overlap: of neighbouring windows, in pixels, at most half a window; by default 128, or a quarter of
             a window below 512.
         blend: what is averaged where windows overlap, with smooth weights: "logits" or "probabilities";
@@ -168,13 +168,56 @@ def predict_scene(
         check_writable(written)
         if not is_remote(path) and written.resolve() == Path(path).resolve():
             raise OutputError(f"{written}: would replace the scene; choose another output")
+    with open_raster(path) as source:
+        chosen, chosen_overlap = choose_window(opened, window, overlap, memory, source.dtypes[0])
+        if polygons is not None:
+            check_polygons(source, polygons, simplify)
+    notes: tuple[str, ...] = ()
+    while True:
+        try:
+            done = _map(
+                opened,
+                path,
+                output,
+                classes,
+                chosen,
+                chosen_overlap,
+                blend=blend,
+                confidence=confidence,
+                polygons=polygons,
+                simplify=simplify,
+                progress=progress,
+            )
+            return done._replace(notes=(*notes, *done.notes))
+        except OutOfMemoryError:
+            smaller = chosen // 2 // STEP * STEP
+            if window is not None or smaller < SMALLEST_WINDOW:
+                raise
+            notes = (
+                f"{path}: windows of {chosen} did not fit into {opened.device}'s memory: took {smaller}",
+            )
+            chosen, chosen_overlap = choose_window(opened, smaller, overlap, memory)
+
+
+def _map(
+    opened: Engine,
+    path: str | Path,
+    output: Path,
+    classes: Classes,
+    window: int,
+    overlap: int,
+    *,
+    blend: Blend,
+    confidence: bool,
+    polygons: str | Path | None,
+    simplify: float | None,
+    progress: bool,
+) -> SceneMap:
+    """`predict_scene`, of a window that is chosen."""
     folder = journal.folder_for(output)
     with open_raster(path) as source:
         bands, dtype = len(image_bands(source)), source.dtypes[0]
         statistics = input_statistics(opened.config, bands, dtype, path)
-        if polygons is not None:
-            check_polygons(source, polygons, simplify)
-        window, overlap = choose_window(opened, window, overlap, memory, dtype)
         rows, columns = (
             spans(side, window, overlap, taper=blend != "none") for side in (source.height, source.width)
         )

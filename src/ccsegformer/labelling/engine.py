@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ccsegformer.errors import EngineError
+from ccsegformer.errors import EngineError, OutOfMemoryError
 from ccsegformer.models import CrissCrossSegformerForSemanticSegmentation
 
 EngineName = Literal["openvino", "torch", "onnxruntime"]
@@ -57,8 +57,15 @@ class Engine:
         Raises:
             EngineError: the logits are not finite, which labels would hide; the message calls the pixels
                 `image`.
+            OutOfMemoryError: the device has too little memory for them.
         """
-        logits = self.run(pixels.to(self.device, torch.float32)).float()
+        try:
+            logits = self.run(pixels.to(self.device, torch.float32)).float()
+        except torch.OutOfMemoryError as error:
+            size = " x ".join(map(str, pixels.shape[2:]))
+            raise OutOfMemoryError(
+                f"{image}: {size} pixels do not fit into the memory of {self.device}: take a smaller window"
+            ) from error
         if not is_finite(logits):
             remedy = (
                 "the weights or the image hold values that are no numbers, or far too large"
