@@ -72,6 +72,18 @@ def model_contests(
             yield f"SegFormer-{variant.upper()}, {where}, {size} x {size}", found
 
 
+def run_by(runtime: str, specifications: Specifications) -> Specifications:
+    """Those contenders that "eager", "openvino" or "onnxruntime" runs.
+
+    Raises:
+        CCSegformerError: there are none.
+    """
+    found = {name: each for name, each in specifications.items() if each.get("runtime", "eager") == runtime}
+    if not found:
+        raise CCSegformerError(f"{runtime} runs none of them: {', '.join(specifications)}")
+    return found
+
+
 def able(common: Specification) -> set[str]:
     """Which runtimes other than PyTorch can do what is asked: they infer, on CPU, in some dtypes."""
     if common["device"] != "cpu" or common["training"] or common["dtype"] not in HINTS:

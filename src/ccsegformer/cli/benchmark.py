@@ -40,6 +40,14 @@ class Variant(StrEnum):
     B5 = "b5"
 
 
+class Runtime(StrEnum):
+    """What runs the contenders."""
+
+    EAGER = "eager"
+    OPENVINO = "openvino"
+    ONNXRUNTIME = "onnxruntime"
+
+
 class Attention(StrEnum):
     """What ours computes with."""
 
@@ -75,6 +83,9 @@ def model(
     batch: Batch = 1,
     training: Training = False,
     dtype: Dtype = Precision.FLOAT32,
+    runtime: Annotated[
+        Runtime | None, typer.Option(help="Of all contenders, for a short run. Default: every one.")
+    ] = None,
     compiled: Annotated[bool, typer.Option("--compile", help="Add torch.compile of each; minutes.")] = False,
     threads: Threads = None,
     busy: Busy = False,
@@ -91,13 +102,13 @@ def model(
 
       ccsegformer benchmark model --size 512 --size 1024
 
-      ccsegformer benchmark model --size 512 --threads 1 --busy
+      ccsegformer benchmark model --size 512 --threads 1 --busy --runtime openvino
 
       ccsegformer benchmark model --variant b2 --compile --output benchmarks/results/laptop
     """
     from ccsegformer.benchmark.output import count_threads
     from ccsegformer.benchmark.runtimes import missing
-    from ccsegformer.benchmark.tables import able, model_contests
+    from ccsegformer.benchmark.tables import able, model_contests, run_by
 
     place = _place(threads)
     common = {"batch": batch, "training": training, "dtype": dtype.value, **place}
@@ -108,7 +119,9 @@ def model(
     name = f"model-{_name(training, dtype, batch)}"
     name += f"-threads-{threads}" if threads else ""
     contests = model_contests(variants, size or [512, 1024], attentions, compiled, where, common)
-    lacking = {runtime: package for runtime, package in missing().items() if runtime in able(common)}
+    if runtime:
+        contests = ((heading, run_by(runtime.value, found)) for heading, found in contests)
+    lacking = {name: package for name, package in missing().items() if name in able(common)}
     _run(contests, name, what, rounds, common, output, busy=busy, lacking=lacking)
 
 
