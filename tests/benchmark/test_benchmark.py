@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from ccsegformer.benchmark import attention, contest, limits, model, runtimes, tables
 from ccsegformer.benchmark.output import markdown
-from ccsegformer.benchmark.tables import attention_contests, measure, model_contests
+from ccsegformer.benchmark.tables import attention_contests, measure, model_contests, run_by
 from ccsegformer.errors import CCSegformerError
 
 LIMITS = {"matrix product": 1e9, "copy": 1e9, "exponentials": 1e9}
@@ -112,6 +112,18 @@ def test_every_way_to_run_a_model_takes_part_where_it_can(monkeypatch: pytest.Mo
     assert names_of() == [
         *(*plain, "transformers, in ONNX Runtime", "efficient", "efficient, ONNX in ONNX Runtime")
     ]
+
+
+def test_a_contest_keeps_to_one_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "missing", dict)
+    found = of(model_contests(["b0"], [64], ["efficient"], False, "", {**IMAGE, "threads": 1}))
+    assert list(run_by("openvino", found)) == ["transformers, in OpenVINO", "efficient"]
+    assert list(run_by("onnxruntime", found)) == [
+        "transformers, in ONNX Runtime",
+        "efficient, ONNX in ONNX Runtime",
+    ]
+    with pytest.raises(CCSegformerError, match="openvino runs none of them: transformers, "):
+        run_by("openvino", run_by("eager", found))
 
 
 def test_each_name_is_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
