@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-from ccsegformer.benchmark.contest import TOLERANCES, contest, disagreement
 from ccsegformer.files import write_atomically
+from ccsegformer.lab.benchmark.contest import TOLERANCES, contest, disagreement
 from ccsegformer.report.machine import describe_machine
 
 ENGINES = {

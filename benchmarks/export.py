@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ccsegformer.evaluation.cost import MEBIBYTE
-from ccsegformer.evaluation.memory import free_at_once, peak_memory
-from ccsegformer.inference.export import export
-from ccsegformer.inference.predictor import load_model
+from ccsegformer.export.export import export
+from ccsegformer.lab.cost import MEBIBYTE
+from ccsegformer.lab.memory import free_at_once, peak_memory
+from ccsegformer.labelling.loading import load_model
 from ccsegformer.models import CrissCrossSegformerConfig, CrissCrossSegformerForSemanticSegmentation
 from ccsegformer.report.machine import describe_machine
 

@@ -15,8 +15,8 @@ from unittest.mock import patch
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from ccsegformer.benchmark.model import prepare
-from ccsegformer.benchmark.runtimes import Running
+from ccsegformer.lab.benchmark.model import prepare
+from ccsegformer.lab.benchmark.runtimes import Running
 
 FAMILIES = {  # an operator belongs to the first that has a part of its name
     "attention": ("attention",),

@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ccsegformer.data.procedural import scene
-from ccsegformer.inference.predictor import load_model
-from ccsegformer.inference.tiling import spans, window_pixels
-from ccsegformer.inference.windows import Blend, label_image
+from ccsegformer.data.procedural.scenes import scene
+from ccsegformer.labelling.loading import load_model
+from ccsegformer.labelling.tiling import spans, window_pixels
+from ccsegformer.labelling.windows import Blend, label_image
 from ccsegformer.models import CrissCrossSegformerForSemanticSegmentation
 
 REACH = 16

@@ -16,14 +16,14 @@ from torchvision.transforms.v2 import functional as F
 from torchvision.tv_tensors import Mask
 from transformers import Adafactor, get_linear_schedule_with_warmup
 
+from ccsegformer.config.protocol import WindowSection
 from ccsegformer.data.labels import Classes
+from ccsegformer.data.pixels import normalize
 from ccsegformer.data.stream import TrainingStream, collate
-from ccsegformer.data.transforms import normalize
 from ccsegformer.evaluation.confusion import confusion_matrix
-from ccsegformer.evaluation.multiview import slide
-from ccsegformer.evaluation.protocol import WindowSection
-from ccsegformer.evaluation.upsampling import upsampled_argmax
 from ccsegformer.labelling.engine import evaluation_mode
+from ccsegformer.labelling.resize import upsampled_argmax
+from ccsegformer.labelling.test_time_augmentation import slide
 from ccsegformer.models import CrissCrossSegformerConfig, CrissCrossSegformerForSemanticSegmentation
 
 Model = CrissCrossSegformerForSemanticSegmentation

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ccsegformer.data.sources import open_dataset
 from ccsegformer.errors import CCSegformerError
+from ccsegformer.sources import open_dataset
 from studies.augmentation import Augmentation
 from studies.harness import Plan
 from studies.runs import PRETRAINED, check_settings, trained_weights

@@ -9,8 +9,8 @@ import ccsegformer
 
 PACKAGE = Path(ccsegformer.__file__).parent
 LAYERS = (
-    *("errors", "files", "settings", "ops", "models", "data", "labelling"),
-    *("evaluation", "training", "inference", "report", "benchmark", "cli"),
+    *("errors", "files", "config", "ops", "models", "data", "raster", "sources", "labelling"),
+    *("training", "evaluation", "report", "export", "lab", "cli"),
 )
 
 

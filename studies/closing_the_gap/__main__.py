@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ccsegformer.data.labels import Classes
-from ccsegformer.evaluation.cost import count_flops
+from ccsegformer.lab.cost import count_flops
 from ccsegformer.report.machine import describe_machine
 from studies.closing_the_gap.designs import Design, from_efficient, from_scratch
 from studies.harness import build, mean_iou

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from ccsegformer.data.rasters import open_raster, read_box
-from ccsegformer.data.scenes import TILE, Scenes, tiles
 from ccsegformer.errors import CCSegformerError
 from ccsegformer.evaluation.confusion import compute_metrics, confusion_matrix
-from ccsegformer.evaluation.memory import free_at_once, peak_memory
-from ccsegformer.inference.predictor import load_model
-from ccsegformer.inference.scene import predict_scene
+from ccsegformer.lab.memory import free_at_once, peak_memory
+from ccsegformer.labelling.loading import load_model
+from ccsegformer.labelling.scene import predict_scene
+from ccsegformer.raster.dataset import TILE, Scenes, tiles
+from ccsegformer.raster.read import open_raster, read_box
 from studies.runs import write_json
 
 ROOT = Path(__file__).parents[2]

@@ -7,9 +7,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
-from ccsegformer.data.scenes import Scenes
 from ccsegformer.errors import CCSegformerError
-from ccsegformer.inference.tiling import STEP
+from ccsegformer.labelling.tiling import STEP
+from ccsegformer.raster.dataset import Scenes
 from ccsegformer.training.recipe import Attention, Recipe, load_recipe
 from studies.runs import check_settings
 

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ccsegformer.data.labels import Classes, colorize
-from ccsegformer.data.rasters import Box, open_raster
-from ccsegformer.data.scenes import Scenes
 from ccsegformer.errors import CCSegformerError
+from ccsegformer.raster.dataset import Scenes
+from ccsegformer.raster.read import Box, open_raster
 from studies.satellite.options import Run, default_output
 from studies.satellite.summary import NAMES
 from studies.tables import INK

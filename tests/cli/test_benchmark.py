@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from ccsegformer.benchmark import contest, runtimes, tables
+from ccsegformer.lab.benchmark import contest, runtimes, tables
 
 Run = Callable[..., Any]
 

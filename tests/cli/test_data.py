@@ -15,10 +15,10 @@ import pytest
 import yaml
 from PIL import Image
 
-from ccsegformer.data import fetch
-from ccsegformer.evaluation.cost import Cost
+from ccsegformer.data.scene_parse_150 import fetch
+from ccsegformer.lab import comparison
+from ccsegformer.lab.cost import Cost
 from ccsegformer.models import configuration_ccsegformer
-from ccsegformer.report import comparison
 
 Run = Callable[..., Any]  # see conftest
 FEW = {"training": 2, "validation": 1}

@@ -13,9 +13,9 @@ from PIL import Image
 from ccsegformer.data.labels import Classes
 from ccsegformer.errors import EngineError
 from ccsegformer.evaluation.evaluate import evaluate
-from ccsegformer.inference.export import export
-from ccsegformer.inference.predictor import load_engine
+from ccsegformer.export.export import export
 from ccsegformer.labelling.engine import open_engine
+from ccsegformer.labelling.loading import load_engine
 from tests.labelling.test_engine import Two, difference, make, pixels
 
 CLASSES = Classes(tuple("abcde"), palette=tuple((level, 0, 0) for level in range(5)))

@@ -15,11 +15,11 @@ from filelock import FileLock
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ccsegformer.data import _scene_parse_archive as archives
-from ccsegformer.data import fetch as module
-from ccsegformer.data.fetch import ADDRESS, PAIRS, fetch_scene_parse_150, fetched_folder
-from ccsegformer.data.sources import open_dataset
+from ccsegformer.data.scene_parse_150 import _archive as archives
+from ccsegformer.data.scene_parse_150 import fetch as module
+from ccsegformer.data.scene_parse_150.fetch import ADDRESS, PAIRS, fetch_scene_parse_150, fetched_folder
 from ccsegformer.errors import DataError, OutputError
+from ccsegformer.sources import open_dataset
 
 FEW = {"training": 3, "validation": 2}
 Files = dict[str, bytes]

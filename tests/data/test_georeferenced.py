@@ -9,9 +9,9 @@ import rasterio
 import shapely
 from rasterio.enums import ColorInterp, MaskFlags
 
-from ccsegformer.data.georeferenced import _transform, write_scenes
 from ccsegformer.data.labels import read_classes
-from ccsegformer.data.procedural import CLASSES, ProceduralScenes, scene
+from ccsegformer.data.procedural.geotiff import _transform, write_scenes
+from ccsegformer.data.procedural.scenes import CLASSES, ProceduralScenes, scene
 from ccsegformer.errors import DataError, OutputError
 
 

@@ -17,9 +17,9 @@ from torch.utils.data import DataLoader
 
 from ccsegformer.data.folder import ImageMaskFolder
 from ccsegformer.data.parquet import ParquetImages
-from ccsegformer.data.scene_parse import SCENE_PARSE_150
-from ccsegformer.data.sources import open_dataset, with_options
+from ccsegformer.data.scene_parse_150.labels import SCENE_PARSE_150
 from ccsegformer.errors import DataError
+from ccsegformer.sources import open_dataset, with_options
 
 # Newer Pythons warn of every fork in a process with threads, and PyTorch always has some.
 forks = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")

@@ -3,8 +3,8 @@ import pytest
 import torch
 from torchvision import tv_tensors
 
-from ccsegformer.data._layout import draw_layout
-from ccsegformer.data.procedural import CLASSES, ProceduralScenes, _draw, scene
+from ccsegformer.data.procedural._layout import draw_layout
+from ccsegformer.data.procedural.scenes import CLASSES, ProceduralScenes, _draw, scene
 from ccsegformer.errors import DataError
 
 BARE, WHEAT, MAIZE, FOREST, RIVER, CANAL, ROAD, BUILDING, VEHICLE = range(9)

@@ -10,7 +10,7 @@ from torchvision import tv_tensors
 
 from ccsegformer.data.folder import ImageMaskFolder
 from ccsegformer.data.labels import colorize
-from ccsegformer.data.scene_parse import SCENE_PARSE_150, labels_from_raw_ids, read_raw_mask
+from ccsegformer.data.scene_parse_150.labels import SCENE_PARSE_150, labels_from_raw_ids, read_raw_mask
 from ccsegformer.errors import DataError
 
 SAMPLE = os.environ.get("CCSEGFORMER_SCENE_PARSE_SAMPLE", "")

@@ -6,10 +6,11 @@ import torch
 from torch.utils.data import DataLoader
 from torchvision.tv_tensors import Image, Mask
 
-from ccsegformer.data.folder import Sample
+from ccsegformer.data.dataset import Sample
 from ccsegformer.data.labels import Classes
+from ccsegformer.data.pixels import normalize
 from ccsegformer.data.stream import TrainingSample, TrainingStream, collate, plain_data_errors
-from ccsegformer.data.transforms import HorizontalFlip, Invert, RandomCrop, RandomResize, Transform, normalize
+from ccsegformer.data.transforms import HorizontalFlip, Invert, RandomCrop, RandomResize, Transform
 from ccsegformer.errors import DataError
 
 TRANSFORMS: list[Transform] = [HorizontalFlip(), Invert(), RandomResize(), RandomCrop(sizes=(16, 24))]

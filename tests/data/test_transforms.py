@@ -9,11 +9,8 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 from torchvision.tv_tensors import Image, Mask
 
+from ccsegformer.data.pixels import IMAGE_MEAN, IMAGE_STD, MEAN_COLOR, BandStatistics, normalize
 from ccsegformer.data.transforms import (
-    IMAGE_MEAN,
-    IMAGE_STD,
-    MEAN_COLOR,
-    BandStatistics,
     GaussianBlur,
     Grayscale,
     HorizontalFlip,
@@ -25,7 +22,6 @@ from ccsegformer.data.transforms import (
     Transform,
     VerticalFlip,
     apply_transforms,
-    normalize,
     window_size,
 )
 

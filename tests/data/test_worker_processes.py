@@ -14,11 +14,11 @@ import torch
 from affine import Affine
 from torch.utils.data import DataLoader, Dataset
 
-from ccsegformer.data.scene_windows import RandomWindows
-from ccsegformer.data.scenes import Scenes
+from ccsegformer.data.pixels import BandStatistics
 from ccsegformer.data.stream import TrainingStream
-from ccsegformer.data.transforms import BandStatistics
-from tests.data.test_scenes import image, write
+from ccsegformer.raster.dataset import Scenes
+from ccsegformer.raster.random_windows import RandomWindows
+from tests.raster.test_dataset import image, write
 
 # Newer Pythons warn of every fork in a process with threads, and PyTorch always has some.
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")

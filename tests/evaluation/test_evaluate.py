@@ -14,12 +14,14 @@ from PIL import Image as PillowImage
 from torch import nn
 from torchvision.tv_tensors import Image, Mask
 
-from ccsegformer.data.folder import ImageMaskFolder, Sample
+from ccsegformer.config.protocol import EvaluationProtocol, ResizeSection
+from ccsegformer.data.dataset import Sample
+from ccsegformer.data.folder import ImageMaskFolder
 from ccsegformer.data.labels import Classes, write_classes
 from ccsegformer.errors import DataError, OutputError
 from ccsegformer.evaluation.confusion import compute_metrics
-from ccsegformer.evaluation.evaluate import evaluate, predict_labels, write_confusion, write_metrics
-from ccsegformer.evaluation.protocol import EvaluationProtocol, ResizeSection
+from ccsegformer.evaluation.evaluate import evaluate, write_confusion, write_metrics
+from ccsegformer.labelling.labeller import predict_labels
 from ccsegformer.models import CrissCrossSegformerConfig, CrissCrossSegformerForSemanticSegmentation
 
 CLASSES = Classes(("dark", "light", "never"))

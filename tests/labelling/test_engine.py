@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 from torchvision.tv_tensors import Image, Mask
 
+from ccsegformer.config.protocol import EvaluationProtocol
 from ccsegformer.data.labels import Classes
 from ccsegformer.errors import EngineError
-from ccsegformer.evaluation.evaluate import evaluate, predict_labels
-from ccsegformer.evaluation.protocol import EvaluationProtocol
+from ccsegformer.evaluation.evaluate import evaluate
 from ccsegformer.labelling import _graph, _openvino
 from ccsegformer.labelling.engine import Engine, open_engine
+from ccsegformer.labelling.labeller import predict_labels
 from ccsegformer.models import CrissCrossSegformerConfig, CrissCrossSegformerForSemanticSegmentation
 
 SMALL = {"hidden_sizes": [16, 32, 32, 64], "depths": [1, 1, 1, 1], "num_attention_heads": [1, 2, 1, 4]}

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.library import opcheck
 
-from ccsegformer.evaluation.cost import count_flops
+from ccsegformer.lab.cost import count_flops
 from ccsegformer.ops import criss_cross_attention, fused
-from tests.evaluation.test_cost import Attention
+from tests.lab.test_cost import Attention
 from tests.ops.test_criss_cross import outputs_and_gradients, tensors
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from ccsegformer.config.protocol import EvaluationProtocol
 from ccsegformer.data.labels import default_palette
-from ccsegformer.evaluation.protocol import EvaluationProtocol
+from ccsegformer.lab.verdict import judge, mean_iou
 from ccsegformer.report.page import Example
-from ccsegformer.report.verdict import judge, mean_iou
 
 CLASSES = ["water", "road", "forest", "wheat", "rye", "building", "vehicle", "bare ground"]
 SCORES = {"efficient": 0.86, "criss_cross": 0.91, "none": 0.62}

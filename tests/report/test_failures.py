@@ -6,11 +6,11 @@ import pytest
 import torch
 from rich.console import Console
 
+from ccsegformer.config.protocol import EvaluationProtocol, load_protocol
 from ccsegformer.data.labels import Classes
 from ccsegformer.evaluation.confusion import compute_metrics
 from ccsegformer.evaluation.evaluate import Evaluation, evaluate
-from ccsegformer.evaluation.losses import rank_losses
-from ccsegformer.evaluation.protocol import EvaluationProtocol, load_protocol
+from ccsegformer.evaluation.shortfalls import rank_losses
 from ccsegformer.report.failures import (
     MATRIX_CLASSES,
     Failure,

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file
 
-from ccsegformer.data.scenes import Scenes
 from ccsegformer.errors import CCSegformerError
 from ccsegformer.models import configuration_ccsegformer
+from ccsegformer.raster.dataset import Scenes
 from studies.satellite import __main__ as program
 from studies.satellite import mapping, pictures
 from studies.satellite.options import Run, Study

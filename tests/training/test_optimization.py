@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from ccsegformer.data.sources import open_dataset
 from ccsegformer.data.stream import TrainingStream, collate
 from ccsegformer.models import CrissCrossSegformerConfig, CrissCrossSegformerForSemanticSegmentation
+from ccsegformer.sources import open_dataset
 from ccsegformer.training._arguments import trainer_arguments
 from ccsegformer.training._loop import SegmentationTrainer
 from ccsegformer.training.recipe import Recipe

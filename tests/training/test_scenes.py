@@ -13,19 +13,19 @@ from affine import Affine
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor
 
-from ccsegformer.data.scene_windows import band_statistics
-from ccsegformer.data.sources import open_dataset
-from ccsegformer.data.transforms import BandStatistics, normalize
+from ccsegformer.config.protocol import EvaluationProtocol, WindowSection
+from ccsegformer.data.pixels import BandStatistics, normalize
 from ccsegformer.errors import DataError, RecipeError
-from ccsegformer.evaluation import cost
-from ccsegformer.evaluation.evaluate import evaluate, predict_labels
-from ccsegformer.evaluation.protocol import EvaluationProtocol, WindowSection
-from ccsegformer.inference.export import describe
-from ccsegformer.inference.predictor import load_model
+from ccsegformer.evaluation.evaluate import evaluate
+from ccsegformer.export.export import describe
+from ccsegformer.lab import comparison, cost
+from ccsegformer.labelling.labeller import predict_labels
+from ccsegformer.labelling.loading import load_model
 from ccsegformer.models import CrissCrossSegformerConfig, CrissCrossSegformerForSemanticSegmentation
-from ccsegformer.report import comparison
+from ccsegformer.raster.random_windows import band_statistics
 from ccsegformer.report._html import as_rgb
 from ccsegformer.report.failures import render_failures, worst_images
+from ccsegformer.sources import open_dataset
 from ccsegformer.training.recipe import Recipe, load_recipe
 from ccsegformer.training.trainer import train
 

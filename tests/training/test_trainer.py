@@ -18,7 +18,6 @@ from transformers import (
 )
 
 from ccsegformer.data.labels import read_classes
-from ccsegformer.data.sources import open_dataset
 from ccsegformer.data.stream import TrainingStream
 from ccsegformer.errors import DataError, OutputError, RecipeError, TrainingError
 from ccsegformer.models import (
@@ -26,6 +25,7 @@ from ccsegformer.models import (
     CrissCrossSegformerForSemanticSegmentation,
     modeling_ccsegformer,
 )
+from ccsegformer.sources import open_dataset
 from ccsegformer.training import trainer as trainer_module
 from ccsegformer.training._loop import SegmentationTrainer
 from ccsegformer.training.recipe import Recipe, load_recipe

@@ -80,6 +80,6 @@ def data_or_usage_error(
         raise typer.BadParameter(
             "the recipe names no data: give a folder, or 'procedural'", param_hint="--data"
         )
-    from ccsegformer.data.sources import with_options
+    from ccsegformer.sources import with_options
 
     return with_options(given or in_recipe or "", image=image_column, mask=mask_column, classes=classes)

@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from ccsegformer.benchmark.tables import Specification, Specifications
+    from ccsegformer.lab.benchmark.tables import Specification, Specifications
 
 BESIDE = "beside a busy process"
 
@@ -106,9 +106,9 @@ def model(
 
       ccsegformer benchmark model --variant b2 --compile --output benchmarks/results/laptop
     """
-    from ccsegformer.benchmark.output import count_threads
-    from ccsegformer.benchmark.runtimes import missing
-    from ccsegformer.benchmark.tables import able, model_contests, run_by
+    from ccsegformer.lab.benchmark.output import count_threads
+    from ccsegformer.lab.benchmark.runtimes import missing
+    from ccsegformer.lab.benchmark.tables import able, model_contests, run_by
 
     place = _place(threads)
     common = {"batch": batch, "training": training, "dtype": dtype.value, **place}
@@ -142,7 +142,7 @@ def attention(
 
       ccsegformer benchmark attention --size 128 --size 256 --training
     """
-    from ccsegformer.benchmark.tables import attention_contests
+    from ccsegformer.lab.benchmark.tables import attention_contests
 
     place = _place()
     backends = ["flash", "fused"] if place["device"] == "cuda" else ["flash"]
@@ -192,9 +192,9 @@ def _run(
         busy: beside a busy process.
         lacking: the package that is not installed, of each runtime that therefore takes no part.
     """
-    from ccsegformer.benchmark.contest import busy_process, measure_limits
-    from ccsegformer.benchmark.output import markdown, preamble, write
-    from ccsegformer.benchmark.tables import measure
+    from ccsegformer.lab.benchmark.contest import busy_process, measure_limits
+    from ccsegformer.lab.benchmark.output import markdown, preamble, write
+    from ccsegformer.lab.benchmark.tables import measure
     from ccsegformer.report.machine import describe_machine
 
     settings = {"what": what, "rounds": rounds, "busy": busy, "missing": lacking or {}, **common}

@@ -61,9 +61,8 @@ def compare(
     """
     from rich.console import Console
 
-    from ccsegformer.evaluation.evaluate import DEFAULT
-    from ccsegformer.evaluation.protocol import load_protocol
-    from ccsegformer.report.comparison import compare as run
+    from ccsegformer.config.protocol import DEFAULT, load_protocol
+    from ccsegformer.lab.comparison import compare as run
     from ccsegformer.report.table import print_table
     from ccsegformer.training.recipe import load_recipe
 

@@ -40,7 +40,7 @@ def scene_parse_150(
 
       ccsegformer data scene-parse-150 --output DIR --archive ADEChallengeData2016.zip
     """
-    from ccsegformer.data.fetch import NAME, PAIRS, fetch_scene_parse_150
+    from ccsegformer.data.scene_parse_150.fetch import NAME, PAIRS, fetch_scene_parse_150
 
     folder = fetch_scene_parse_150(output, archive=archive)
     counts = " and ".join(f"{count:,} {split} pairs" for split, count in PAIRS.items())
@@ -66,7 +66,7 @@ def procedural(
 
       ccsegformer data procedural --output DIR --size 4096 --training 4 --validation 1
     """
-    from ccsegformer.data.georeferenced import write_scenes
+    from ccsegformer.data.procedural.geotiff import write_scenes
 
     write_scenes(
         output, training=training, validation=validation, size=size, seed=seed, progress=sys.stderr.isatty()

@@ -6,15 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ccsegformer.cli._arguments import (
-    ClassList,
-    Engine,
-    ImageColumn,
-    MaskColumn,
-    Model,
-    Precision,
-    Protocol,
-)
+from ccsegformer.cli._arguments import ClassList, Engine, ImageColumn, MaskColumn, Model, Precision, Protocol
 
 
 def evaluate(
@@ -57,14 +49,14 @@ def evaluate(
     import torch
     from accelerate import PartialState
 
-    from ccsegformer.data.sources import open_dataset, with_options
-    from ccsegformer.evaluation.evaluate import DEFAULT, write_confusion, write_metrics
+    from ccsegformer.config.protocol import DEFAULT, load_protocol, with_precision
     from ccsegformer.evaluation.evaluate import evaluate as score
-    from ccsegformer.evaluation.protocol import load_protocol, with_precision
+    from ccsegformer.evaluation.evaluate import write_confusion, write_metrics
     from ccsegformer.files import write_atomically
-    from ccsegformer.inference.predictor import load_engine
+    from ccsegformer.labelling.loading import load_engine
     from ccsegformer.report.failures import render_failures, worst_images
     from ccsegformer.report.scores import print_scores
+    from ccsegformer.sources import open_dataset, with_options
 
     chosen = load_protocol(protocol) if protocol else DEFAULT
     if precision is not None:

@@ -30,8 +30,8 @@ def export(
 
       ccsegformer export nvidia/segformer-b0-finetuned-ade-512-512 --format pt2 --output b0.pt2
     """
-    from ccsegformer.inference.export import export as run
-    from ccsegformer.inference.predictor import load_model
+    from ccsegformer.export.export import export as run
+    from ccsegformer.labelling.loading import load_model
 
     loaded, classes = load_model(model, device="cpu")
     difference = run(loaded, classes, output, format.value, overwrite=overwrite)

@@ -80,7 +80,8 @@ def predict(
     """
     if simplify is not None and polygons is None:
         raise typer.BadParameter("is for polygons: name their file with --polygons", param_hint="--simplify")
-    from ccsegformer.inference.predictor import load_engine, predict_inputs
+    from ccsegformer.labelling.inputs import predict_inputs
+    from ccsegformer.labelling.loading import load_engine
 
     opened, classes = load_engine(model, engine, precision)  # type: ignore[arg-type]
     said = f"engine: {opened.describe()}{f' ({opened.note})' if opened.note else ''}"

@@ -8,11 +8,11 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from ccsegformer.data.fetch import COMMAND, NAME
-from ccsegformer.data.folder import Sample, check_labels, check_size
+from ccsegformer.data.dataset import Sample, check_labels, check_size
 from ccsegformer.data.images import read_image, read_mask
 from ccsegformer.data.labels import Classes, read_classes
-from ccsegformer.data.scene_parse import SCENE_PARSE_150, ReadMask, folder_labels, read_raw_mask
+from ccsegformer.data.scene_parse_150.fetch import COMMAND, NAME
+from ccsegformer.data.scene_parse_150.labels import SCENE_PARSE_150, ReadMask, folder_labels, read_raw_mask
 from ccsegformer.errors import DataError
 
 HUB = "hf://datasets/"

@@ -2,19 +2,16 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol, TypedDict, runtime_checkable
+from typing import TypedDict
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch.utils.data import Dataset
 
-from ccsegformer.data.folder import LabelledImages, Sample
-from ccsegformer.data.labels import Classes
-from ccsegformer.data.transforms import MEAN_COLOR, BandStatistics, Transform, apply_transforms, normalize
+from ccsegformer.data.dataset import DrawnSamples, LabelledImages
+from ccsegformer.data.pixels import MEAN_COLOR, MINIMUM_SIDE, BandStatistics, normalize, pad_to
+from ccsegformer.data.transforms import Transform, apply_transforms
 from ccsegformer.errors import DataError
-
-MINIMUM_SIDE = 32  # SegFormer's coarsest stage has a position for every 32 pixels
 
 
 class TrainingSample(TypedDict):
@@ -22,20 +19,6 @@ class TrainingSample(TypedDict):
 
     pixel_values: torch.Tensor  # float32 ([B,] bands, H, W), normalised
     labels: torch.Tensor  # int64 ([B,] H, W)
-
-
-@runtime_checkable
-class DrawnSamples(Protocol):
-    """A data set whose samples are drawn anew each time, such as random windows of scenes."""
-
-    @property
-    def classes(self) -> Classes:
-        """The classes that the masks hold."""
-
-    def __len__(self) -> int: ...
-
-    def draw(self, index: int, generator: torch.Generator, /) -> Sample:
-        """Draw a sample in the place of `index`, from `generator` alone."""
 
 
 class TrainingStream(Dataset[TrainingSample]):
@@ -117,12 +100,6 @@ def collate(samples: Sequence[TrainingSample], ignore_index: int) -> TrainingSam
         "pixel_values": torch.stack([pad_to(sample["pixel_values"], height, width, 0) for sample in samples]),
         "labels": torch.stack([pad_to(sample["labels"], height, width, ignore_index) for sample in samples]),
     }
-
-
-def pad_to(tensor: torch.Tensor, height: int, width: int, value: float) -> torch.Tensor:
-    """Pad (..., H, W) with `value` below and to the right, up to `height` and `width`."""
-    right, below = max(0, width - tensor.shape[-1]), max(0, height - tensor.shape[-2])
-    return F.pad(tensor, (0, right, 0, below), value=value) if right or below else tensor
 
 
 @contextmanager

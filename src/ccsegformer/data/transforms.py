@@ -15,36 +15,12 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 from torchvision.tv_tensors import Image, Mask
 
-IMAGE_MEAN = (0.485, 0.456, 0.406)  # of ImageNet's training images, RGB in 0-1
-IMAGE_STD = (0.229, 0.224, 0.225)
-MEAN_COLOR = tuple(round(255 * mean) for mean in IMAGE_MEAN)
+from ccsegformer.data.pixels import MEAN_COLOR
 
 BRIGHTNESS = 32  # the most added to or taken from 8-bit values
 CONTRAST = SATURATION = (0.5, 1.5)
 HUE = 0.1  # of the circle of colours, either way
 CROP_RETRIES = 10
-
-
-class BandStatistics(NamedTuple):
-    """Of each band, in the units of the stored values."""
-
-    means: tuple[float, ...]
-    stds: tuple[float, ...]
-
-
-def normalize(image: torch.Tensor, statistics: BandStatistics | None = None) -> torch.Tensor:
-    """Turn an image (bands, H, W) into the float32 that networks take: (values - means) / stds.
-
-    Without `statistics`, 8-bit RGB by those of ImageNet's images.
-    """
-    means, stds = statistics or (IMAGE_MEAN, IMAGE_STD)
-    mean, std = (torch.tensor(values, device=image.device)[:, None, None] for values in (means, stds))
-    pixels = image.as_subclass(torch.Tensor).to(
-        torch.float32, memory_format=torch.contiguous_format, copy=True
-    )
-    if statistics is None:
-        pixels.div_(255)
-    return pixels.sub_(mean).div_(std)
 
 
 def _rising(bounds: tuple[float, float]) -> tuple[float, float]:

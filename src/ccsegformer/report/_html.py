@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 from PIL import Image
 
-from ccsegformer.evaluation.protocol import EvaluationProtocol
+from ccsegformer.config.protocol import EvaluationProtocol
 from ccsegformer.report.table import number, span
 
 LONGEST_SIDE = 1024

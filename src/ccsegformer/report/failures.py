@@ -9,12 +9,13 @@ import torch
 from numpy.typing import NDArray
 
 import ccsegformer
-from ccsegformer.data.folder import LabelledImages
+from ccsegformer.config.protocol import EvaluationProtocol
+from ccsegformer.data.dataset import LabelledImages
 from ccsegformer.data.labels import Classes, colorize
 from ccsegformer.evaluation.confusion import confusion_matrix
-from ccsegformer.evaluation.evaluate import Evaluation, predict_labels
-from ccsegformer.evaluation.losses import ClassLoss, rank_losses
-from ccsegformer.evaluation.protocol import EvaluationProtocol
+from ccsegformer.evaluation.evaluate import Evaluation
+from ccsegformer.evaluation.shortfalls import ClassLoss, rank_losses
+from ccsegformer.labelling.labeller import predict_labels
 from ccsegformer.report._html import as_rgb, environment, panel, protocol_words
 from ccsegformer.report.machine import describe_machine
 from ccsegformer.report.table import number

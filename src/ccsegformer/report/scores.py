@@ -4,7 +4,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ccsegformer.evaluation.evaluate import Evaluation
-from ccsegformer.evaluation.losses import rank_losses
+from ccsegformer.evaluation.shortfalls import rank_losses
 from ccsegformer.report.table import number
 
 

@@ -4,12 +4,12 @@ import os
 import sys
 from typing import NamedTuple
 
-from ccsegformer.data.folder import LabelledImages
-from ccsegformer.data.scene_windows import RandomWindows, band_statistics
-from ccsegformer.data.scenes import TILE, Scenes
-from ccsegformer.data.stream import DrawnSamples
-from ccsegformer.data.transforms import BandStatistics, window_size
+from ccsegformer.data.dataset import DrawnSamples, LabelledImages
+from ccsegformer.data.pixels import BandStatistics
+from ccsegformer.data.transforms import window_size
 from ccsegformer.errors import RecipeError
+from ccsegformer.raster.dataset import TILE, Scenes
+from ccsegformer.raster.random_windows import RandomWindows, band_statistics
 from ccsegformer.training.recipe import Recipe, WindowsSection
 
 

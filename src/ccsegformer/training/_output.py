@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel, SegformerImageProcessor
 
 from ccsegformer.data.labels import Classes, read_classes, write_classes
-from ccsegformer.data.transforms import IMAGE_MEAN, IMAGE_STD
+from ccsegformer.data.pixels import IMAGE_MEAN, IMAGE_STD
 from ccsegformer.errors import OutputError, RecipeError
 from ccsegformer.files import write_atomically
 from ccsegformer.models import CrissCrossSegformerConfig

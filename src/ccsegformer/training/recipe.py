@@ -7,9 +7,10 @@ from typing import Annotated, Literal, Self, get_args
 import yaml
 from pydantic import Discriminator, Field, Tag, model_validator
 
+from ccsegformer.config.validation import Location, Section, validate
+from ccsegformer.config.yaml_files import apply_override, read_yaml
 from ccsegformer.data.transforms import Transform
 from ccsegformer.files import write_atomically
-from ccsegformer.settings import Location, Section, apply_override, read_yaml, validate
 
 Attention = Literal["criss_cross", "efficient", "none"]
 OneOrFour = Annotated[

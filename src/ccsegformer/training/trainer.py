@@ -16,7 +16,6 @@ import transformers
 from transformers.integrations import TensorBoardCallback
 
 from ccsegformer.data.labels import Classes
-from ccsegformer.data.sources import open_dataset
 from ccsegformer.data.stream import TrainingStream, collate, plain_data_errors
 from ccsegformer.errors import OutputError, RecipeError, TrainingError
 from ccsegformer.models import (
@@ -25,6 +24,7 @@ from ccsegformer.models import (
     LoadReport,
     load_pretrained,
 )
+from ccsegformer.sources import open_dataset
 from ccsegformer.training._arguments import trainer_arguments
 from ccsegformer.training._inputs import Inputs, training_inputs
 from ccsegformer.training._loop import SegmentationTrainer

@@ -1,0 +1,1 @@
+"""Recipes and protocols as YAML files: read, overridden and validated."""

@@ -1,0 +1,1 @@
+"""Generated aerial scenes: the demo's data set, and GeoTIFFs to try things on."""

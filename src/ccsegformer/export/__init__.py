@@ -1,0 +1,1 @@
+"""Trained models as single files: ONNX, or PyTorch's pt2."""

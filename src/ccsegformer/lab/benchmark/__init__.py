@@ -1,0 +1,1 @@
+"""Time and memory against transformers and the textbook formula."""

@@ -1,0 +1,116 @@
+"""From trained and scored models to what the results hold of them."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ccsegformer.config.protocol import EvaluationProtocol
+from ccsegformer.data.dataset import LabelledImages
+from ccsegformer.evaluation.evaluate import Evaluation
+from ccsegformer.lab.verdict import Counts, Difference, Verdict, mean_iou, signed
+from ccsegformer.labelling.engine import open_engine
+from ccsegformer.labelling.labeller import predict_labels
+from ccsegformer.labelling.loading import load_model
+from ccsegformer.report._html import as_rgb
+from ccsegformer.report.page import Example
+from ccsegformer.report.table import LABELS
+from ccsegformer.training.recipe import Recipe
+
+
+class Run(NamedTuple):
+    """One trained and scored model."""
+
+    attention: str
+    seed: int
+    folder: Path
+    evaluation: Evaluation
+    counts: Counts
+    """(images, 3, classes), in the order of the data set."""
+
+
+def summarize(runs: Sequence[Run], recipe: Recipe, verdict: Verdict) -> dict[str, Any]:
+    """The results of one attention: means over its runs, which differ in their seed, and each run's own."""
+    attention = runs[0].attention
+    logs = [json.loads((run.folder / "training_log.json").read_text(encoding="utf-8")) for run in runs]
+    metrics = [run.evaluation.to_dict() for run in runs]
+    scores = [of["mean_iou"] for of in metrics]
+    criss_cross = attention == "criss_cross"
+    image_miou = np.stack([mean_iou(run.counts) for run in runs]).mean(axis=0)
+    return {
+        "attention": attention,
+        "recurrence": recipe.model.recurrence if criss_cross else None,
+        "projection": recipe.model.projection if criss_cross else None,
+        "lepe": recipe.model.lepe if criss_cross else None,
+        "mean_iou": _mean(scores),
+        "mean_iou_std": float(np.std(scores, ddof=1)) if len(runs) > 1 else None,
+        "mean_iou_interval": verdict["intervals"][attention],
+        **{
+            key: _mean([of[key] for of in metrics])
+            for key in ("mean_accuracy", "pixel_accuracy", "devkit_mean_iou")
+        },
+        "train_seconds": _mean([log["seconds"] for log in logs]),
+        "per_class": {
+            name: {key: _mean([of["per_class"][name][key] for of in metrics]) for key in ("iou", "accuracy")}
+            for name in metrics[0]["per_class"]
+        },
+        "image_miou": _nullable(image_miou),
+        "runs": [
+            {
+                "seed": run.seed,
+                "mean_iou": score,
+                "loss": log["loss"],
+                "seconds": log["seconds"],
+                "folder": str(run.folder),
+            }
+            for run, score, log in zip(runs, scores, logs, strict=True)
+        ],
+    }
+
+
+def choose_examples(
+    runs: Sequence[Run], pair: Difference, dataset: LabelledImages, protocol: EvaluationProtocol
+) -> list[Example]:
+    """The images on which the pair's models differ most either way, and by the median; one of `runs` each."""
+    first, second = pair["first"], pair["second"]
+    scores = {run.attention: mean_iou(run.counts) for run in runs}
+    leads = scores[first] - scores[second]
+    order = [int(place) for place in np.argsort(-leads, kind="stable") if np.isfinite(leads[place])]
+    captions: dict[int, str] = {}
+    if order:
+        captions[order[0]] = f"Best for {LABELS[first].lower()}"
+        captions.setdefault(order[len(order) // 2], "The median")
+        captions.setdefault(order[-1], f"Best for {LABELS[second].lower()}")
+    samples = [dataset[place] for place in captions]
+    predictions: dict[str, list[NDArray[np.integer]]] = {}
+    for run in runs:
+        engine = open_engine(load_model(run.folder)[0], precision=protocol.precision)
+        predictions[run.attention] = [
+            predict_labels(engine, sample["image"], protocol, name=sample["name"]).numpy()
+            for sample in samples
+        ]
+    return [
+        Example(
+            name=sample["name"],
+            caption=f"{captions[place]}, {signed(leads[place], plus=True)}",
+            image=as_rgb(sample["image"]),
+            truth=sample["mask"].numpy(),
+            predictions={name: labels[index] for name, labels in predictions.items()},
+            scores={name: _nullable(of)[place] for name, of in scores.items()},
+        )
+        for index, (place, sample) in enumerate(zip(captions, samples, strict=True))
+    ]
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """Mean of those that are there."""
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def _nullable(values: NDArray[np.float64]) -> list[float | None]:
+    """NaN as None, which JSON can hold."""
+    return [float(value) if np.isfinite(value) else None for value in values]

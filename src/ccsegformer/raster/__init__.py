@@ -1,0 +1,1 @@
+"""Georeferenced rasters: read, labelled, written, mapped."""

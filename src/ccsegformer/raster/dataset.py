@@ -1,0 +1,217 @@
+"""Georeferenced scenes with their labels, read in windows and never whole."""
+
+import os
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rasterio.enums import ColorInterp
+from torch.utils.data import Dataset
+from torchvision import tv_tensors
+
+from ccsegformer.data.dataset import Sample, check_labels
+from ccsegformer.data.folder import and_more, files_by_stem
+from ccsegformer.data.labels import Classes, read_classes
+from ccsegformer.errors import DataError
+from ccsegformer.raster.labels import MaskRaster, Polygons, read_polygon_file
+from ccsegformer.raster.overlaps import warn_about_overlaps
+from ccsegformer.raster.read import (
+    MASK,
+    RASTER_SUFFIXES,
+    Box,
+    fill_gaps,
+    hold_raster,
+    image_bands,
+    open_raster,
+    read_box,
+)
+
+TILE = 512
+"""Side of the windows, side by side, in which a split is scored."""
+POLYGON_SUFFIXES = (".gpkg", ".geojson")
+# Without classes.json 255 is no label: in some masks it means the object, in others nothing.
+DEFAULT_CLASSES = Classes(("background", "object"), ignore_index=65535)
+OPEN_RASTERS = 8
+
+
+class Scene(NamedTuple):
+    """A scene and what labels it."""
+
+    path: Path
+    name: str
+    height: int
+    width: int
+    labels: MaskRaster | Polygons
+
+
+class Bands(NamedTuple):
+    """What a pixel of every scene of a set is made of."""
+
+    number: int
+    dtype: str
+    has_alpha: bool  # beside them
+    rgb: tuple[int, int, int] | None
+    """Which of them, from 0, are red, green and blue, where the files say so."""
+
+    @property
+    def is_rgb(self) -> bool:
+        """Whether they are those of a photograph, three of 8 bits."""
+        return self.number == 3 and self.dtype == "uint8"
+
+    def __str__(self) -> str:
+        return f"{self.number} band{'s' * (self.number > 1)} of {self.dtype}" + " and alpha" * self.has_alpha
+
+
+class Scenes(Dataset[Sample]):
+    """The scenes `DIR/SPLIT/NAME.tif`, labelled by `NAME_mask.tif` or by polygons.
+
+    Polygons are in `NAME.gpkg` or `NAME.geojson`, or in one `polygons.gpkg` or `polygons.geojson` for the
+    whole split. Sample i is tile i of 512 pixels: all scenes by name, each row by row, smaller at the edges.
+    Pixels without data or label are ignored. Where a scene has no data the image has the mean of the rest of
+    the window, band by band. Rasters are opened when they are needed, by each process for itself.
+
+    Args:
+        root: the folder DIR. Its `classes.json` names the classes; without it they are background and object.
+        split: "training", "validation" or another.
+        classes: the path of another `classes.json`.
+
+    Raises:
+        DataError: no scenes, a scene without labels, scenes of different bands, or files that cannot be used.
+    """
+
+    def __init__(self, root: str | Path, split: str = "training", *, classes: str | None = None) -> None:
+        self.root = Path(root)
+        folder, listing = self.root / split, Path(classes or self.root / "classes.json")
+        rasters = files_by_stem(folder, RASTER_SUFFIXES)
+        images = {name: path for name, path in rasters.items() if not name.endswith(MASK)}
+        masks = {name.removesuffix(MASK): path for name, path in rasters.items() if name.endswith(MASK)}
+        if not images:
+            raise DataError(f"{folder}: no scenes ({', '.join(RASTER_SUFFIXES)}) in this split")
+        if orphans := sorted(masks.keys() - images.keys()):
+            raise DataError(f"{masks[orphans[0]]}: mask without a scene{and_more(orphans)}")
+        self._knows_classes = classes is not None or listing.exists()
+        self.classes: Classes = read_classes(listing) if self._knows_classes else DEFAULT_CLASSES
+        self._open = _OpenRasters()
+        polygons = files_by_stem(folder, POLYGON_SUFFIXES)
+        shared = polygons.get("polygons")
+        shared_file = None
+        if shared is not None and images.keys() - masks.keys() - polygons.keys():
+            shared_file = read_polygon_file(shared, self.classes)
+            if shared_file.bounds is None:
+                raise DataError(f"{shared}: holds no polygons")
+        self.scenes: list[Scene] = []
+        for name, path in images.items():
+            with open_raster(path) as source:
+                self._check_bands(path, source)
+                labels: MaskRaster | Polygons
+                if name in masks:
+                    labels = MaskRaster(masks[name], source, self.classes)
+                elif name in polygons:
+                    labels = Polygons(read_polygon_file(polygons[name], self.classes), source, self.classes)
+                elif shared_file is not None:
+                    labels = Polygons(shared_file, source, self.classes)
+                else:
+                    raise DataError(
+                        f"{folder / name}{MASK}.tif: mask is missing; a scene needs one, or polygons in "
+                        f"{name}.gpkg, {name}.geojson or polygons.gpkg"
+                    )
+                self.scenes.append(Scene(path, name, source.height, source.width, labels))
+        self._tiles = [
+            (number, box)
+            for number, scene in enumerate(self.scenes)
+            for box in tiles(scene.height, scene.width, TILE)
+        ]
+        self.names: tuple[str, ...] = tuple(
+            f"{self.scenes[number].name}_{box.top}_{box.left}" for number, box in self._tiles
+        )
+        warn_about_overlaps(self.root, split, images.values())
+
+    def __len__(self) -> int:
+        return len(self._tiles)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Read a tile."""
+        return self.sample(*self._tiles[index], self.names[index])
+
+    def sample(self, number: int, box: Box, name: str) -> Sample:
+        """Read a box inside scene `number`; the image is uint8, or float32 where the scene is not."""
+        values, valid = self.pixels(number, box)
+        labels = self.labels(number, box)
+        labels[~valid] = self.classes.ignore_index
+        narrow = np.uint8 if self.classes.ignore_index <= 255 else np.int32
+        return {
+            "image": tv_tensors.Image(torch.from_numpy(fill_gaps(values, valid))),
+            "mask": tv_tensors.Mask(torch.from_numpy(labels.astype(narrow))),
+            "name": name,
+        }
+
+    def pixels(self, number: int, box: Box) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
+        """Values (bands, H, W) of a box in the scene's own type, and which pixels (H, W) have data."""
+        path = self.scenes[number].path
+        return read_box(self._open.get(path, lambda: hold_raster(path)), box)
+
+    def labels(self, number: int, box: Box) -> NDArray[np.int32]:
+        """Class ids (H, W) of a box inside scene `number`, whether or not the scene has data there."""
+        source = self.scenes[number].labels
+        labels = source.read(self._open.get(source.path, source.open), box)
+        try:
+            check_labels(torch.from_numpy(labels), self.classes, source.path, top=box.top, left=box.left)
+        except DataError as error:
+            if self._knows_classes:
+                raise
+            raise DataError(f"{error}; name the classes in {self.root / 'classes.json'}") from None
+        return labels
+
+    def _check_bands(self, path: Path, source: Any) -> None:
+        """Make sure that the scene has the bands of those before it."""
+        numbers = image_bands(source)
+        colors = [source.colorinterp[band - 1] for band in numbers]
+        if ColorInterp.palette in colors:
+            raise DataError(f"{path}: holds palette indices; make it RGB with gdal_translate -expand rgb")
+        wanted = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
+        red_green_blue = [colors.index(color) for color in wanted if color in colors]
+        rgb = (red_green_blue[0], red_green_blue[1], red_green_blue[2]) if len(red_green_blue) == 3 else None
+        bands = Bands(len(numbers), source.dtypes[0], source.count > len(numbers), rgb)
+        if not self.scenes:
+            self.bands = bands
+        elif bands[:2] != self.bands[:2]:
+            raise DataError(f"{path}: {bands}, but {self.scenes[0].path} has {self.bands}")
+        elif bands.rgb != self.bands.rgb:
+            self.bands = self.bands._replace(rgb=None)
+
+
+def tiles(height: int, width: int, size: int) -> list[Box]:
+    """Boxes of at most `size` pixels a side that lie side by side over a scene, row by row."""
+    return [
+        Box(top, left, min(top + size, height), min(left + size, width))
+        for top in range(0, height, size)
+        for left in range(0, width, size)
+    ]
+
+
+class _OpenRasters:
+    """The rasters used last, kept open; a copy in another process opens its own."""
+
+    def __init__(self) -> None:
+        self._process = os.getpid()
+        self._sources: OrderedDict[Path, Any] = OrderedDict()
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return _OpenRasters, ()
+
+    def get(self, path: Path, opened: Callable[[], Any]) -> Any:
+        """The raster of a path, made by `opened` where it is not open yet."""
+        if self._process != os.getpid():  # forked: the parent reads from the same handles
+            self._process, self._sources = os.getpid(), OrderedDict()
+        if path not in self._sources:
+            self._sources[path] = opened()
+            if len(self._sources) > OPEN_RASTERS:
+                _, oldest = self._sources.popitem(last=False)
+                if oldest is not None:
+                    oldest.close()
+        self._sources.move_to_end(path)
+        return self._sources[path]

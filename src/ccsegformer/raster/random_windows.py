@@ -1,0 +1,165 @@
+"""Random windows of scenes, on request oftener about rare classes, and the statistics of their bands."""
+
+from array import array
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ccsegformer.data.dataset import Sample
+from ccsegformer.data.pixels import BandStatistics
+from ccsegformer.errors import DataError
+from ccsegformer.raster.dataset import TILE, Scenes, tiles
+from ccsegformer.raster.read import Box
+
+TRIES = 10
+ENOUGH = 0.5
+"""A window is drawn again, up to `TRIES` times in all, while a smaller share of its pixels is labelled."""
+CELL = 64
+"""Side of the squares in which the classes are counted; tiles are whole numbers of them."""
+STATISTICS_TILES = 128
+"""How many tiles of each scene the statistics are taken from, at most: 33 megapixels."""
+
+
+class _Cells(NamedTuple):
+    """Where a class lies: squares of 64 pixels, and the pixels of it in all of them up to each."""
+
+    scene: NDArray[np.int64]
+    row: NDArray[np.int64]
+    column: NDArray[np.int64]
+    cumulative: NDArray[np.int64]
+
+
+class RandomWindows:
+    """Windows at random places of scenes; as many make an epoch as tile the scenes.
+
+    Args:
+        scenes: what they are read from.
+        size: side of a window in pixels; a smaller scene is taken whole.
+        rare_classes: the share of the windows that are centred on a pixel of a class drawn uniformly from
+            those that occur. All labels are read once for it, and 32 bytes are kept for each class in each
+            square of 64 pixels.
+
+    Raises:
+        DataError: a scene in which no pixel has data and a label.
+    """
+
+    def __init__(self, scenes: Scenes, *, size: int, rare_classes: float = 0.0) -> None:
+        self.scenes, self.size, self.rare_classes = scenes, size, rare_classes
+        self.classes = scenes.classes
+        self._scene_of = [
+            number
+            for number, scene in enumerate(scenes.scenes)
+            for _ in tiles(scene.height, scene.width, size)
+        ]
+        for number in range(len(scenes.scenes)):
+            _check_labelled(scenes, number)
+        self._cells = _count_classes(scenes) if rare_classes else []
+
+    def __len__(self) -> int:
+        return len(self._scene_of)
+
+    def draw(self, index: int, generator: torch.Generator) -> Sample:
+        """A window of the scene of tile `index`, or about a rare class wherever it is."""
+        best: tuple[int, Sample | None] = (-1, None)
+        for _ in range(TRIES):
+            coin, *draws = torch.rand(4, dtype=torch.float64, generator=generator).tolist()
+            about = coin < self.rare_classes
+            number, box = self._about_a_class(draws) if about else self._anywhere(index, draws)
+            name = f"{self.scenes.scenes[number].name}_{box.top}_{box.left}"
+            sample = self.scenes.sample(number, box, name)
+            labelled = int((sample["mask"] != self.classes.ignore_index).sum())
+            if labelled > best[0]:
+                best = (labelled, sample)
+            if labelled >= ENOUGH * box.height * box.width or (about and labelled):
+                break
+        assert best[1] is not None
+        return best[1]
+
+    def _anywhere(self, index: int, draws: list[float]) -> tuple[int, Box]:
+        number = self._scene_of[index]
+        scene = self.scenes.scenes[number]
+        spare = (max(0, scene.height - self.size), max(0, scene.width - self.size))
+        return number, self._box(number, int(draws[0] * (spare[0] + 1)), int(draws[1] * (spare[1] + 1)))
+
+    def _about_a_class(self, draws: list[float]) -> tuple[int, Box]:
+        """A window centred on a pixel, each of its class as likely as the others."""
+        label, cells = self._cells[int(draws[0] * len(self._cells))]
+        place = int(np.searchsorted(cells.cumulative, int(draws[1] * cells.cumulative[-1]), side="right"))
+        number, top, left = int(cells.scene[place]), int(cells.row[place]), int(cells.column[place])
+        scene = self.scenes.scenes[number]
+        cell = Box(top, left, min(top + CELL, scene.height), min(left + CELL, scene.width))
+        rows, columns = np.nonzero(self.scenes.labels(number, cell) == label)
+        pixel = int(draws[2] * len(rows))
+        return number, self._box(
+            number, top + int(rows[pixel]) - self.size // 2, left + int(columns[pixel]) - self.size // 2
+        )
+
+    def _box(self, number: int, top: int, left: int) -> Box:
+        """The window that begins there, moved into the scene."""
+        scene = self.scenes.scenes[number]
+        top = min(max(top, 0), max(0, scene.height - self.size))
+        left = min(max(left, 0), max(0, scene.width - self.size))
+        return Box(top, left, min(top + self.size, scene.height), min(left + self.size, scene.width))
+
+
+def band_statistics(scenes: Scenes) -> BandStatistics:
+    """Mean and standard deviation of each band, in stored units, over the pixels with data.
+
+    They are taken from up to 128 tiles of each scene, evenly spread, and merged one by one, as Chan, Golub
+    and LeVeque do in "Updating formulae and a pairwise algorithm for computing sample variances" (1979).
+
+    Raises:
+        DataError: no pixel has data.
+    """
+    count, mean, squares = 0, np.zeros(scenes.bands.number), np.zeros(scenes.bands.number)
+    for number, scene in enumerate(scenes.scenes):
+        boxes = tiles(scene.height, scene.width, TILE)
+        chosen = np.unique(np.linspace(0, len(boxes) - 1, STATISTICS_TILES).round().astype(int))
+        for place in chosen.tolist():
+            values, valid = scenes.pixels(number, boxes[place])
+            pixels = values[:, valid].astype(np.float64)
+            if not pixels.size:
+                continue
+            more, their_mean = pixels.shape[1], pixels.mean(axis=1)
+            apart = their_mean - mean
+            squares += ((pixels - their_mean[:, None]) ** 2).sum(axis=1)
+            squares += apart**2 * count * more / (count + more)
+            mean += apart * more / (count + more)
+            count += more
+    if not count:
+        raise DataError(f"{scenes.root}: nothing but nodata where its bands were measured")
+    deviation = np.sqrt(squares / count)
+    deviation[deviation == 0] = 1  # a band of one value says nothing, whatever it is divided by
+    return BandStatistics(tuple(mean.tolist()), tuple(deviation.tolist()))
+
+
+def _check_labelled(scenes: Scenes, number: int) -> None:
+    """Look for a labelled pixel, which is in the first tile as a rule."""
+    scene, ignored = scenes.scenes[number], scenes.classes.ignore_index
+    for box in tiles(scene.height, scene.width, TILE):
+        if ((scenes.sample(number, box, "")["mask"]) != ignored).any():
+            return
+    raise DataError(f"{scene.path}: has nothing but nodata and unlabelled pixels")
+
+
+def _count_classes(scenes: Scenes) -> list[tuple[int, _Cells]]:
+    """The classes that occur, with the squares where they do; labels are read tile by tile."""
+    found: dict[int, array[int]] = {}
+    for number, scene in enumerate(scenes.scenes):
+        for box in tiles(scene.height, scene.width, TILE):
+            labels = scenes.labels(number, box)
+            for top in range(0, box.height, CELL):
+                for left in range(0, box.width, CELL):
+                    cell = labels[top : top + CELL, left : left + CELL]
+                    ids, counts = np.unique(cell, return_counts=True)
+                    for label, count in zip(ids.tolist(), counts.tolist(), strict=True):
+                        if label != scenes.classes.ignore_index:
+                            place = (number, box.top + top, box.left + left, count)
+                            found.setdefault(label, array("q")).extend(place)
+    index = []
+    for label, places in sorted(found.items()):
+        numbers, rows, columns, counts = np.array(places).reshape(-1, 4).T
+        index.append((label, _Cells(numbers, rows, columns, counts.cumsum())))
+    return index

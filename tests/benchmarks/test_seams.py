@@ -1,0 +1,50 @@
+"""What the seams benchmark counts, on maps made by hand and by a small network."""
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.seams import REACH, compare, disagreement, seam_mask, steps
+from ccsegformer.labelling.windows import label_image
+from ccsegformer.models import CrissCrossSegformerConfig, CrissCrossSegformerForSemanticSegmentation
+
+
+def test_seams_lie_about_the_cuts():
+    seams = seam_mask(90, 160, 96, 32)
+    columns = np.flatnonzero(seams[0])
+    assert columns.tolist() == list(range(80 - REACH, 80 + REACH))
+    assert seams[:, 80].all()
+
+
+def test_disagreement_is_told_apart():
+    whole = torch.zeros(64, 128, dtype=torch.uint8)
+    labels = whole.clone()
+    seams = seam_mask(64, 128, 64, 0)
+    labels[:, 64] = 1
+    assert disagreement(labels, whole, seams) == (pytest.approx(1 / 32), 0)
+    assert steps(labels, whole, 64, 0) == (1, 0)
+    assert steps(whole, whole, 64, 0) == (0, 0)
+
+
+def test_a_whole_window_agrees_with_itself_and_blending_leaves_fewer_steps_than_a_cut():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = CrissCrossSegformerConfig(
+            hidden_sizes=[8] * 4,
+            depths=[1] * 4,
+            num_attention_heads=[1] * 4,
+            decoder_hidden_size=8,
+            num_labels=3,
+        )
+        model = CrissCrossSegformerForSemanticSegmentation(config).eval()
+        torch.nn.init.normal_(model.decode_head.classifier.weight)
+    generator = np.random.default_rng(0)
+    images = [torch.from_numpy(generator.integers(0, 256, (3, 256, 256), dtype=np.uint8))]
+    wholes = [label_image(model, images[0], 256, 0)]
+    found = {
+        (overlap, blend): compare(model, images, 96, overlap, blend, wholes)
+        for overlap, blend in ((0, "none"), (32, "none"), (32, "logits"))
+    }
+    assert found[32, "logits"][2] < found[0, "none"][2]
+    assert found[32, "logits"][0] < found[0, "none"][0]
+    assert found[32, "none"][0] < found[0, "none"][0], "a window is worst at its edge"

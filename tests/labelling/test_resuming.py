@@ -1,0 +1,284 @@
+"""Runs that are broken off, killed, out of disk or cut from the network, go on and write the same bytes."""
+
+import json
+import resource
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+
+from ccsegformer.data.labels import Classes, write_classes
+from ccsegformer.errors import DataError, OutputError
+from ccsegformer.labelling import scene
+from ccsegformer.labelling.loading import load_model
+from ccsegformer.labelling.scene import predict_scene
+from ccsegformer.models import CrissCrossSegformerConfig, CrissCrossSegformerForSemanticSegmentation
+from ccsegformer.raster import _journal
+from ccsegformer.raster import read as rasters
+
+TINY = {"hidden_sizes": [8, 8, 8, 8], "depths": [1, 1, 1, 1], "num_attention_heads": [1, 1, 1, 1]}
+TINY |= {"decoder_hidden_size": 8, "num_labels": 3}
+STEPS = ["write_box", "save_scores", "write_progress", "write_cog", "write_polygons", "_publish"]
+OPTIONS = {"window": 64, "overlap": 32, "confidence": True}
+RUN = """
+import sys, time, torch
+torch.set_num_threads(1)
+from ccsegformer import load_model, predict_scene
+from ccsegformer.inference import _journal
+count = _journal.write_progress
+def write_progress(folder, progress):
+    if progress.windows > 25:
+        time.sleep(600)  # it is killed on the way here
+    count(folder, progress)
+_journal.write_progress = write_progress
+model, classes = load_model(sys.argv[1], device="cpu")
+predict_scene(model, *sys.argv[2:4], classes=classes, window=64, overlap=32, confidence=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A trained model, in a way, and a scene with a hole."""
+    folder = tmp_path_factory.mktemp("given")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = CrissCrossSegformerForSemanticSegmentation(CrissCrossSegformerConfig(**TINY))
+        torch.nn.init.normal_(model.decode_head.classifier.weight)
+    model.save_pretrained(folder / "model")
+    write_classes(Classes(("ground", "water", "road")), folder / "model" / "classes.json")
+    data = np.random.default_rng(0).integers(1, 255, (3, 300, 200), dtype=np.uint8)
+    data[:, 100:200, 60:150] = 0
+    profile = {"driver": "GTiff", "height": 300, "width": 200, "count": 3, "dtype": "uint8", "nodata": 0}
+    profile |= {"crs": "EPSG:32632", "transform": rasterio.Affine(1, 0, 4e5, 0, -1, 5e6)}
+    with rasterio.open(folder / "scene.tif", "w", **profile) as target:
+        target.write(data)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(folder):
+    return load_model(folder / "model", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def whole(folder, trained):
+    """The map of an unbroken run."""
+    model, classes = trained
+    predict_scene(model, folder / "scene.tif", folder / "whole.tif", classes=classes, **OPTIONS)
+    return (folder / "whole.tif").read_bytes()
+
+
+def windows_done(output):
+    try:
+        return json.loads((_journal.folder_for(output) / "progress.json").read_text())["windows"]
+    except (OSError, ValueError):
+        return 0
+
+
+def test_a_killed_run_goes_on_and_writes_the_same_bytes(folder, trained, whole, tmp_path):
+    model, classes = trained
+    output = tmp_path / "map.tif"
+    command = [sys.executable, "-c", RUN, folder / "model", folder / "scene.tif", output]
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
+        while windows_done(output) < 20 and process.poll() is None:
+            time.sleep(0.001)
+        process.kill()
+        assert process.wait() == -9, process.stderr.read().decode()
+    assert not output.exists()
+    assert 20 <= windows_done(output) <= 25
+    predict_scene(model, folder / "scene.tif", output, classes=classes, **OPTIONS)
+    assert output.read_bytes() == whole
+    assert {path.name for path in tmp_path.iterdir()} == {"map.tif", "map.tif.aux.xml"}
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("count", [1, 30])
+def test_a_run_stopped_between_any_two_writes_goes_on(
+    folder, trained, whole, tmp_path, monkeypatch, step, count
+):
+    model, classes = trained
+    output = tmp_path / "map.tif"
+    calls = 0
+    home = _journal if step == "write_progress" else scene
+    original = getattr(home, step)
+
+    def stop(*arguments, **more):
+        nonlocal calls
+        calls += 1
+        if calls == count or step in STEPS[3:]:
+            raise KeyboardInterrupt
+        return original(*arguments, **more)
+
+    options = {"classes": classes, "polygons": tmp_path / "map.gpkg", **OPTIONS}
+    with monkeypatch.context() as patch:
+        patch.setattr(home, step, stop)
+        with pytest.raises(KeyboardInterrupt):
+            predict_scene(model, folder / "scene.tif", output, **options)
+    assert not output.exists()
+    seen = []
+    with monkeypatch.context() as patch:
+        label = scene.label_window
+        patch.setattr(scene, "label_window", lambda *args, **kw: seen.append(1) or label(*args, **kw))
+        done = windows_done(output)
+        predict_scene(model, folder / "scene.tif", output, **options)
+    assert len(seen) <= 54 - done
+    assert output.read_bytes() == whole and (tmp_path / "map.gpkg").exists()
+
+
+def test_another_job_begins_anew(folder, trained, tmp_path, monkeypatch):
+    model, classes = trained
+    output = tmp_path / "map.tif"
+    with monkeypatch.context() as patch:
+        patch.setattr(scene, "write_cog", lambda *_: (_ for _ in ()).throw(OutputError("map.tif: no space")))
+        with pytest.raises(OutputError, match="no space; what is done is kept, run again to go on"):
+            predict_scene(model, folder / "scene.tif", output, classes=classes, window=128)
+    assert windows_done(output) > 0
+    predict_scene(model, folder / "scene.tif", output, classes=classes, window=96)
+    predict_scene(model, folder / "scene.tif", tmp_path / "fresh.tif", classes=classes, window=96)
+    assert output.read_bytes() == (tmp_path / "fresh.tif").read_bytes()
+
+
+def test_two_runs_of_one_output_are_refused(folder, trained, tmp_path):
+    model, classes = trained
+    output = tmp_path / "map.tif"
+    with (
+        _journal.locked(_journal.folder_for(output)),
+        pytest.raises(OutputError, match="another process is at work"),
+    ):
+        predict_scene(model, folder / "scene.tif", output, classes=classes)
+
+
+def test_too_little_disk_is_noticed_before_the_work(folder, trained, tmp_path, monkeypatch):
+    model, classes = trained
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000}))
+    with pytest.raises(OutputError, match="MB are needed"):
+        predict_scene(model, folder / "scene.tif", tmp_path / "map.tif", classes=classes)
+    assert not list(tmp_path.iterdir())
+
+
+@contextmanager
+def full_disk(size):
+    """No file may grow beyond `size` bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_disk_that_is_full_at_the_beginning(folder, trained, tmp_path):
+    model, classes = trained
+    with full_disk(100_000), pytest.raises(OutputError, match=r"growing\.tif: cannot be written") as caught:
+        predict_scene(model, folder / "scene.tif", tmp_path / "map.tif", classes=classes)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("size", [0, 1000, 20_000, 30_000])
+def test_a_disk_that_is_full_at_the_end(folder, trained, whole, tmp_path, monkeypatch, size):
+    model, classes = trained
+    assert len(whole) > 35_000
+    with monkeypatch.context() as patch:
+        original = scene.write_cog
+
+        def write_cog(*arguments):
+            with full_disk(size):
+                original(*arguments)
+
+        patch.setattr(scene, "write_cog", write_cog)
+        with pytest.raises(OutputError, match=r"map\.tif: cannot be written: .*run again to go on") as caught:
+            predict_scene(model, folder / "scene.tif", tmp_path / "map.tif", classes=classes, **OPTIONS)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "map.tif").exists()
+    predict_scene(model, folder / "scene.tif", tmp_path / "map.tif", classes=classes, **OPTIONS)
+    assert (tmp_path / "map.tif").read_bytes() == whole
+
+
+class Server(ThreadingHTTPServer):
+    """Serves one file in ranges; fails as often as told."""
+
+    daemon_threads = True
+
+    def __init__(self, content):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.content = content
+        self.failures = 0
+        self.failed = 0
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_HEAD(self):
+        self.answer(body=False)
+
+    def do_GET(self):
+        self.answer(body=True)
+
+    def answer(self, body):
+        asked = self.headers["Range"]
+        if asked and self.server.failures and not asked.startswith("bytes=0-"):
+            self.server.failures -= 1
+            self.server.failed += 1
+            self.send_response(404)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        content = self.server.content
+        first, last = 0, len(content) - 1
+        if asked:
+            begin, _, end = asked.removeprefix("bytes=").partition("-")
+            first, last = int(begin), min(int(end or last), last)
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {first}-{last}/{len(content)}")
+        else:
+            self.send_response(200)
+        self.send_header("Accept-Ranges", "bytes")
+        self.send_header("Content-Length", str(last - first + 1))
+        self.end_headers()
+        if body:
+            self.wfile.write(content[first : last + 1])
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server(folder):
+    server = Server((folder / "scene.tif").read_bytes())
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_remote_read_that_fails_and_comes_back(server, trained, whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(rasters, "PAUSE", 0)
+    model, classes = trained
+    address = f"/vsicurl/http://127.0.0.1:{server.server_port}/a.tif"
+    server.failures = 2
+    predict_scene(model, address, tmp_path / "map.tif", classes=classes, **OPTIONS)
+    assert server.failed == 2
+    assert (tmp_path / "map.tif").read_bytes() == whole
+
+
+def test_a_remote_scene_that_stays_away_can_be_continued(server, trained, whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(rasters, "PAUSE", 0)
+    model, classes = trained
+    address = f"/vsicurl/http://127.0.0.1:{server.server_port}/b.tif"
+    server.failures = 1000
+    with pytest.raises(DataError, match=r"b\.tif: rows \d+-\d+, columns \d+-\d+ cannot be read"):
+        predict_scene(model, address, tmp_path / "map.tif", classes=classes, **OPTIONS)
+    server.failures = 0
+    predict_scene(model, address, tmp_path / "map.tif", classes=classes, **OPTIONS)
+    assert (tmp_path / "map.tif").read_bytes() == whole

@@ -1,0 +1,491 @@
+"""Scenes and their labels: masks in any grid, polygons in any CRS, and what is refused."""
+
+import json
+import pickle
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyogrio
+import pytest
+import rasterio
+import shapely
+import torch
+from affine import Affine
+from numpy.typing import NDArray
+from pyproj import Transformer
+from rasterio.errors import NotGeoreferencedWarning
+from rasterio.warp import Resampling, reproject
+
+from ccsegformer.data.labels import Classes, write_classes
+from ccsegformer.errors import DataError
+from ccsegformer.raster import dataset as module
+from ccsegformer.raster.dataset import DEFAULT_CLASSES, TILE, Scenes
+from ccsegformer.sources import open_dataset
+
+CRS = "EPSG:32633"
+GRID = Affine(2.0, 0, 500_000, 0, -2.0, 5_000_000)
+CLASSES = Classes(("field", "wood", "water"))
+HEIGHT, WIDTH = 70, 100
+X, Y = Transformer.from_crs(CRS, "EPSG:3857", always_xy=True).transform(500_000, 5_000_000)
+
+
+def write(path: Path, values: NDArray[np.generic], **profile: Any) -> Path:
+    """A GeoTIFF of (bands, H, W)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    bands, height, width = values.shape
+    shape = {"driver": "GTiff", "count": bands, "height": height, "width": width, "dtype": values.dtype}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with rasterio.open(path, "w", **shape, **({"crs": CRS, "transform": GRID} | profile)) as target:
+            target.write(values)
+    return path
+
+
+def image(
+    bands: int = 3, dtype: str = "uint8", shape: tuple[int, int] = (HEIGHT, WIDTH)
+) -> NDArray[np.generic]:
+    return np.random.default_rng(0).integers(1, 200, (bands, *shape)).astype(dtype)
+
+
+def blobs() -> NDArray[np.uint8]:
+    """Labels 0-2 in patches of ten pixels."""
+    ids = np.random.default_rng(1).integers(0, 3, (HEIGHT // 10, WIDTH // 10)).astype(np.uint8)
+    return ids.repeat(10, 0).repeat(10, 1)[None]
+
+
+def geojson(path: Path, shapes: list[Any], crs: str | None = None, **columns: list[Any]) -> Path:
+    """Polygons in WGS 84, unless a CRS is named as older GeoJSON does."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    features = [
+        {
+            "type": "Feature",
+            "properties": {name: values[place] for name, values in columns.items()},
+            "geometry": shapely.geometry.mapping(shape),
+        }
+        for place, shape in enumerate(shapes)
+    ]
+    content: dict[str, Any] = {"type": "FeatureCollection", "features": features}
+    if crs:
+        content["crs"] = {"type": "name", "properties": {"name": crs}}
+    path.write_text(json.dumps(content))
+    return path
+
+
+def on_the_ground(top: int, left: int, bottom: int, right: int, crs: str = CRS) -> shapely.Polygon:
+    """A box of pixels of the scene."""
+    box = shapely.box(500_000 + 2 * left, 5_000_000 - 2 * bottom, 500_000 + 2 * right, 5_000_000 - 2 * top)
+    transformer = Transformer.from_crs(CRS, crs, always_xy=True)
+    return shapely.transform(box, transformer.transform, interleaved=False)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """One scene with its mask and three classes."""
+    root = tmp_path / "data"
+    write(root / "training" / "a.tif", image())
+    write(root / "training" / "a_mask.tif", blobs())
+    write_classes(CLASSES, root / "classes.json")
+    return root
+
+
+def whole(scenes: Scenes) -> NDArray[np.generic]:
+    """The mask of the only tile."""
+    (sample,) = scenes
+    return sample["mask"].numpy()
+
+
+def test_tiles_lie_side_by_side(tmp_path: Path) -> None:
+    values, labels = image(2, "uint16", (600, 1100)), np.zeros((1, 600, 1100), np.uint8)
+    labels[0, 550:, 1050:] = 1
+    write(tmp_path / "training" / "a.tif", values)
+    write(tmp_path / "training" / "a_mask.tif", labels)
+    write(tmp_path / "training" / "b.tif", image(2, "uint16"))
+    write(tmp_path / "training" / "b_mask.tif", blobs() % 2)
+    scenes = open_dataset(tmp_path, "training")
+    assert isinstance(scenes, Scenes) and scenes.classes == DEFAULT_CLASSES
+    assert len(scenes) == 2 * 3 + 1
+    assert scenes.names[4:] == ("a_512_512", "a_512_1024", "b_0_0")
+    for index, (top, left) in enumerate((top, left) for top in (0, TILE) for left in (0, TILE, 2 * TILE)):
+        sample = scenes[index]
+        box = (slice(top, top + TILE), slice(left, left + TILE))
+        np.testing.assert_array_equal(sample["image"], values[:, *box])
+        np.testing.assert_array_equal(sample["mask"], labels[0, *box])
+        assert sample["image"].dtype == torch.float32 and sample["name"] == scenes.names[index]
+    assert str(scenes.bands) == "2 bands of uint16"
+
+
+def test_a_pickled_set_reads_the_same(root: Path) -> None:
+    scenes = Scenes(root)
+    before = scenes[0]
+    copy = pickle.loads(pickle.dumps(scenes))
+    assert torch.equal(copy[0]["image"], before["image"]) and torch.equal(copy[0]["mask"], before["mask"])
+
+
+def test_few_rasters_stay_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "OPEN_RASTERS", 3)
+    for number in range(6):
+        grid = Affine(2.0, 0, 500_000 + 1000 * number, 0, -2.0, 5_000_000)
+        write(tmp_path / "training" / f"{number}.tif", image() + np.uint8(number), transform=grid)
+        write(tmp_path / "training" / f"{number}_mask.tif", blobs() % 2, transform=grid)
+    scenes = Scenes(tmp_path)
+    for index in (0, 3, 5, 0, 1, 2, 3, 4, 5):
+        np.testing.assert_array_equal(scenes[index]["image"], image() + np.uint8(index))
+        assert len(scenes._open._sources) <= 3
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_pixels_without_data_are_ignored_and_look_like_the_mean(dtype: str, root: Path) -> None:
+    values = image(3, dtype)
+    values[:, :20] = 0
+    write(root / "training" / "a.tif", values, nodata=0)
+    (sample,) = Scenes(root)
+    assert (sample["mask"][:20] == 255).all() and (sample["mask"][20:] != 255).all()
+    means = values[:, 20:].mean(axis=(1, 2), dtype=np.float64)
+    expected = torch.from_numpy(means.round() if dtype == "uint8" else means)
+    torch.testing.assert_close(sample["image"][:, 3, 4].double(), expected, rtol=1e-6, atol=1e-6)
+    np.testing.assert_array_equal(sample["image"][:, 20:], values[:, 20:])
+
+
+def test_alpha_is_left_out_and_named(root: Path) -> None:
+    values = image(4)
+    values[3] = 255
+    values[3, :, 90:] = 0
+    write(root / "training" / "a.tif", values, photometric="RGB", alpha="YES")
+    scenes = Scenes(root)
+    assert str(scenes.bands) == "3 bands of uint8 and alpha" and scenes.bands.rgb == (0, 1, 2)
+    assert scenes[0]["image"].shape[0] == 3
+    assert (scenes[0]["mask"][:, 90:] == 255).all() and (scenes[0]["mask"][:, :90] != 255).all()
+
+
+def test_a_mask_s_nodata_is_ignored_unless_it_is_a_class(root: Path) -> None:
+    ids = blobs()
+    write(root / "training" / "a_mask.tif", ids, nodata=0)  # as QGIS writes it
+    np.testing.assert_array_equal(whole(Scenes(root)), ids[0])
+    ids[0, :5] = 9
+    write(root / "training" / "a_mask.tif", ids, nodata=9)
+    expected = np.where(ids[0] == 9, 255, ids[0])
+    np.testing.assert_array_equal(whole(Scenes(root)), expected)
+
+
+OTHER_GRIDS = {
+    "finer": (CRS, Affine(1.0, 0, 500_000, 0, -1.0, 5_000_000), (140, 200)),
+    "shifted": (CRS, Affine(2.0, 0, 500_000 - 40, 0, -2.0, 5_000_000 + 20), (120, 150)),
+    "another CRS": ("EPSG:3857", Affine(2.5, 0, X - 40, 0, -2.5, Y + 30), (120, 150)),
+    "turned": (CRS, Affine(1.2, 0.9, 499_960, 0.9, -1.2, 4_999_960), (250, 250)),
+}
+
+
+@pytest.mark.parametrize("nodata", [None, 0, 77])
+@pytest.mark.parametrize("kind", OTHER_GRIDS)
+def test_a_mask_in_another_grid_is_aligned(kind: str, nodata: int | None, root: Path) -> None:
+    crs, transform, shape = OTHER_GRIDS[kind]
+    there = np.zeros(shape, np.uint8)
+    common = {"src_transform": GRID, "src_crs": CRS, "dst_transform": transform, "dst_crs": crs}
+    reproject(blobs()[0], there, **common, resampling=Resampling.nearest)
+    write(root / "training" / "a_mask.tif", there[None], crs=crs, transform=transform, nodata=nodata)
+    found, expected = whole(Scenes(root)), blobs()[0]
+    covered = found != 255
+    assert covered.mean() > (0.5 if kind == "turned" else 0.99)
+    # Where a pixel's centre meets a patch's edge, either side may be the nearest.
+    edges = np.ones_like(covered)
+    edges[1:-1, 1:-1] = [
+        [len(np.unique(expected[y - 1 : y + 2, x - 1 : x + 2])) > 1 for x in range(1, WIDTH - 1)]
+        for y in range(1, HEIGHT - 1)
+    ]
+    assert (found == expected)[covered & ~edges].all()
+
+
+def test_what_a_mask_does_not_cover_is_ignored(root: Path) -> None:
+    write(root / "training" / "a_mask.tif", blobs()[:, :30, :40])
+    found = whole(Scenes(root))
+    np.testing.assert_array_equal(found[:30, :40], blobs()[0, :30, :40])
+    assert (found[30:] == 255).all() and (found[:, 40:] == 255).all()
+
+
+def test_scene_and_mask_without_georeference_fit_by_their_size(root: Path) -> None:
+    bare = {"crs": None, "transform": Affine.identity()}
+    write(root / "training" / "a.tif", image(), **bare)
+    write(root / "training" / "a_mask.tif", blobs(), **bare)
+    np.testing.assert_array_equal(whole(Scenes(root)), blobs()[0])
+    write(root / "training" / "a_mask.tif", blobs()[:, :60], **bare)
+    with pytest.raises(
+        DataError, match=r"a_mask\.tif: 100x60 pixels for 100x70 of .*a\.tif, and no georeference"
+    ):
+        Scenes(root)
+
+
+@pytest.mark.parametrize("crs", ["EPSG:4326", "EPSG:3857", CRS])
+@pytest.mark.parametrize("name", ["a", "polygons"])
+def test_polygons_are_rasterised_where_they_lie(crs: str, name: str, root: Path) -> None:
+    (root / "training" / "a_mask.tif").unlink()
+    shapes = [
+        on_the_ground(5, 10, 40, 60, crs),
+        on_the_ground(20, 50, 30, 90, crs),
+        on_the_ground(60, 0, 70, 9, crs),
+    ]
+    known = None if crs == "EPSG:4326" else crs
+    geojson(
+        root / "training" / f"{name}.geojson",
+        shapes,
+        known,
+        kind=[1, 2, 3],
+        **{"class": ["wood", "water", "field"]},
+    )
+    expected = np.zeros((HEIGHT, WIDTH), np.uint8)
+    expected[5:40, 10:60], expected[20:30, 50:90] = 1, 2
+    scenes = Scenes(root)
+    np.testing.assert_array_equal(whole(scenes), expected)
+    np.testing.assert_array_equal(scenes.labels(0, module.Box(18, 45, 35, 95)), expected[18:35, 45:95])
+
+
+def test_polygons_without_a_class_are_the_object(root: Path) -> None:
+    (root / "training" / "a_mask.tif").unlink()
+    (root / "classes.json").unlink()
+    ring = on_the_ground(10, 10, 50, 50).difference(on_the_ground(20, 20, 30, 30))
+    geojson(root / "training" / "polygons.geojson", [ring], CRS, height=[3.5])
+    expected = np.zeros((HEIGHT, WIDTH), np.uint8)
+    expected[10:50, 10:50], expected[20:30, 20:30] = 1, 0
+    np.testing.assert_array_equal(whole(Scenes(root)), expected)
+
+
+def test_polygons_by_number_in_a_geopackage(root: Path) -> None:
+    (root / "training" / "a_mask.tif").unlink()
+    shapes = np.array(
+        [shapely.to_wkb(on_the_ground(0, 0, 30, 30)), shapely.to_wkb(on_the_ground(10, 10, 20, 20))]
+    )
+    pyogrio.raw.write(
+        root / "training" / "a.gpkg",
+        shapes,
+        [np.array([2.0, 255.0])],  # the ignore index: not looked at there
+        np.array(["class_id"]),
+        crs=CRS,
+        geometry_type="Polygon",
+    )
+    expected = np.zeros((HEIGHT, WIDTH), np.uint8)
+    expected[:30, :30], expected[10:20, 10:20] = 2, 255
+    np.testing.assert_array_equal(whole(Scenes(root)), expected)
+
+
+def test_a_scene_of_its_own_may_have_no_polygons(root: Path) -> None:
+    (root / "training" / "a_mask.tif").unlink()
+    geojson(root / "training" / "a.geojson", [])
+    (root / "classes.json").unlink()
+    assert not whole(Scenes(root)).any()
+
+
+def polygons(name: str = "a", shape: Any = None, **columns: list[Any]) -> Callable[[Path], None]:
+    def harm(root: Path) -> None:
+        (root / "training" / "a_mask.tif").unlink()
+        geojson(root / "training" / f"{name}.geojson", [shape or on_the_ground(0, 0, 30, 30)], CRS, **columns)
+
+    return harm
+
+
+def change(name: str, **profile: Any) -> Callable[[Path], None]:
+    """Another form of the scene or its mask."""
+
+    def harm(root: Path) -> None:
+        values = profile.pop("values", None)
+        default = blobs() if "mask" in name else image()
+        write(root / "training" / name, default if values is None else values, **profile)
+
+    return harm
+
+
+def text(name: str, content: str) -> Callable[[Path], None]:
+    return lambda root: (root / "training" / name).write_text(content) and None
+
+
+def remove(*names: str) -> Callable[[Path], None]:
+    return lambda root: [(root / "training" / name).unlink() for name in names] and None
+
+
+BARE = {"crs": None, "transform": Affine.identity()}
+FAR = Affine(2.0, 0, 700_000, 0, -2.0, 5_000_000)
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (text("a.tif", "no"), "a.tif: not a raster that can be read: "),
+        (text("a_mask.tif", "no"), "a_mask.tif: not a raster that can be read: "),
+        (remove("a_mask.tif"), "a_mask.tif: mask is missing; a scene needs one, or polygons in a.gpkg, "),
+        (remove("a.tif"), ": no scenes (.tif, .tiff, .vrt, .jp2) in this split"),
+        (change("b_mask.tif"), "b_mask.tif: mask without a scene"),
+        (
+            change("a_mask.tif", **BARE),
+            "a_mask.tif: has no georeference, which {folder}/a.tif has; give it one",
+        ),
+        (change("a.tif", **BARE), "a.tif: has no georeference, which {folder}/a_mask.tif has; give it one"),
+        (change("a_mask.tif", transform=FAR), "a_mask.tif: does not overlap {folder}/a.tif"),
+        (change("a_mask.tif", crs=None, transform=FAR), "a_mask.tif: has no CRS and another grid than "),
+        (
+            change("a_mask.tif", values=image()),
+            "a_mask.tif: a mask is one band of class ids, but this has 3 of uint8",
+        ),
+        (
+            change("a_mask.tif", values=image(1, "float32")),
+            "a_mask.tif: a mask is one band of class ids, but ",
+        ),
+        (polygons(), "a.geojson: has no column class, class_id, label to tell 3 classes apart"),
+        (
+            polygons(label=["hedge"]),
+            "a.geojson: feature 0 has the class 'hedge', which is none of field, wood, water",
+        ),
+        (polygons(class_id=[3]), "a.geojson: feature 0 has the class 3, which is none of field, wood, water"),
+        (
+            polygons(label=[None]),
+            "a.geojson: feature 0 has the class None, which is none of field, wood, water",
+        ),
+        (
+            polygons(shape=shapely.Point(500_010, 4_999_990), label=["wood"]),
+            "a.geojson: holds features of type Point",
+        ),
+        (
+            polygons(shape=shapely.box(800_000, 5_000_000, 800_100, 5_000_100), label=["wood"]),
+            "a.geojson: does not overlap {folder}/a.tif",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_one_line(harm: Callable[[Path], None], message: str, root: Path) -> None:
+    harm(root)
+    folder = root / "training"
+    with pytest.raises(DataError) as caught:
+        Scenes(root)
+    expected = message.format(folder=folder)
+    assert str(caught.value).startswith(str(folder) + ("" if expected.startswith(":") else "/") + expected)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a_mask.tif", "a.geojson", "a.gpkg"])
+def test_damaged_files_never_show_a_traceback(name: str, root: Path) -> None:
+    path = root / "training" / name
+    if name.endswith("tif"):
+        write(
+            root / "training" / "a_mask.tif", blobs(), transform=Affine(2.5, 0, 500_000, 0, -2.5, 5_000_000)
+        )
+    else:
+        polygons(label=["wood"])(root)
+        if name == "a.gpkg":
+            meta, _, shapes, columns = pyogrio.raw.read(path.with_suffix(".geojson"))
+            pyogrio.raw.write(path, shapes, columns, meta["fields"], geometry_type="Polygon", crs=CRS)
+            path.with_suffix(".geojson").unlink()
+    content, generator, refused = path.read_bytes(), np.random.default_rng(0), 0
+    for number in range(60):
+        damaged = bytearray(content)
+        end = len(content) if number % 2 else min(400, len(content))
+        for place in generator.integers(0, end, 1 + number % 3):
+            damaged[place] = generator.integers(256)
+        path.write_bytes(damaged[: generator.integers(len(content))] if number % 15 == 0 else damaged)
+        try:
+            scenes = Scenes(root)
+            if sum(scene.height * scene.width for scene in scenes.scenes) < 10**6:
+                list(scenes)
+        except DataError as error:
+            assert "\n" not in str(error) and str(root / "training") in str(error)
+            refused += 1
+    assert refused > 5
+
+
+def test_a_crs_of_no_place_on_earth_is_one_line(root: Path) -> None:
+    local = 'LOCAL_CS["site",UNIT["metre",1]]'
+    write(root / "training" / "a_mask.tif", blobs(), crs=local)
+    with pytest.raises(DataError, match=r"a_mask\.tif: its CRS and that beside it have no common ground: "):
+        Scenes(root)
+    for split in ("training", "validation"):  # they may be trained on; how they lie is told
+        crs = local if split == "training" else CRS
+        write(root / split / "b.tif", image(), crs=crs)
+        write(root / split / "b_mask.tif", blobs(), crs=crs)
+    (root / "training" / "a_mask.tif").unlink()
+    (root / "training" / "a.tif").unlink()
+    assert len(Scenes(root)) == 1
+
+
+def test_polygons_need_a_place(root: Path) -> None:
+    (root / "training" / "a_mask.tif").unlink()
+    path = root / "training" / "a.gpkg"
+    shapes = np.array([shapely.to_wkb(on_the_ground(0, 0, 30, 30))])
+    with pytest.warns(UserWarning, match="'crs' was not provided"):
+        pyogrio.raw.write(path, shapes, [np.array(["wood"])], np.array(["class"]), geometry_type="Polygon")
+    with pytest.raises(DataError, match=r"a\.gpkg: has no CRS, without which its polygons have no place"):
+        Scenes(root)
+    path.unlink()
+    geojson(root / "training" / "a.geojson", [on_the_ground(0, 0, 30, 30)], CRS, label=["wood"])
+    write(root / "training" / "a.tif", image(), crs=None)
+    with pytest.raises(DataError, match=r"a\.tif: has no CRS, without which the polygons of .*a\.geojson"):
+        Scenes(root)
+    (root / "training" / "a.geojson").write_text("{}")
+    with pytest.raises(DataError, match=r"a\.geojson: not polygons that can be read: "):
+        Scenes(root)
+
+
+def test_scenes_of_a_set_are_alike(root: Path) -> None:
+    write(root / "training" / "b_mask.tif", blobs())
+    for values, found in ((image(4, "uint16"), "4 bands of uint16"), (image(3, "int16"), "3 bands of int16")):
+        write(root / "training" / "b.tif", values)
+        with pytest.raises(DataError) as caught:
+            Scenes(root)
+        folder = root / "training"
+        assert str(caught.value) == f"{folder}/b.tif: {found}, but {folder}/a.tif has 3 bands of uint8"
+
+
+def test_a_label_outside_the_classes_is_named_with_its_place(root: Path) -> None:
+    labels = np.zeros((1, 600, 700), np.uint8)
+    labels[0, 590, 650] = 3
+    write(root / "training" / "a.tif", image(shape=(600, 700)))
+    path = write(root / "training" / "a_mask.tif", labels)
+    with pytest.raises(DataError) as caught:
+        list(Scenes(root))
+    where = f"{path}: label 3 at row 590, column 650 is outside the classes"
+    assert str(caught.value) == f"{where} 0-2 (ignore_index 255)"
+    (root / "classes.json").unlink()
+    labels[labels == 3] = 255
+    write(path, labels)
+    with pytest.raises(DataError) as caught:
+        list(Scenes(root))
+    assert str(caught.value) == (
+        f"{path}: label 255 at row 590, column 650 is outside the classes 0-1 (ignore_index 65535); name the "
+        f"classes in {root / 'classes.json'}"
+    )
+
+
+def test_an_empty_split_and_a_missing_one(root: Path) -> None:
+    (root / "validation").mkdir()
+    with pytest.raises(DataError, match=r"validation: no scenes \(.*\) in this split"):
+        open_dataset(root, "validation")
+    with pytest.raises(DataError, match="test: no such folder; the splits here are training, validation"):
+        open_dataset(root, "test")
+
+
+def test_classes_may_be_named_behind_the_folder(root: Path, tmp_path: Path) -> None:
+    write_classes(Classes(("a", "b", "c", "d")), tmp_path / "own.json")
+    assert open_dataset(f"{root}?classes={tmp_path / 'own.json'}", "training").classes.names[3] == "d"
+    with pytest.raises(DataError, match="has no parquet files"):
+        open_dataset(f"{root}?image=pixels", "training")
+
+
+def test_splits_on_the_same_ground_are_told_once(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def place(crs: str, transform: Affine) -> None:
+        write(root / "validation" / "v.tif", image(), crs=crs, transform=transform)
+        write(root / "validation" / "v_mask.tif", blobs(), crs=crs, transform=transform)
+
+    place(CRS, Affine(2.0, 0, 500_200, 0, -2.0, 5_000_000))  # begins where the other ends
+    Scenes(root)
+    Scenes(root, "validation")
+    assert capsys.readouterr().err == ""
+    place(CRS, Affine(2.0, 0, 500_190, 0, -2.0, 5_000_000))
+    for _ in range(2):
+        Scenes(root, "validation")
+    line = "{one}: lies on the same ground as {two}: split by area, or scores flatter\n"
+    files = {"one": root / "validation" / "v.tif", "two": root / "training" / "a.tif"}
+    assert capsys.readouterr().err == line.format(**files)
+    place("EPSG:3857", Affine(2.5, 0, X + 100, 0, -2.5, Y))
+    Scenes(root)
+    assert capsys.readouterr().err == line.format(one=files["two"], two=files["one"])
+    write(root / "training" / "a.tif", image(), crs=None)
+    write(root / "training" / "a_mask.tif", blobs(), crs=None)
+    Scenes(root)
+    assert capsys.readouterr().err.startswith(f"{files['two']}: has no CRS: whether splits overlap")
