@@ -92,10 +92,8 @@ def evaluate(
         model.to(device)
     opened = open_engine(model, engine, protocol.precision)
     classes = dataset.classes
-    if opened.config.num_labels != len(classes):
-        raise DataError(
-            f"the model has {opened.config.num_labels} classes, but the data set has {len(classes)}"
-        )
+    if opened.num_labels not in (None, len(classes)):
+        raise DataError(f"the model has {opened.num_labels} classes, but the data set has {len(classes)}")
     rank, world = (dist.get_rank(), dist.get_world_size()) if _is_distributed() else (0, 1)
     share = range(rank, len(dataset), world)
     loader: DataLoader[Sample] = DataLoader(
