@@ -88,6 +88,20 @@ def test_alpha_is_no_band_of_the_image(tmp_path: Path) -> None:
     assert np.argwhere(~valid).tolist() == [[4, 2], [4, 3], [4, 4]]
 
 
+@pytest.mark.parametrize("nodata", [0, 255])
+def test_alpha_and_nodata_both_count(nodata: int, tmp_path: Path) -> None:
+    values = numbers(4, 8, 9)
+    values[3] = 255
+    values[3, 4, 2:5] = 0
+    values[:3, 6, 7] = nodata
+    values[1, 7, 7] = nodata
+    with open_raster(
+        write(tmp_path / "a.tif", values, photometric="RGB", alpha="YES", nodata=nodata)
+    ) as source:
+        _, valid = read_box(source, Box(0, 0, 8, 9))
+    assert np.argwhere(~valid).tolist() == [[4, 2], [4, 3], [4, 4], [6, 7]]
+
+
 def test_a_mask_band_says_what_is_empty(tmp_path: Path) -> None:
     path, mask = write(tmp_path / "a.tif", numbers(3, 8, 9)), np.full((8, 9), 255, np.uint8)
     mask[:, 0] = 0

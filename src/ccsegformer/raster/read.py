@@ -6,15 +6,15 @@ A path is anything GDAL opens: a file, `/vsicurl/https://...`, `s3://...`.
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
-from rasterio.enums import ColorInterp, MaskFlags
-from rasterio.errors import NotGeoreferencedWarning
+from rasterio.enums import ColorInterp
+from rasterio.errors import NodataShadowWarning, NotGeoreferencedWarning
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
@@ -186,13 +186,14 @@ def _read(source: DatasetReader, bands: list[int], box: Box) -> tuple[NDArray[np
 def _valid(
     source: DatasetReader, bands: list[int], values: NDArray[np.generic], box: Box
 ) -> NDArray[np.bool_]:
-    valid = np.ones(values.shape[1:], bool)
+    # GDAL's band masks cover the nodata values or, without them, the alpha or mask band. rasterio's
+    # `dataset_mask` does the same but also takes alpha for an image band, and opaque for data.
+    alpha = set(source.indexes) - set(bands)
+    shadowed = warnings.catch_warnings(action="ignore", category=NodataShadowWarning)
+    with shadowed if alpha else nullcontext():  # only then, as filters are common to all threads
+        valid = source.read_masks(bands, window=box.window).any(axis=0)
+    for band in alpha:
+        valid &= source.read(band, window=box.window) > 0
     if values.dtype.kind == "f":
         valid &= np.isfinite(values).all(axis=0)
-    # One nodata value a band: a pixel is empty where all have it, since 0 in one band alone may be a colour.
-    nodata = [source.nodatavals[band - 1] for band in bands]
-    if all(value is not None for value in nodata):
-        valid &= ~np.all([band == value for band, value in zip(values, nodata, strict=True)], axis=0)
-    elif MaskFlags.per_dataset in source.mask_flag_enums[bands[0] - 1]:  # alpha or a mask band
-        valid &= source.read_masks(bands[0], window=box.window) > 0
     return valid
