@@ -169,13 +169,13 @@ def test_what_is_remote() -> None:
 
 
 class Server(ThreadingHTTPServer):
-    """Serves one file in ranges; of the requests beyond `good`, the next `bad` fail."""
+    """Serves one file in ranges under any name, and fails the next `bad` requests."""
 
     daemon_threads = True
 
     def __init__(self, content: bytes) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.content, self.good, self.bad, self.failed = content, 10**6, 0, 0
+        self.content, self.bad, self.failed = content, 0, 0
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -191,7 +191,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.server.bad:
             self.server.bad -= 1
             self.server.failed += 1
-            self.send_error(404)  # GDAL itself does not ask again after this
+            self.send_error(503)
             return
         first, last = self.headers["Range"].removeprefix("bytes=").split("-")
         part = self.server.content[int(first) : int(last) + 1]
@@ -219,28 +219,26 @@ def served(tmp_path: Path) -> Iterator[Server]:
     server.server_close()
 
 
-def test_a_remote_read_that_fails_twice_is_asked_for_again(
-    served: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("box", [Box(400, 0, 500, 512), Box(400, 400, 500, 500)])  # one range, and several
+def test_a_server_error_is_retried(
+    box: Box, served: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rasters, "PAUSE", 0.0)
-    box = Box(400, 400, 500, 500)
+    monkeypatch.setitem(rasters.GDAL_OPTIONS, "GDAL_HTTP_RETRY_DELAY", 0.001)
     with open_raster(tmp_path / "a.tif") as source:
         expected, _ = read_box(source, box)
-    with open_raster(f"/vsicurl/http://127.0.0.1:{served.server_port}/a.tif") as source:
+    with open_raster(f"/vsicurl/http://127.0.0.1:{served.server_port}/{box.left}.tif") as source:
         served.bad = 2
         read, valid = read_box(source, box)
         np.testing.assert_array_equal(read, expected)
         assert valid.all() and served.failed == 2
 
 
-def test_a_remote_read_that_goes_on_failing_is_one_line(
-    served: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(rasters, "PAUSE", 0.0)
+def test_a_lasting_server_error_is_one_line(served: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(rasters.GDAL_OPTIONS, "GDAL_HTTP_RETRY_DELAY", 0.001)
     path = f"/vsicurl/http://127.0.0.1:{served.server_port}/b.tif"
     with open_raster(path) as source:
         served.bad = 10**6
         with pytest.raises(DataError) as caught:
             read_box(source, Box(400, 400, 500, 500))
     assert str(caught.value).startswith(f"{path}: rows 400-499, columns 400-499 cannot be read: ")
-    assert served.failed >= rasters.READS
+    assert served.failed > rasters.GDAL_OPTIONS["GDAL_HTTP_MAX_RETRY"]

@@ -3,7 +3,6 @@
 A path is anything GDAL opens: a file, `/vsicurl/https://...`, `s3://...`.
 """
 
-import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -21,10 +20,6 @@ from rasterio.windows import Window
 from ccsegformer.errors import DataError
 
 DTYPES = ("uint8", "uint16", "int16", "float32")
-READS = 4
-"""How often a window of a remote raster is asked for before its failure is believed."""
-PAUSE = 0.5
-"""Seconds before it is asked for again; twice as long each time."""
 
 RASTER_SUFFIXES = (".tif", ".tiff", ".vrt", ".jp2")
 MASK = "_mask"
@@ -32,8 +27,8 @@ MASK = "_mask"
 
 GDAL_OPTIONS = {
     "GDAL_CACHEMAX": 64,  # MB: by default GDAL takes a twentieth of the machine
-    "GDAL_HTTP_MAX_RETRY": 3,
-    "GDAL_HTTP_RETRY_DELAY": 1,
+    "GDAL_HTTP_MAX_RETRY": 3,  # after an HTTP status of 429 or 500 to 504
+    "GDAL_HTTP_RETRY_DELAY": 1,  # seconds before the first retry; about doubles with each one
 }
 REMOTE_OPTIONS = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}  # a remote folder may be long
 
@@ -169,18 +164,13 @@ def reason_of(error: Exception) -> str:
 
 
 def _read(source: DatasetReader, bands: list[int], box: Box) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
-    attempts = READS if is_remote(source.name) else 1
-    for attempt in range(1, attempts + 1):
-        try:
-            with gdal_options(source.name):
-                values = source.read(bands, window=box.window)
-                return values, _valid(source, bands, values, box)
-        except Exception as error:  # as above
-            if attempt == attempts:
-                place = f"rows {box.top}-{box.bottom - 1}, columns {box.left}-{box.right - 1}"
-                raise DataError(f"{source.name}: {place} cannot be read: {reason_of(error)}") from error
-        time.sleep(PAUSE * 2 ** (attempt - 1))
-    raise AssertionError("the last attempt returns or raises")
+    try:
+        with gdal_options(source.name):
+            values = source.read(bands, window=box.window)
+            return values, _valid(source, bands, values, box)
+    except Exception as error:  # as above
+        place = f"rows {box.top}-{box.bottom - 1}, columns {box.left}-{box.right - 1}"
+        raise DataError(f"{source.name}: {place} cannot be read: {reason_of(error)}") from error
 
 
 def _valid(
