@@ -148,31 +148,34 @@ def write_cog(growing: Path, path: Path, classes: Classes) -> None:
 
 
 def _unset_alpha(path: Path) -> None:
-    """Say of a second band that it is of no particular kind; GDAL declares one beside a palette transparency.
+    """Mark the second band of a palette TIFF as data instead of alpha, in each of its directories.
 
-    The value is overwritten in place, in each directory of the TIFF: edited by GDAL, it would not stay a COG.
+    GDAL's `CreateCopy`, on which the COG driver is built, marks the second of two bands as alpha whenever the
+    first has a palette, whatever ALPHA, PHOTOMETRIC or the source say (frmts/gtiff/gtiffdataset_write.cpp);
+    QGIS would draw confidence as transparency. Changed through GDAL, the directory would move to the end of
+    the file, which then is no COG. So the value of the tag ExtraSamples is overwritten in place.
     """
     with path.open("r+b") as file:
         magic, version = struct.unpack("<2sH", file.read(4))
-        if magic != b"II":  # which GDAL writes unless it is told otherwise
-            raise OSError("a TIFF of another byte order than GDAL's own")
-        big = version == 43
-        file.seek(8 if big else 4)
-        word, count, entry, value = ("<Q", "<Q", 20, 12) if big else ("<I", "<H", 12, 8)
+        if magic != b"II":  # GDAL's default
+            raise OSError("the TIFF is big-endian, which is not GDAL's default")
+        is_big = version == 43
+        file.seek(8 if is_big else 4)
+        offset, count, entry_bytes, value_at = ("<Q", "<Q", 20, 12) if is_big else ("<I", "<H", 12, 8)
 
-        def number(form: str) -> int:
-            return int(struct.unpack(form, file.read(struct.calcsize(form)))[0])
+        def read_number(format: str) -> int:
+            return int(struct.unpack(format, file.read(struct.calcsize(format)))[0])
 
-        while directory := number(word):
+        while directory := read_number(offset):
             file.seek(directory)
             first = directory + struct.calcsize(count)
-            entries = number(count)
-            for place in range(first, first + entries * entry, entry):
-                file.seek(place)
-                if number("<H") == EXTRA_SAMPLES:
-                    file.seek(place + value)
+            end = first + read_number(count) * entry_bytes
+            for entry in range(first, end, entry_bytes):
+                file.seek(entry)
+                if read_number("<H") == EXTRA_SAMPLES:
+                    file.seek(entry + value_at)
                     file.write(struct.pack("<H", 0))
-            file.seek(first + entries * entry)
+            file.seek(end)
 
 
 def _synchronize(path: Path, least: int = 0) -> None:
