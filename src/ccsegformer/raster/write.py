@@ -1,4 +1,4 @@
-"""A map while it grows, a plain GeoTIFF that is overwritten in place; then as a Cloud-Optimized GeoTIFF."""
+"""Write label maps: a plain GeoTIFF that is filled box by box, then copied to a Cloud-Optimized GeoTIFF."""
 
 import json
 import os
@@ -8,7 +8,7 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import rasterio
@@ -20,37 +20,39 @@ from rasterio.io import DatasetReader
 
 from ccsegformer.data.labels import Classes
 from ccsegformer.errors import OutputError
-from ccsegformer.raster.read import GDAL_OPTIONS, Box
+from ccsegformer.raster.read import GDAL_OPTIONS, Box, reason_of
 
-BLOCK = 512
-EXTRA_SAMPLES = 338  # the TIFF tag
+MAP_BLOCK = 512
+"""Side of a map's tiles in pixels."""
+EXTRA_SAMPLES = 338
+"""Number of the TIFF tag that says what bands beyond the colours are."""
 
 
 class MapFormat(NamedTuple):
-    """What the values of a map are."""
+    """Pixel format of a label map."""
 
     dtype: str
     """uint8, or uint16 for more than 255 classes."""
     nodata: int
     confidence: bool
-    """Whether a second band has the probability of the class, as a share of `largest`."""
+    """Whether a second band holds the probability of the class, scaled from [0, 1] to [0, `largest`]."""
 
     @property
     def bands(self) -> int:
-        """One, or two."""
+        """Number of bands, 1 or 2."""
         return 2 if self.confidence else 1
 
     @property
     def largest(self) -> int:
-        """What stands for certainty in the second band."""
+        """Value of the second band for a probability of 1; the dtype's largest value is left for nodata."""
         return int(np.iinfo(self.dtype).max) - 1
 
 
 def map_format(classes: Classes, confidence: bool) -> MapFormat:
-    """The smallest type that holds the classes and one value for no data.
+    """Return the smallest format that holds all classes and a nodata value.
 
-    That value is the ignore index where the type has it; beside a confidence band, which it must not cut
-    into, the type's largest.
+    The nodata value is the ignore index if it fits. With a confidence band, which shares the nodata value, it
+    is the largest value of the dtype.
     """
     dtype = "uint8" if len(classes) <= 255 else "uint16"
     largest = int(np.iinfo(dtype).max)
@@ -59,21 +61,23 @@ def map_format(classes: Classes, confidence: bool) -> MapFormat:
 
 
 def map_bytes(height: int, width: int, format: MapFormat) -> int:
-    """What a map takes on disk while it grows."""
-    blocks = -(-height // BLOCK) * -(-width // BLOCK)
-    return blocks * BLOCK**2 * np.dtype(format.dtype).itemsize * format.bands
+    """Return the size on disk, in bytes, of a map before it is copied to a COG."""
+    blocks = -(-height // MAP_BLOCK) * -(-width // MAP_BLOCK)
+    return blocks * MAP_BLOCK**2 * np.dtype(format.dtype).itemsize * format.bands
 
 
 def create_map(path: Path, source: DatasetReader, classes: Classes, format: MapFormat) -> None:
-    """Write a map without data, where and as large as a scene; every block is there, so none will ever move.
+    """Write an empty map with the size and georeference of a scene.
+
+    Every block is allocated, so that no later write moves one.
 
     Raises:
-        OutputError: it cannot be written, such as on a full disk.
+        OutputError: the file cannot be written, for instance because the disk is full.
     """
     tags = {"class_names": json.dumps(list(classes.names), ensure_ascii=False)}
     tags |= {f"class_{label}": name for label, name in classes.id2label.items()}
     points, points_crs = source.gcps
-    with _writing(path):
+    with _output_errors(path):
         profile = {
             "driver": "GTiff",
             "width": source.width,
@@ -84,8 +88,8 @@ def create_map(path: Path, source: DatasetReader, classes: Classes, format: MapF
             "crs": source.crs,
             "transform": source.transform,
             "tiled": True,
-            "blockxsize": BLOCK,
-            "blockysize": BLOCK,
+            "blockxsize": MAP_BLOCK,
+            "blockysize": MAP_BLOCK,
             "BIGTIFF": "IF_SAFER",
         }
         with rasterio.open(path, "w", **profile) as target:
@@ -101,12 +105,12 @@ def create_map(path: Path, source: DatasetReader, classes: Classes, format: MapF
 
 
 def write_box(path: Path, box: Box, bands: list[NDArray[np.generic]]) -> None:
-    """Overwrite a box of the map; afterwards it is on disk.
+    """Overwrite a box of a map and flush it to disk.
 
     Raises:
-        OutputError: it cannot be written.
+        OutputError: the file cannot be written.
     """
-    with _writing(path):
+    with _output_errors(path):
         with rasterio.open(path, "r+") as target:
             for number, values in enumerate(bands, start=1):
                 target.write(values, number, window=box.window)
@@ -114,15 +118,16 @@ def write_box(path: Path, box: Box, bands: list[NDArray[np.generic]]) -> None:
 
 
 def write_cog(growing: Path, path: Path, classes: Classes) -> None:
-    """Turn a map into a Cloud-Optimized GeoTIFF; `PATH.aux.xml` beside it has the class names for GDAL.
+    """Copy the finished map `growing` to a Cloud-Optimized GeoTIFF.
 
-    Tiles of 512 pixels, deflated; overviews by mode, so that they show no class that is not there.
+    Its tiles have 512 x 512 pixels, compressed with DEFLATE. Overviews take the most frequent class of the
+    pixels that they merge. GDAL's category names go to `PATH.aux.xml`.
 
     Raises:
-        OutputError: it cannot be written, such as on a full disk.
+        OutputError: the file cannot be written, for instance because the disk is full.
     """
     described = growing.with_suffix(".vrt")
-    with _writing(path):
+    with _output_errors(path):
         rasterio.shutil.copy(growing, described, driver="VRT")
         document = ElementTree.parse(described)
         names = ElementTree.SubElement(next(document.iter("VRTRasterBand")), "CategoryNames")
@@ -134,16 +139,16 @@ def write_cog(growing: Path, path: Path, classes: Classes) -> None:
             path,
             driver="COG",
             COMPRESS="DEFLATE",
-            BLOCKSIZE=BLOCK,
+            BLOCKSIZE=MAP_BLOCK,
             OVERVIEWS="IGNORE_EXISTING",
             OVERVIEW_RESAMPLING="MODE",
             NUM_THREADS="ALL_CPUS",
         )
         _unset_alpha(path)
         with rasterio.open(path) as written, rasterio.open(growing) as source:
-            # GDAL may notice a full disk only when it closes a file, and then says so to nobody.
+            # GDAL may hit a full disk only when it closes the file, and then raises nothing.
             if any(written.checksum(band) != source.checksum(band) for band in source.indexes):
-                raise OSError("what was written cannot be read back; the disk may be full")
+                raise OSError("the written file differs from the map; the disk may be full")
         _synchronize(path)
 
 
@@ -178,21 +183,20 @@ def _unset_alpha(path: Path) -> None:
             file.seek(end)
 
 
-def _synchronize(path: Path, least: int = 0) -> None:
-    """Have the file on disk, with at least so many bytes."""
+def _synchronize(path: Path, at_least: int = 0) -> None:
+    """Flush a file to disk and check that it has at least so many bytes."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
-        if os.fstat(file.fileno()).st_size < least:
+        if os.fstat(file.fileno()).st_size < at_least:
             raise OSError("the file is cut short; the disk may be full")
 
 
 @contextmanager
-def _writing(path: Path) -> Iterator[Any]:
-    """What goes wrong with the file is one line."""
+def _output_errors(path: Path) -> Iterator[None]:
+    """Set GDAL's options and turn its errors into a one-line `OutputError`."""
     with rasterio.Env(**GDAL_OPTIONS), warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         try:
             yield
         except (RasterioError, CPLE_BaseError, OSError) as error:
-            reason = " ".join(str(getattr(error, "strerror", None) or error.__cause__ or error).split())
-            raise OutputError(f"{path}: cannot be written: {reason}") from error
+            raise OutputError(f"{path}: cannot be written: {reason_of(error)}") from error
