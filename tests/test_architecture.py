@@ -1,4 +1,4 @@
-"""The plan of the house: which module may import which, and what importing the package costs."""
+"""Which module may import which, what importing the package loads, and that no name is used twice."""
 
 import ast
 import subprocess
@@ -15,7 +15,7 @@ LAYERS = (
 
 
 def imports_of(path: Path) -> set[str]:
-    """The layers of the package that a module imports, wherever the import stands."""
+    """Return the layers of the package that a module imports, at any level of indentation."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         names = []
@@ -28,14 +28,14 @@ def imports_of(path: Path) -> set[str]:
     return found & set(LAYERS)
 
 
-def test_imports_point_up() -> None:
+def test_modules_import_earlier_layers_only() -> None:
     modules = [path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or path.stem in LAYERS]
     assert len(modules) > 20
     for path in modules:
         layer = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-        assert layer in LAYERS, f"{path}: not in the plan"
-        below = {other for other in imports_of(path) if LAYERS.index(other) > LAYERS.index(layer)}
-        assert not below, f"{path} imports {', '.join(sorted(below))}, which stands below {layer}"
+        assert layer in LAYERS, f"{path}: not in LAYERS"
+        later = {other for other in imports_of(path) if LAYERS.index(other) > LAYERS.index(layer)}
+        assert not later, f"{path} imports {', '.join(sorted(later))}, which comes after {layer} in LAYERS"
 
 
 def test_data_never_imports_models() -> None:
@@ -43,20 +43,20 @@ def test_data_never_imports_models() -> None:
         assert "models" not in imports_of(path), path
 
 
-def test_importing_the_package_is_light() -> None:
+def test_importing_the_package_loads_no_heavy_library() -> None:
     script = "import ccsegformer, sys; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
     heavy = {"torch", "transformers", "rasterio", "triton", "matplotlib", "gradio", "PIL"}
     assert not heavy & set(loaded.split())
 
 
-def test_every_public_name_loads() -> None:
+def test_every_public_name_can_be_imported() -> None:
     assert len(ccsegformer.__all__) == len(set(ccsegformer.__all__)) <= 12
     for name in ccsegformer.__all__:
         assert getattr(ccsegformer, name) is not None
     assert set(ccsegformer.__all__) <= set(dir(ccsegformer))
 
 
-def test_changelog_and_version_agree() -> None:
+def test_the_changelog_has_the_version() -> None:
     changelog = (PACKAGE.parents[1] / "CHANGELOG.md").read_text()
     assert f"## {ccsegformer.__version__}" in changelog
