@@ -39,7 +39,7 @@ def test_modules_import_earlier_layers_only() -> None:
 
 
 def test_data_never_imports_models() -> None:
-    for path in (PACKAGE / "data").glob("*.py"):
+    for path in (PACKAGE / "data").rglob("*.py"):
         assert "models" not in imports_of(path), path
 
 
