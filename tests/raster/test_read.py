@@ -11,6 +11,7 @@ import rasterio
 from affine import Affine
 from numpy.typing import NDArray
 from rasterio.enums import ColorInterp
+from rasterio.env import get_gdal_config
 
 from ccsegformer.errors import DataError
 from ccsegformer.raster import read as rasters
@@ -155,6 +156,11 @@ def test_damaged_files_never_show_a_traceback(tmp_path: Path) -> None:
             assert "\n" not in str(error) and str(path) in str(error)
             refused += 1
     assert 20 < refused < 200
+
+
+def test_gdal_caches_64_mb() -> None:
+    with rasters.gdal_options("a.tif"):
+        assert get_gdal_config("GDAL_CACHEMAX") == 64 * 2**20  # in bytes
 
 
 def test_remote_paths() -> None:

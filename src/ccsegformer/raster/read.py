@@ -25,7 +25,7 @@ MASK = "_mask"
 """Suffix of the name of a scene's mask: `NAME_mask.tif` labels `NAME.tif`."""
 
 GDAL_OPTIONS = {
-    "GDAL_CACHEMAX": 64,  # MB; GDAL's default is 5 % of the machine's memory
+    "GDAL_CACHEMAX": 64 * 2**20,  # bytes, as rasterio sets it; by default 5 % of the memory
     "GDAL_HTTP_MAX_RETRY": 3,  # after an HTTP status of 429 or 500 to 504
     "GDAL_HTTP_RETRY_DELAY": 1,  # seconds before the first retry; about doubles with each one
 }
