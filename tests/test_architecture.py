@@ -1,4 +1,4 @@
-"""Which module may import which, what importing the package loads, and that no name is used twice."""
+"""Import order of the modules, and what importing the package loads."""
 
 import ast
 import subprocess

@@ -11,7 +11,7 @@ from rasterio import Affine
 from rasterio.io import DatasetReader
 
 MAX_SEGMENT = 1000.0
-"""Longest line, in metres, of which only the ends are transformed from the map to the ellipsoid."""
+"""Largest distance, in metres, between the vertices of a line that is transformed to the ellipsoid."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class MapGeometry:
         return shapely.orient_polygons(shapely.transform(polygons, self._points_to_map))
 
     def to_map_densified(self, polygons: NDArray[np.object_]) -> NDArray[np.object_]:
-        """Do as `to_map`, with a vertex at least every `MAX_SEGMENT`, as map lines may bend on the Earth."""
+        """Add a vertex every `MAX_SEGMENT`, as map lines may be curves on the Earth, and do as `to_map`."""
         if self.crs is None or not np.isfinite(self._pixel):
             return self.to_map(polygons)
         return self.to_map(shapely.segmentize(polygons, MAX_SEGMENT / self._pixel))

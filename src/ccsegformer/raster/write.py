@@ -25,7 +25,7 @@ from ccsegformer.raster.read import GDAL_OPTIONS, Box, reason_of
 MAP_BLOCK = 512
 """Side of a map's tiles in pixels."""
 EXTRA_SAMPLES = 338
-"""Number of the TIFF tag that says what bands beyond the colours are."""
+"""Number of the TIFF tag for the meaning of bands beyond the colours."""
 
 
 class MapFormat(NamedTuple):
