@@ -78,7 +78,7 @@ def _trace_strip(
     labels = np.array([label for label, _ in found], np.int64)
     parts = np.array([part for _, part in found], object)
     if simplify and len(parts):
-        # Pixels without label take part, so that borders to them are simplified too; the strip's edge is kept.
+        # Pixels without label take part, so borders to them are simplified too; the strip's edge is kept.
         dense = shapely.transform(shapely.segmentize(parts, 1), np.rint)  # neighbours share every vertex
         parts = shapely.coverage_simplify(dense, simplify, simplify_boundary=False)
         parts, labels = parts[labels != NO_LABEL], labels[labels != NO_LABEL]
