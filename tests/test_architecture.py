@@ -1,8 +1,10 @@
-"""Import order of the modules, and what importing the package loads."""
+"""Import order of the modules, unique names, and what importing the package loads."""
 
 import ast
 import subprocess
+import symtable
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import ccsegformer
@@ -41,6 +43,35 @@ def test_modules_import_earlier_layers_only() -> None:
 def test_data_never_imports_models() -> None:
     for path in (PACKAGE / "data").rglob("*.py"):
         assert "models" not in imports_of(path), path
+
+
+def names_defined_in(path: Path) -> set[str]:
+    """Return the top-level functions, classes and variables of a module, without imports, `_` and dunders."""
+    symbols = symtable.symtable(path.read_text(), str(path), "exec").get_symbols()
+    names = {symbol.get_name() for symbol in symbols if symbol.is_assigned() and not symbol.is_imported()}
+    return {name for name in names if name != "_" and not name.startswith("__")}
+
+
+def may_share(name: str, path: Path) -> bool:
+    """Return whether a module may define a name that another one defines."""
+    folder = str(path.parent)
+    return (
+        name in ("main", "app")
+        or (folder == "cli" and name == path.stem)  # a command named as the function it runs
+        or (folder == "lab/benchmark" and name in ("prepare", "truth"))  # one for each benchmark
+    )
+
+
+def test_no_top_level_name_stands_in_two_files() -> None:
+    homes = defaultdict(list)
+    for path in sorted(PACKAGE.rglob("*.py")):
+        place = path.relative_to(PACKAGE)
+        for name in names_defined_in(path):
+            if not may_share(name, place):
+                homes[name].append(str(place))
+    assert "open_raster" in homes and "GDAL_OPTIONS" in homes
+    twice = [f"{name}: {', '.join(places)}" for name, places in sorted(homes.items()) if len(places) > 1]
+    assert not twice, "defined in more than one file:\n" + "\n".join(twice)
 
 
 def test_importing_the_package_loads_no_heavy_library() -> None:
