@@ -26,10 +26,9 @@ RUN = """
 import json, re, sys, time
 from pathlib import Path
 import torch
-from ccsegformer import predict_scene
+from ccsegformer import load_model, predict_scene
 from ccsegformer.data.labels import Classes
 from ccsegformer.lab.memory import free_at_once
-from ccsegformer.labelling.loading import load_model
 from ccsegformer.models import CrissCrossSegformerConfig, CrissCrossSegformerForSemanticSegmentation
 scene, output, options, *named = sys.argv[1:]
 free_at_once()

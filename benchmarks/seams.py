@@ -41,7 +41,7 @@ def seam_mask(height: int, width: int, window: int, overlap: int) -> NDArray[np.
 
 
 def disagreement(labels: Tensor, whole: Tensor, seams: NDArray[np.bool_]) -> tuple[float, float]:
-    """Return the share of pixels (H, W) labelled differently from `whole`, at the seams and elsewhere."""
+    """Return the share of pixels (H, W) labelled differently from `whole`, at seams and elsewhere."""
     differ = (labels != whole).numpy()
     return differ[seams].mean(), differ[~seams].mean()
 
