@@ -49,8 +49,8 @@ def disagreement(labels: Tensor, whole: Tensor, seams: NDArray[np.bool_]) -> tup
 def steps(labels: Tensor, whole: Tensor, window: int, overlap: int) -> tuple[float, float]:
     """Return the share of the cuts' length with class borders that the whole scene's map lacks.
 
-    This is what people see as a seam: a border between two classes along a window's edge. The second figure is
-    the same for lines halfway between two cuts, as a baseline without seams.
+    This is what people see as a seam: a border between two classes along a window's edge. The second figure
+    is the same for lines halfway between two cuts, as a baseline without seams.
     """
     shares = []
     for middle in (False, True):
