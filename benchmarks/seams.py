@@ -14,8 +14,7 @@ from torch import Tensor
 
 from ccsegformer.data.procedural.scenes import scene
 from ccsegformer.labelling.loading import load_model
-from ccsegformer.labelling.tiling import spans, window_pixels
-from ccsegformer.labelling.windows import label_image
+from ccsegformer.labelling.windows import label_image, spans, window_pixels
 from ccsegformer.models import CrissCrossSegformerForSemanticSegmentation
 
 REACH = 16

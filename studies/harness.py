@@ -21,7 +21,7 @@ from ccsegformer.data.labels import Classes
 from ccsegformer.data.pixels import normalize
 from ccsegformer.data.stream import TrainingStream, collate
 from ccsegformer.evaluation.confusion import confusion_matrix
-from ccsegformer.labelling.engine import evaluation_mode
+from ccsegformer.labelling.engine import Engine, evaluation_mode
 from ccsegformer.labelling.resize import upsampled_argmax
 from ccsegformer.labelling.test_time_augmentation import slide
 from ccsegformer.models import CrissCrossSegformerConfig, CrissCrossSegformerForSemanticSegmentation
@@ -169,9 +169,7 @@ def score(
         window: Side of adjacent windows, in pixels; None: show the model the whole image.
     """
 
-    def network(pixels: Tensor) -> Tensor:
-        return model(pixel_values=pixels).logits
-
+    network = Engine("torch", model.device, "fp32", lambda pixels: model(pixel_values=pixels).logits, None)
     classes, matrices = dataset.classes, []
     torch.manual_seed(0)  # for dropout, in training mode
     with evaluation_mode(model):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 from ccsegformer.errors import CCSegformerError
-from ccsegformer.labelling.tiling import STEP
+from ccsegformer.labelling.windows import STEP
 from ccsegformer.raster.dataset import Scenes
 from ccsegformer.training.recipe import Attention, Recipe, load_recipe
 from studies.runs import check_settings
