@@ -8,7 +8,7 @@ import copy
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -111,6 +111,10 @@ class Engine:
         step = self.side_step
         height, width = (max(MINIMUM_SIDE, -(-side // step) * step) for side in (height, width))
         return height, width
+
+    def with_preprocessing(self, preprocessing: Preprocessing) -> "Engine":
+        """Return the engine with another preprocessing."""
+        return replace(self, preprocessing=preprocessing)
 
     @property
     def library(self) -> str:

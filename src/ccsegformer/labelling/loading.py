@@ -66,15 +66,15 @@ def load_engine(
     """
     if is_model_file(name_or_path):
         opened, named = open_model_file(name_or_path, engine, precision)
-        return opened, _check_classes(opened, classes or named, name_or_path)
+        return _with_classes(opened, classes or named, name_or_path)
     if _model_type(name_or_path) in (None, *SEGFORMERS):
         model, named = load_model(name_or_path, device=device)
         opened = open_engine(model, engine, precision)
-        return opened, _check_classes(opened, classes or named, name_or_path)
+        return _with_classes(opened, classes or named, name_or_path)
     foreign, preprocessing = _load_foreign(str(name_or_path))
     opened = open_engine(foreign.to(_device(device)), engine, precision)
-    opened = replace(opened, preprocessing=preprocessing)
-    return opened, _check_classes(opened, classes or _classes(name_or_path, foreign.config), name_or_path)
+    opened = opened.with_preprocessing(preprocessing)
+    return _with_classes(opened, classes or _classes(name_or_path, foreign.config), name_or_path)
 
 
 def open_segmenter(
@@ -94,7 +94,7 @@ def open_segmenter(
     config = opened.config if isinstance(model, Engine) else getattr(model, "config", None)
     if classes is None and hasattr(config, "id2label"):
         classes = _classes("", config)
-    return opened, _check_classes(opened, classes, name)
+    return _with_classes(opened, classes, name)
 
 
 def _device(device: str | torch.device | None) -> str | torch.device:
@@ -114,12 +114,13 @@ def _classes(name_or_path: str | Path, config: Any) -> Classes:
     return Classes(names, ignore_index=max(ignored, len(names)))
 
 
-def _check_classes(engine: Engine, classes: Classes | None, name: str | Path) -> Classes:
+def _with_classes(engine: Engine, classes: Classes | None, name: str | Path) -> tuple[Engine, Classes]:
+    """Check that there is one class for each of the model's, and hold an unknown model's logits to them."""
     if classes is None:
         raise DataError(f"{name}: does not name its classes: give them in a classes.json (--classes)")
     if engine.num_labels not in (None, len(classes)):
         raise DataError(f"{name}: {len(classes)} classes for a model of {engine.num_labels}")
-    return classes
+    return replace(engine, num_labels=len(classes)), classes
 
 
 def _model_type(name_or_path: str | Path) -> str | None:
@@ -138,15 +139,17 @@ def _load_foreign(path: str) -> tuple[nn.Module, Preprocessing]:
         )
         if about["missing_keys"]:
             raise ValueError(f"weights are missing, such as {min(about['missing_keys'])}")
-        processor = AutoImageProcessor.from_pretrained(path)
+        preprocessing = _preprocessing_of(AutoImageProcessor.from_pretrained(path))
     except (OSError, ValueError, ImportError) as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise CheckpointError(f"{path}: cannot be loaded for semantic segmentation: {reason}") from error
-    return model.eval(), _preprocessing_of(processor)
+    return model.eval(), preprocessing
 
 
 def _preprocessing_of(processor: Any) -> Preprocessing:
     """Convert an image processor's normalisation: (values * factor - mean) / std."""
+    if getattr(processor, "do_flip_channel_order", False):
+        raise ValueError("it expects blue, green, red; wrap it in a module that flips the bands")
     factor = processor.rescale_factor if processor.do_rescale else 1
     mean, std = (0.0,) * 3, (1.0,) * 3
     if processor.do_normalize:

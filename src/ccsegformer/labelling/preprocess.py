@@ -35,6 +35,8 @@ class Preprocessing(NamedTuple):
             )
         if self.only_8_bit and dtype != "uint8":
             raise DataError(f"{name}: {dtype} values for a model of 8-bit colours")
+        if self.statistics and dtype != "float32" and max(*self.statistics.means, *self.statistics.stds) <= 1:
+            raise DataError(f"{name}: mean and std up to 1 for {dtype} values: give them in stored units")
         known = 3 if self.statistics is None else len(self.statistics.means)
         if bands != known:
             raise DataError(f"{name}: {bands} bands, but the model's mean and std are known for {known}")

@@ -2,7 +2,6 @@
 
 import tempfile
 import uuid
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -98,7 +97,7 @@ def predict_scene(
     output = Path(output)
     opened, classes = open_segmenter(model, classes, engine, precision)
     if preprocessing is not None:
-        opened = replace(opened, preprocessing=preprocessing)
+        opened = opened.with_preprocessing(preprocessing)
     for written in [output] if polygons is None else [output, Path(polygons)]:
         check_writable(written)
         if not is_remote(path) and written.resolve() == Path(path).resolve():
