@@ -1,11 +1,15 @@
 """Data sets by name: generated scenes, SceneParse150, a folder, or Hugging Face's parquet files."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote, urlencode
 
+from ccsegformer.data.dataset import DrawnSamples, LabelledImages
 from ccsegformer.data.folder import ImageMaskFolder
+from ccsegformer.data.labels import Classes
+from ccsegformer.data.objects import as_dataset, own_classes
 from ccsegformer.errors import DataError
 
 if TYPE_CHECKING:
@@ -59,6 +63,31 @@ def open_dataset(
     return ProceduralScenes(split, count=PROCEDURAL_COUNTS[split])
 
 
+def resolve_dataset(
+    dataset: Any,
+    split: str,
+    classes: Classes | Sequence[str] | None = None,
+    *,
+    default: Classes | None = None,
+) -> LabelledImages | DrawnSamples:
+    """Return a data set ready to be read: opened by name, or adapted from an object (see `as_dataset`).
+
+    Args:
+        dataset: A name for `open_dataset`, or an object.
+        split: Split to open by name; an object is a split already.
+        classes: Classes of an object, or their names; by default the object's own.
+        default: Classes of an object that has none.
+
+    Raises:
+        DataError: The data cannot be used, or `classes` is given for data that name their own.
+    """
+    if isinstance(dataset, str | Path) or _is_own(dataset):
+        if classes is not None:
+            raise DataError("classes= is for other data set objects; a name takes '?classes=FILE' behind it")
+        return open_dataset(dataset, split) if isinstance(dataset, str | Path) else dataset
+    return as_dataset(dataset, classes or own_classes(dataset) or default)
+
+
 def with_options(data: str, **options: str | None) -> str:
     """Choose columns and classes of parquet files, or classes of scenes.
 
@@ -91,6 +120,15 @@ def _parse(data: str) -> tuple[str, dict[str, str]]:
                 f"{data}: unknown {key!r}; behind '?' may stand {', '.join(OPTIONS)}, as 'image=NAME'"
             )
     return name, options
+
+
+def _is_own(dataset: Any) -> bool:
+    """Whether the data set is one that `open_dataset` returns, which checks its samples itself."""
+    from ccsegformer.data.parquet import ParquetImages
+    from ccsegformer.data.procedural.scenes import ProceduralScenes
+    from ccsegformer.raster.dataset import Scenes
+
+    return isinstance(dataset, ImageMaskFolder | ParquetImages | ProceduralScenes | Scenes)
 
 
 def _holds_scenes(folder: Path, split: str) -> bool:

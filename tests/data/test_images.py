@@ -185,5 +185,5 @@ def test_masks_of_few_bits_keep_their_ids(tmp_path: Path, bits: int, row: int) -
 @pytest.mark.parametrize("mode", ["RGB", "LA", "RGBA"])
 def test_colour_masks_are_refused(tmp_path: Path, mode: str) -> None:
     path = save(tmp_path / "a.png", COLORS, mode)
-    with pytest.raises(DataError, match=rf"a\.png: a mask holds one class id a pixel, but this is a {mode} "):
+    with pytest.raises(DataError, match=rf"a\.png: a mask holds one class id .* mode {mode};"):
         read_mask(path)

@@ -54,7 +54,7 @@ def test_raw_ids_become_labels() -> None:
             r"id 255 at row 1, column 0 is .*; perhaps labels already \(0-149, 255 ",
         ),
         ([[255, 200]], None, "id 255 at row 0, column 0 is .*; perhaps another set's"),
-        ([[3]], "RGB", r"this is a RGB image; .* full ADE20K's \(\*_seg\.png\) are in colour$"),
+        ([[3]], "RGB", r"mode RGB; .* full ADE20K's \(\*_seg\.png\) are in colour$"),
         ([[3]], "I;16", "an annotation of 16 bits, where SceneParse150's have 8; perhaps one of full ADE20K"),
     ],
 )

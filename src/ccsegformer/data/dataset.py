@@ -35,14 +35,19 @@ class LabelledImages(Protocol):
     def __getitem__(self, index: int, /) -> Sample: ...
 
 
-def check_size(mask: torch.Tensor, image: torch.Tensor, mask_path: str | Path, path: str | Path) -> None:
-    """Make sure that a mask (H, W) is as large as its image (3, H, W).
+def check_size(
+    mask: torch.Tensor, image: torch.Tensor, mask_name: str | Path, image_name: str | Path | None = None
+) -> None:
+    """Check that a mask (H, W) has the size of its image (bands, H, W).
 
     Raises:
-        DataError: it is not; the message names both.
+        DataError: It has not; the message gives both sizes and names.
     """
     if mask.shape != image.shape[1:]:
-        raise DataError(f"{mask_path}: mask of {_size(mask)} pixels for an image of {_size(image)}: {path}")
+        of = "" if image_name is None else f" {image_name}"
+        raise DataError(
+            f"{mask_name}: the mask has {_size(mask)} pixels, but its image{of} has {_size(image)}"
+        )
 
 
 def check_labels(

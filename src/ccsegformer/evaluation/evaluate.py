@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,13 +14,15 @@ from rich.progress import track
 from torch.utils.data import DataLoader
 
 from ccsegformer.config.protocol import DEFAULT, EvaluationProtocol
-from ccsegformer.data.dataset import LabelledImages, Sample
+from ccsegformer.data.dataset import DrawnSamples, Sample
+from ccsegformer.data.labels import Classes
 from ccsegformer.data.stream import plain_data_errors
 from ccsegformer.errors import DataError
 from ccsegformer.evaluation.confusion import Metrics, compute_metrics, confusion_matrix, mean_iou
 from ccsegformer.files import write_atomically
 from ccsegformer.labelling.engine import Engine, EngineName, open_engine
 from ccsegformer.labelling.labeller import predict_labels
+from ccsegformer.sources import resolve_dataset
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -57,8 +59,10 @@ class Evaluation:
 
 def evaluate(
     model: "PreTrainedModel | Engine",
-    dataset: LabelledImages,
+    dataset: Any,
     *,
+    split: str = "validation",
+    classes: Classes | Sequence[str] | None = None,
     protocol: EvaluationProtocol = DEFAULT,
     device: str | torch.device | None = None,
     engine: EngineName | None = None,
@@ -75,7 +79,9 @@ def evaluate(
     Args:
         model: gives `logits` (1, K, h, w) for `pixel_values` (1, bands, H, W), K being the number of classes;
             or an engine that runs one, in the protocol's precision.
-        dataset: images and masks.
+        dataset: A name for `open_dataset`, or a data set object (see `as_dataset`).
+        split: Split to open by name.
+        classes: Classes of a data set object, or their names; by default its `classes`, else the model's.
         protocol: how images are shown to the model.
         device: moves the model there first; by default it stays where it is.
         engine: what runs the model; see `open_engine`.
@@ -91,15 +97,18 @@ def evaluate(
     if device is not None and not isinstance(model, Engine):
         model.to(device)
     opened = open_engine(model, engine, protocol.precision)
-    classes = dataset.classes
-    if opened.config.num_labels != len(classes):
+    images = resolve_dataset(dataset, split, classes, default=_model_classes(opened.config))
+    if isinstance(images, DrawnSamples):
+        raise DataError(f"{type(images).__name__}: draws its samples at random; score fixed images")
+    names, ignore_index = images.classes.names, images.classes.ignore_index
+    if opened.config.num_labels != len(names):
         raise DataError(
-            f"the model has {opened.config.num_labels} classes, but the data set has {len(classes)}"
+            f"the model has {opened.config.num_labels} classes, but the data set has {len(names)}"
         )
     rank, world = (dist.get_rank(), dist.get_world_size()) if _is_distributed() else (0, 1)
-    share = range(rank, len(dataset), world)
+    share = range(rank, len(images), world)
     loader: DataLoader[Sample] = DataLoader(
-        dataset,  # type: ignore[arg-type]
+        images,  # type: ignore[arg-type]
         sampler=share,
         batch_size=None,
         num_workers=workers,
@@ -107,12 +116,12 @@ def evaluate(
         generator=torch.Generator(),  # or it would draw from the global one
     )
     samples = track(loader, "Scoring", total=len(share), disable=not progress or rank > 0, transient=True)
-    total = torch.zeros(len(classes), len(classes), dtype=torch.int64)
+    total = torch.zeros(len(names), len(names), dtype=torch.int64)
     image_iou: dict[str, float | None] = {}
     with plain_data_errors():
         for sample in samples:
             prediction = predict_labels(opened, sample["image"], protocol, name=sample["name"])
-            matrix = confusion_matrix(sample["mask"], prediction, len(classes), classes.ignore_index)
+            matrix = confusion_matrix(sample["mask"], prediction, len(names), ignore_index)
             total += matrix
             image_iou[sample["name"]] = mean_iou(matrix)
             if on_image is not None:
@@ -125,10 +134,10 @@ def evaluate(
         image_iou = {name: score for of in shares for name, score in of.items()}
     total = total.cpu()
     return Evaluation(
-        metrics=compute_metrics(total, classes.names),
-        images=len(dataset),
-        protocol=_record(protocol, classes.ignore_index, opened),
-        image_iou={name: image_iou[name] for name in dataset.names},
+        metrics=compute_metrics(total, names),
+        images=len(images),
+        protocol=_record(protocol, ignore_index, opened),
+        image_iou={name: image_iou[name] for name in images.names},
         confusion=total.tolist(),
     )
 
@@ -172,6 +181,16 @@ def _record(protocol: EvaluationProtocol, ignore_index: int, engine: Engine) -> 
         "engine": engine.library,
         "device": engine.device.type,
     }
+
+
+def _model_classes(config: Any) -> Classes | None:
+    """Return the classes that a model's configuration names, if it does."""
+    by_label = getattr(config, "id2label", None)
+    if not by_label:
+        return None
+    names = tuple(by_label[label] for label in range(len(by_label)))
+    ignore_index = getattr(config, "semantic_loss_ignore_index", 255)
+    return Classes(names, ignore_index=max(ignore_index, len(names)))
 
 
 def _is_distributed() -> bool:

@@ -3,12 +3,12 @@
 import math
 import random
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ import transformers
 from transformers.integrations import TensorBoardCallback
 
 from ccsegformer.data.labels import Classes
+from ccsegformer.data.objects import describe_object
 from ccsegformer.data.stream import TrainingStream, collate, plain_data_errors
 from ccsegformer.errors import OutputError, RecipeError, TrainingError
 from ccsegformer.models import (
@@ -24,7 +25,7 @@ from ccsegformer.models import (
     LoadReport,
     load_pretrained,
 )
-from ccsegformer.sources import open_dataset
+from ccsegformer.sources import resolve_dataset
 from ccsegformer.training._arguments import trainer_arguments
 from ccsegformer.training._inputs import Inputs, training_inputs
 from ccsegformer.training._loop import SegmentationTrainer
@@ -65,14 +66,15 @@ class TrainingResult:
 
 def train(
     recipe: Recipe,
-    data: str | Path,
+    dataset: Any,
     output: str | Path,
     *,
+    classes: Classes | Sequence[str] | None = None,
     resume: bool = False,
     overwrite: bool = False,
     progress: bool = True,
 ) -> TrainingResult:
-    """Train a model on the training split of `data` and write it to the folder `output`.
+    """Train a model on a data set and write it to the folder `output`.
 
     The folder then holds what `from_pretrained` reads (config.json, model.safetensors,
     preprocessor_config.json), classes.json, recipe.yaml, training_log.json, the last two checkpoints and
@@ -81,7 +83,9 @@ def train(
 
     Args:
         recipe: what to train and how.
-        data: a folder (see `open_dataset`) or "procedural".
+        dataset: A name, whose training split is opened by `open_dataset`, or a data set object (see
+            `as_dataset`).
+        classes: Classes of a data set object, or their names; by default its `classes`.
         output: a folder that holds no other run, unless `resume` or `overwrite`.
         resume: go on from the last checkpoint in `output`; the weights become those of an unbroken run.
         overwrite: remove the run that `output` holds.
@@ -96,22 +100,23 @@ def train(
         TrainingError: the loss is no longer finite, nothing is left to train, or memory ran out.
     """
     output = Path(output)
-    recipe = recipe.model_copy(update={"data": str(data)})
-    dataset = open_dataset(data, "training")
-    inputs = training_inputs(recipe, dataset, progress=progress)
+    images = resolve_dataset(dataset, "training", classes)
+    named = isinstance(dataset, str | Path)
+    recipe = recipe.model_copy(update={"data": str(dataset) if named else describe_object(images)})
+    inputs = training_inputs(recipe, images, progress=progress)
     global_batch = recipe.training.batch_size * recipe.training.accumulation
     steps = _count_steps(recipe, len(inputs.samples))
     with _own_randomness(recipe.training.seed), _quiet_transformers(), ExitStack() as stack:
         arguments = trainer_arguments(recipe, output, steps)
         is_main = arguments.process_index == 0
-        checkpoint = find_checkpoint(output, recipe, dataset.classes) if resume else None
+        checkpoint = find_checkpoint(output, recipe, images.classes) if resume else None
         if is_main and not resume:
             check_unused(output, overwrite)
-        model, report = build_model(recipe, dataset.classes, inputs)
+        model, report = build_model(recipe, images.classes, inputs)
         freeze(model, recipe.training.freeze, report.new_attention if report else None)
         if is_main and not resume:
             stack.enter_context(nothing_half_begun(output))
-            begin_run(output, recipe, dataset.classes)
+            begin_run(output, recipe, images.classes)
         writer = stack.enter_context(_tensorboard(output, checkpoint))
         bar = ProgressBar("training")
         trainer = SegmentationTrainer(
@@ -124,10 +129,10 @@ def train(
                 length=steps * global_batch,
                 statistics=inputs.statistics,
             ),
-            data_collator=partial(collate, ignore_index=dataset.classes.ignore_index),
+            data_collator=partial(collate, ignore_index=images.classes.ignore_index),
             processing_class=image_processor(model.config),
             callbacks=[TensorBoardCallback(writer)] + [bar] * progress,
-            classes=dataset.classes,
+            classes=images.classes,
             optimization=recipe.optimizer,
             epoch_length=len(inputs.samples) / global_batch,
         )
