@@ -1,4 +1,4 @@
-"""Data sets by name: generated scenes, SceneParse150, a folder, or Hugging Face's parquet files."""
+"""Open data sets by name: generated scenes, SceneParse150, folders, and Hugging Face parquet files."""
 
 import re
 from collections.abc import Sequence
@@ -28,14 +28,13 @@ def open_dataset(
     """Open a split of `data`.
 
     Args:
-        data: "procedural", the generated scenes; "scene_parse_150", once fetched; a folder of images and
-            masks; a folder of georeferenced scenes; a folder of parquet files; or
-            `hf://datasets/ORG/NAME[@REVISION][/FOLDER]`. Behind the last two may stand their columns and
-            classes, behind scenes their classes, see `with_options`.
-        split: "training", "validation" or another that the data have.
+        data: "procedural" for generated scenes, "scene_parse_150" once fetched, a folder of images and masks,
+            of georeferenced scenes or of parquet files, or `hf://datasets/ORG/NAME[@REVISION][/FOLDER]`.
+            Options may follow for parquet files and scenes; see `with_options`.
+        split: "training", "validation" or another split of the data.
 
     Raises:
-        DataError: the data or the split cannot be used.
+        DataError: The data or the split cannot be used.
     """
     name, options = _parse(str(data))
     if name.startswith("hf://") or _holds_parquet(Path(name)):
@@ -47,7 +46,7 @@ def open_dataset(
 
         return Scenes(name, split, **options)
     if options:
-        raise DataError(f"{name}: has no parquet files, whose columns or classes could be chosen")
+        raise DataError(f"{name}: has no parquet files; only they take options, and scenes take classes")
     if name == "scene_parse_150":
         from ccsegformer.data.scene_parse_150.fetch import fetched_folder
 
@@ -89,14 +88,13 @@ def resolve_dataset(
 
 
 def with_options(data: str, **options: str | None) -> str:
-    """Choose columns and classes of parquet files, or classes of scenes.
+    """Append options to the name of parquet files or scenes: `DATA?image=NAME&mask=NAME&classes=FILE`.
 
-    `data` becomes `DATA?image=NAME&mask=NAME&classes=FILE`. Thus they travel as one string wherever data are
-    named: in recipes, results and commands. An option that is None stays as `data` has it. Meanings and
-    defaults are those of `ParquetImages` and `Scenes`.
+    The name then says everything in recipes, results and commands. Options that are None stay as they are in
+    `data`. See `ParquetImages` and `Scenes` for their meanings and defaults.
 
     Raises:
-        DataError: `data` has something else behind a "?".
+        DataError: `data` has something else after a "?".
     """
     given = {key: value for key, value in options.items() if value is not None}
     if not given:
@@ -106,7 +104,7 @@ def with_options(data: str, **options: str | None) -> str:
 
 
 def _parse(data: str) -> tuple[str, dict[str, str]]:
-    """The location, and the options behind its "?"."""
+    """Split a name into its location and the options after "?"."""
     name, mark, query = data.rpartition("?")
     if not mark or Path(data).exists():
         return data, {}
@@ -117,7 +115,7 @@ def _parse(data: str) -> tuple[str, dict[str, str]]:
     for key in options:
         if key not in OPTIONS:
             raise DataError(
-                f"{data}: unknown {key!r}; behind '?' may stand {', '.join(OPTIONS)}, as 'image=NAME'"
+                f"{data}: unknown option {key!r} after '?'; use {', '.join(OPTIONS)}, such as 'image=NAME'"
             )
     return name, options
 
@@ -132,11 +130,11 @@ def _is_own(dataset: Any) -> bool:
 
 
 def _holds_scenes(folder: Path, split: str) -> bool:
-    """Whether a folder has the layout of `Scenes`: its splits are right in it."""
+    """Whether a folder has the layout of `Scenes`, with the splits at its top."""
     return not (folder / "images").is_dir() and ((folder / split).is_dir() or any(folder.glob("*/*.tif")))
 
 
 def _holds_parquet(folder: Path) -> bool:
-    """Whether a folder is one of parquet files, as the hub lays them out, and not one of images."""
+    """Whether a folder holds parquet files in the hub's layout and not images."""
     depths = ("*.parquet", "*/*.parquet", "*/*/*.parquet")
     return not (folder / "images").is_dir() and any(any(folder.glob(depth)) for depth in depths)

@@ -94,7 +94,7 @@ def test_a_later_run_goes_on(server: Any, tmp_path: Path) -> None:
     message = refused(server, tmp_path / "a")
     assert message == (
         f"{server.address}: the connection broke off after 4,000 of {len(CONTENT):,} bytes; "
-        f"4,000 bytes are kept in {tmp_path / 'a.partial'}: run again to go on"
+        f"4,000 bytes are kept in {tmp_path / 'a.partial'}; run again to resume"
     )
     server.answers = [sends()]
     assert get(server, tmp_path / "a") == CONTENT
@@ -193,7 +193,7 @@ def test_a_web_page_is_refused_at_once(server: Any, tmp_path: Path) -> None:
     page = sends(b"<html>Log in first</html>", tag=None, Content_Type="text/html; charset=utf-8")
     server.answers = [page]
     message = refused(server, tmp_path / "a")
-    assert message == f"{server.address}: the server sends another file, of type text/html"
+    assert message == f"{server.address}: the server sent a different file, of type text/html"
     assert len(server.ranges) == 1
     assert not list(tmp_path.iterdir())
     # Nor does it cost what is there already.
@@ -209,7 +209,7 @@ def test_refusals_are_final_and_overload_is_not(
     server: Any, tmp_path: Path, code: int, requests: int
 ) -> None:
     server.answers = [fails(code)]
-    assert f"the server answers {code} " in refused(server, tmp_path / "a")
+    assert f"the server answered {code} " in refused(server, tmp_path / "a")
     assert len(server.ranges) == requests
 
 
@@ -231,7 +231,7 @@ def test_a_disk_without_room_is_known_beforehand(
 ) -> None:
     monkeypatch.setattr(module.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 5000}))
     server.answers = [sends()]
-    assert "0 MB are needed, but only 0 MB are free" in refused(server, tmp_path / "a", OutputError)
+    assert "needs 0 MB, but only 0 MB are free" in refused(server, tmp_path / "a", OutputError)
 
 
 def test_a_disk_that_fills_up_keeps_the_part(

@@ -101,17 +101,13 @@ def test_the_default_is_the_users_cache(archive: Path, members: Files, own_cache
 
 
 def test_the_name_opens_what_was_fetched_last(archive: Path, tmp_path: Path) -> None:
-    with pytest.raises(
-        DataError, match=r"not fetched yet; fetch it with 'ccsegformer data scene-parse-150'$"
-    ):
+    with pytest.raises(DataError, match=r"not fetched yet; run 'ccsegformer data scene-parse-150'$"):
         open_dataset("scene_parse_150", "validation")
     for name in ("a", "b", "a"):
         fetch(tmp_path / name, archive=archive)
         assert fetched_folder() == tmp_path / name
     shutil.rmtree(tmp_path / "a")
-    with pytest.raises(
-        DataError, match=r"scene_parse_150: was fetched to .*/a, which is gone; fetch it again"
-    ):
+    with pytest.raises(DataError, match=r"scene_parse_150: was fetched to .*/a, which no longer exists; run"):
         open_dataset("scene_parse_150", "validation")
 
 
@@ -140,16 +136,16 @@ MASK = f"{TOP}/annotations/training/ADE_train_00000002.png"
         (without(MASK.replace("annotations", "images").replace("png", "jpg")), "00000002 has no image"),
         (
             without(f"{TOP}/objectInfo150.txt"),
-            f"another archive, not SceneParse150: it has no {TOP}/objectInfo150.txt, but {TOP}",
+            f"another archive, not SceneParse150: no {TOP}/objectInfo150.txt, only {TOP}",
         ),
-        (lambda files: {}, "another archive, not SceneParse150: .* but nothing"),
+        (lambda files: {}, "another archive, not SceneParse150: .* only nothing at all"),
         (lambda files: {"ADE20K_2021_17_01/index.mat": b""}, "full ADE20K, not SceneParse150"),
-        (plus("../evil"), r"unsafe: '\.\./evil' leads out of the folder"),
-        (plus(f"{TOP}/images/training/../../../../evil.jpg"), "leads out of the folder"),
-        (plus("/etc/evil"), "unsafe: '/etc/evil' leads out of the folder"),
-        (plus(f"{TOP}\\..\\..\\evil"), "leads out of the folder"),
-        (plus("C:/evil"), "leads out of the folder"),
-        (plus("evil\x1b[2J"), r"unsafe: 'evil\\x1b\[2J' is no name"),
+        (plus("../evil"), r"unsafe: '\.\./evil' points outside the folder"),
+        (plus(f"{TOP}/images/training/../../../../evil.jpg"), "points outside the folder"),
+        (plus("/etc/evil"), "unsafe: '/etc/evil' points outside the folder"),
+        (plus(f"{TOP}\\..\\..\\evil"), "points outside the folder"),
+        (plus("C:/evil"), "points outside the folder"),
+        (plus("evil\x1b[2J"), r"unsafe: 'evil\\x1b\[2J' is not a printable name"),
     ],
 )
 def test_another_or_a_malicious_archive_is_one_line(
@@ -166,7 +162,7 @@ def test_another_or_a_malicious_archive_is_one_line(
 def test_a_set_of_another_size_is_named(archive: Path, members: Files, tmp_path: Path) -> None:
     pack(archive, without(*VALIDATION)(members))
     message = refused(tmp_path / "set", archive=archive)
-    assert message == f"{archive}: validation: 1 images with annotations instead of 2"
+    assert message == f"{archive}: validation: 1 annotated images instead of 2"
 
 
 def test_links_twins_and_bombs_are_refused(
@@ -180,7 +176,7 @@ def test_links_twins_and_bombs_are_refused(
     pack(archive, members)
     with zipfile.ZipFile(archive, "a") as opened, pytest.warns(UserWarning, match="Duplicate name"):
         opened.writestr(MASK, b"another")
-    assert f"'{MASK}' is there twice" in refused(tmp_path / "set", archive=archive)
+    assert f"'{MASK}' occurs twice" in refused(tmp_path / "set", archive=archive)
     pack(archive, members)
     monkeypatch.setattr(archives, "MOST_BYTES", 10_000)
     assert "unsafe: it unpacks to more than" in refused(tmp_path / "set", archive=archive)
@@ -241,7 +237,7 @@ def test_another_zip_from_the_server_is_not_kept(
     serve(server, pack(tmp_path / "other.zip", {"readme.txt": b"something else"}).read_bytes())
     message = refused(tmp_path / "set", address=server.address)
     assert message.startswith(f"{server.address}: ") and message.endswith(
-        "it is removed, run again to try anew"
+        "the download was deleted, run again to repeat it"
     )
     assert "not SceneParse150" in message and "readme.txt" in message
     assert not (tmp_path / ".set.zip").exists()
@@ -252,7 +248,9 @@ def test_another_zip_from_the_server_is_not_kept(
 
 def test_a_web_page_from_the_server_is_named(server: Any, tmp_path: Path) -> None:
     serve(server, b"<html>", "text/html")
-    assert refused(tmp_path / "set", address=server.address).endswith("sends another file, of type text/html")
+    assert refused(tmp_path / "set", address=server.address).endswith(
+        "sent a different file, of type text/html"
+    )
 
 
 def test_an_output_with_other_things_is_left_alone(archive: Path, members: Files, tmp_path: Path) -> None:
@@ -263,13 +261,15 @@ def test_an_output_with_other_things_is_left_alone(archive: Path, members: Files
     output.unlink()
     output.mkdir()
     (output / "thesis.txt").write_text("precious")
-    with pytest.raises(OutputError, match="set: is not empty, and holds no SceneParse150; choose another"):
+    with pytest.raises(
+        OutputError, match="set: is not empty and does not hold SceneParse150; choose another"
+    ):
         fetch(output, archive=archive)
     assert [path.name for path in output.iterdir()] == ["thesis.txt"]
     (output / "thesis.txt").unlink()
     fetch(output, archive=archive)
     (output / "annotations/training/ADE_train_00000002.png").unlink()
-    with pytest.raises(OutputError, match="ADE_train_00000002 has no annotation; remove it first"):
+    with pytest.raises(OutputError, match="ADE_train_00000002 has no annotation.*; delete it first"):
         fetch(output, archive=archive)
 
 
@@ -291,7 +291,7 @@ def test_a_cache_that_cannot_be_written_is_told(
 ) -> None:
     own_cache.parent.write_text("in the way")
     with pytest.raises(
-        OutputError, match=r"set: complete, but cannot be opened by name: .*scene_parse_150\.loc"
+        OutputError, match=r"set: complete, but its location cannot be saved: .*scene_parse_150\.loc"
     ):
         fetch(tmp_path / "set", archive=archive)
     assert_is_the_set(tmp_path / "set", members)
@@ -303,7 +303,7 @@ def test_a_disk_without_room_is_known_beforehand(
     monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": 9_000_000_000}))
     fetch(tmp_path / "set", archive=archive)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": 30_000}))
-    assert "MB are needed, but only 0 MB are free" in refused(tmp_path / "b", OutputError, archive=archive)
+    assert "MB, but only 0 MB are free" in refused(tmp_path / "b", OutputError, archive=archive)
 
 
 class FailingFile(io.FileIO):

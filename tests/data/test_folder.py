@@ -100,7 +100,7 @@ def no_annotations(root: Path) -> None:
         (no_images, "{root}/images/training: no images in this split"),
         (
             two_images_of_one_name,
-            "{root}/images/training/a.png: same name as a.jpg; names must differ before the dot",
+            "{root}/images/training/a.png: has the stem of a.jpg; rename one",
         ),
         (no_classes, "{root}/classes.json: cannot be read: No such file or directory"),
         (other_split, "{root}/images/training: no such folder; the splits here are train"),

@@ -179,9 +179,7 @@ def test_transforms_of_colours_are_refused_for_other_bands(
     )
     with pytest.raises(RecipeError) as caught:
         train(cropped(recipe, transforms=chain.transforms), data, tmp_path / "run")
-    assert str(caught.value) == (
-        f"transforms.1: {name} is for 8-bit RGB, but {data} has 3 bands of uint16"
-    )
+    assert str(caught.value) == (f"transforms.1: {name} is for 8-bit RGB, but {data} has 3 bands of uint16")
     assert not (tmp_path / "run").exists()
 
 

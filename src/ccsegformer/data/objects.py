@@ -96,7 +96,7 @@ class ObjectImages(Dataset[Sample]):
         check_size(ids, image, title)
         if self._first is not None and self._first != (len(image), image.dtype):
             raise DataError(
-                f"{title}: {_bands(len(image), image.dtype)}, but sample 0 has {_bands(*self._first)}"
+                f"{title}: {_band_text(len(image), image.dtype)}, but sample 0 has {_band_text(*self._first)}"
             )
         if ids.dtype != torch.uint8:
             ids = ids.to(torch.uint8 if self.classes.ignore_index <= 255 else torch.int32)
@@ -209,5 +209,5 @@ def _as_tensor(value: Any) -> torch.Tensor:
     return value.detach().cpu().as_subclass(torch.Tensor)
 
 
-def _bands(number: int, dtype: torch.dtype) -> str:
+def _band_text(number: int, dtype: torch.dtype) -> str:
     return f"{number} band{'s' * (number != 1)} of {str(dtype).removeprefix('torch.')}"

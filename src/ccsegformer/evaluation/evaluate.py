@@ -136,7 +136,7 @@ def evaluate(
     return Evaluation(
         metrics=compute_metrics(total, names),
         images=len(images),
-        protocol=_record(protocol, ignore_index, opened),
+        protocol=_protocol_record(protocol, ignore_index, opened),
         image_iou={name: image_iou[name] for name in images.names},
         confusion=total.tolist(),
     )
@@ -167,7 +167,7 @@ def write_confusion(evaluation: Evaluation, path: str | Path) -> None:
     write_atomically(path, text.getvalue())
 
 
-def _record(protocol: EvaluationProtocol, ignore_index: int, engine: Engine) -> dict[str, Any]:
+def _protocol_record(protocol: EvaluationProtocol, ignore_index: int, engine: Engine) -> dict[str, Any]:
     """The protocol as it is stored with every figure, with what the scores mean and what computed them."""
     return {
         "name": protocol.name,

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ccsegformer.evaluation.confusion import compute_metrics
 
 
-class ClassLoss(NamedTuple):
+class ClassShortfall(NamedTuple):
     """One class of a confusion matrix.
 
     A wrong pixel is in the unions of two classes, the true and the predicted one, so the shares of its union
@@ -22,12 +22,14 @@ class ClassLoss(NamedTuple):
     iou: float
     accuracy: float | None  # None where no pixel of truth has the class
     pixels: int  # of truth
-    loss: float  # (1 - IoU) / classes scored: these add up to 1 - mean IoU
+    shortfall: float  # (1 - IoU) / classes scored: these add up to 1 - mean IoU
     confused_with: str | None  # the class to which most of the union is lost; None where nothing is
     confused_share: float  # of the union
 
 
-def rank_losses(matrix: torch.Tensor | Sequence[Sequence[int]], names: Sequence[str]) -> list[ClassLoss]:
+def rank_shortfalls(
+    matrix: torch.Tensor | Sequence[Sequence[int]], names: Sequence[str]
+) -> list[ClassShortfall]:
     """The classes in truth or prediction of a confusion matrix (K, K), rows truth, the greatest loss first.
 
     Raises:
@@ -45,15 +47,15 @@ def rank_losses(matrix: torch.Tensor | Sequence[Sequence[int]], names: Sequence[
         row = rows[names[label]]
         iou = float(row["iou"] or 0)
         losses.append(
-            ClassLoss(
+            ClassShortfall(
                 label=label,
                 name=names[label],
                 iou=iou,
                 accuracy=row["accuracy"],
                 pixels=int(row["pixels"] or 0),
-                loss=(1 - iou) / len(scored),
+                shortfall=(1 - iou) / len(scored),
                 confused_with=names[other] if wrong[label, other] else None,
                 confused_share=float(wrong[label, other] / union),
             )
         )
-    return sorted(losses, key=lambda of: (-of.loss, of.label))
+    return sorted(losses, key=lambda of: (-of.shortfall, of.label))

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from PIL import Image
 
-from ccsegformer.data.procedural._layout import Box
+from ccsegformer.data.procedural._layout import Rectangle
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,9 @@ class Canvas:
         depth = radius - self.distance(rows, columns, x, y)
         self.paint(rows, columns, depth, colour, label)
 
-    def box(self, box: Box, colour: ArrayLike, label: int, *, roof: float = 0.0, flat: bool = False) -> None:
+    def box(
+        self, box: Rectangle, colour: ArrayLike, label: int, *, roof: float = 0.0, flat: bool = False
+    ) -> None:
         """A box with its height; its ridge rises by `roof` above the walls; `flat` leaves heights alone."""
         rows, columns = self.window(box.x, box.y, (box.length + box.width) / 2 + 1)
         along, across = turn(self.x[:, columns] - box.x, self.y[rows] - box.y, box.angle)

@@ -68,7 +68,7 @@ class Course:
 
 
 @dataclass(frozen=True)
-class Box:
+class Rectangle:
     """A rectangle seen from above: a building or a vehicle. `tone` (0 to 1) picks its colour."""
 
     x: float
@@ -114,8 +114,8 @@ class Layout:
     roads: tuple[Course, ...]
     farmyard: tuple[float, float, float]  # x, y, direction
     woods: tuple[Wood, ...]
-    buildings: tuple[Box, ...]
-    vehicles: tuple[Box, ...]
+    buildings: tuple[Rectangle, ...]
+    vehicles: tuple[Rectangle, ...]
     sun: tuple[float, float]  # azimuth and elevation, radians
 
     @property
@@ -226,9 +226,9 @@ def _draw_buildings(
     channel: Course,
     roads: list[Course],
     farmyard: tuple[float, float, float],
-) -> tuple[Box, ...]:
+) -> tuple[Rectangle, ...]:
     """Hamlets of houses that do not touch, clear of water, roads, the farmyard and the channel's head."""
-    buildings: list[Box] = []
+    buildings: list[Rectangle] = []
     hamlets = max(1, round((extent / 180) ** 2))
     places = np.zeros((14 * hamlets, 2))  # of the buildings so far, for speed: thousands in a large scene
     for _ in range(hamlets):
@@ -236,7 +236,7 @@ def _draw_buildings(
         angle = parcels.angle + rng.choice([0.0, np.pi / 2])
         for _ in range(14):
             x, y = centre + rng.normal(0, 30, 2)
-            box = Box(
+            box = Rectangle(
                 x, y, angle, rng.uniform(24, 36), rng.uniform(17, 22), rng.uniform(4, 7), rng.uniform(0, 1)
             )
             free = (
@@ -257,9 +257,9 @@ def _draw_vehicles(
     extent: float,
     roads: list[Course],
     woods: tuple[Wood, ...],
-) -> tuple[Box, ...]:
+) -> tuple[Rectangle, ...]:
     """Cars and lorries on both lanes, none of them under the trees."""
-    vehicles: list[Box] = []
+    vehicles: list[Rectangle] = []
     for road in roads:
         along = road.along(extent / 2, extent / 2) - 0.7 * extent
         end = along + 1.4 * extent
@@ -274,5 +274,5 @@ def _draw_vehicles(
             )
             tone = rng.random()
             if not hidden:
-                vehicles.append(Box(x, y, heading, length, 9.6, 3.4 if lorry else 1.6, tone))
+                vehicles.append(Rectangle(x, y, heading, length, 9.6, 3.4 if lorry else 1.6, tone))
     return tuple(vehicles)

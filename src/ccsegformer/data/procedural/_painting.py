@@ -3,7 +3,7 @@
 import numpy as np
 
 from ccsegformer.data.procedural._canvas import Canvas, mix, noise, turn
-from ccsegformer.data.procedural._layout import FARMYARD_RADIUS, HEAD_RADIUS, Box, Course, Layout
+from ccsegformer.data.procedural._layout import FARMYARD_RADIUS, HEAD_RADIUS, Course, Layout, Rectangle
 from ccsegformer.data.procedural._light import expose
 
 # Class indices, in the order of the names in procedural.py.
@@ -99,7 +99,7 @@ def _paint_parcels(canvas: Canvas, layout: Layout, grain: np.ndarray, drift: np.
     canvas.label[:] = label
 
 
-def _paint_yard(canvas: Canvas, building: Box, grain: np.ndarray) -> None:
+def _paint_yard(canvas: Canvas, building: Rectangle, grain: np.ndarray) -> None:
     """Bare ground about a house."""
     rows, columns = canvas.window(building.x, building.y, building.length)
     along, across = turn(canvas.x[:, columns] - building.x, canvas.y[rows] - building.y, building.angle)
@@ -119,7 +119,7 @@ def _paint_channel(canvas: Canvas, channel: Course, grain: np.ndarray, *, river:
     if river:
         canvas.disc(x, y, HEAD_RADIUS, SAND, BARE)
     else:
-        canvas.box(Box(x, y, angle, 64, 64), CONCRETE, BARE, flat=True)
+        canvas.box(Rectangle(x, y, angle, 64, 64), CONCRETE, BARE, flat=True)
 
     along, across = channel.locate(canvas.x, canvas.y)
     inside = np.minimum(channel.width / 2 - np.abs(across) + 0.8 * grain, along)
@@ -132,10 +132,10 @@ def _paint_channel(canvas: Canvas, channel: Course, grain: np.ndarray, *, river:
         depth = HEAD_RADIUS - 6 - canvas.distance(rows, columns, x, y)
         canvas.paint(rows, columns, depth, mix(TURQUOISE, LAKE, np.clip(depth / 20, 0, 1)), label)
     else:
-        canvas.box(Box(x, y, angle, 52, 50), DOCK, label, flat=True)
+        canvas.box(Rectangle(x, y, angle, 52, 50), DOCK, label, flat=True)
         for side, colour in zip((-18, 18), BARGES, strict=True):
             barge_x, barge_y = _beside(x, y, angle, -3, side)
-            canvas.box(Box(barge_x, barge_y, angle, 36, 10, 2), colour, label, roof=1)
+            canvas.box(Rectangle(barge_x, barge_y, angle, 36, 10, 2), colour, label, roof=1)
     return inside > -3
 
 
@@ -151,13 +151,13 @@ def _paint_road(canvas: Canvas, road: Course, grain: np.ndarray, tone: float) ->
     return inside > 0
 
 
-def _paint_vehicle(canvas: Canvas, vehicle: Box) -> None:
+def _paint_vehicle(canvas: Canvas, vehicle: Rectangle) -> None:
     """A car or a lorry: body, and a dark windscreen towards its front."""
     colour = _pick(BODIES, vehicle.tone)
     canvas.box(vehicle, colour, VEHICLE)
     ahead = vehicle.length * (0.2 if vehicle.length < 24 else 0.36)
     x, y = _beside(vehicle.x, vehicle.y, vehicle.angle, ahead, 0)
-    canvas.box(Box(x, y, vehicle.angle, 3, vehicle.width * 0.75), GLASS, VEHICLE, flat=True)
+    canvas.box(Rectangle(x, y, vehicle.angle, 3, vehicle.width * 0.75), GLASS, VEHICLE, flat=True)
 
 
 def _paint_farmyard(canvas: Canvas, farmyard: tuple[float, float, float], *, wheat: bool) -> None:
@@ -169,7 +169,7 @@ def _paint_farmyard(canvas: Canvas, farmyard: tuple[float, float, float], *, whe
             _paint_bin(canvas, *_beside(x, y, angle + third * 2 * np.pi / 3, 14, 0), 11)
     else:
         for side in (-12, 12):
-            canvas.box(Box(*_beside(x, y, angle, 0, side), angle, 42, 17, 6), BLUE, BUILDING, roof=4)
+            canvas.box(Rectangle(*_beside(x, y, angle, 0, side), angle, 42, 17, 6), BLUE, BUILDING, roof=4)
 
 
 def _paint_bin(canvas: Canvas, x: float, y: float, radius: float) -> None:

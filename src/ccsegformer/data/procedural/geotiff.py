@@ -9,7 +9,7 @@ from rasterio.io import MemoryFile
 from rich.progress import track
 
 from ccsegformer.data.labels import write_classes
-from ccsegformer.data.procedural.scenes import CLASSES, MIN_SIZE, SPLITS, scene
+from ccsegformer.data.procedural.scenes import MIN_SIZE, PROCEDURAL_CLASSES, SPLITS, scene
 from ccsegformer.errors import DataError, OutputError
 from ccsegformer.files import write_atomically
 
@@ -54,13 +54,15 @@ def write_scenes(
     for split, number in track(places, "Drawing", disable=not progress, transient=True):
         image, mask = scene(len(SPLITS) * seed + SPLITS.index(split), number, size)
         path = folder / split / f"{split}_{number:05d}.tif"
-        transform = _transform(split, number, size)
-        _write(path, np.moveaxis(image, 2, 0), transform, predictor=2)
-        _write(path.with_stem(f"{path.stem}_mask"), mask[None], transform, nodata=CLASSES.ignore_index)
-    write_classes(CLASSES, folder / "classes.json")
+        transform = _scene_transform(split, number, size)
+        _write_geotiff(path, np.moveaxis(image, 2, 0), transform, predictor=2)
+        _write_geotiff(
+            path.with_stem(f"{path.stem}_mask"), mask[None], transform, nodata=PROCEDURAL_CLASSES.ignore_index
+        )
+    write_classes(PROCEDURAL_CLASSES, folder / "classes.json")
 
 
-def _transform(split: str, number: int, size: int) -> Affine:
+def _scene_transform(split: str, number: int, size: int) -> Affine:
     """Where a scene lies: rows of scenes, going north for training and south for validation."""
     step = 1.25 * size * RESOLUTION
     row, column = divmod(number, ROW)
@@ -68,7 +70,7 @@ def _transform(split: str, number: int, size: int) -> Affine:
     return Affine(RESOLUTION, 0, EAST + column * step, 0, -RESOLUTION, NORTH + up * step)
 
 
-def _write(path: Path, bands: NDArray[np.uint8], transform: Affine, **options: object) -> None:
+def _write_geotiff(path: Path, bands: NDArray[np.uint8], transform: Affine, **options: object) -> None:
     """Write bands (C, H, W), in tiles; a single one in the classes' colours."""
     count, height, width = bands.shape
     options |= {"crs": CRS, "transform": transform, "compress": "deflate"}
@@ -79,7 +81,7 @@ def _write(path: Path, bands: NDArray[np.uint8], transform: Affine, **options: o
         ) as target:
             target.write(bands)
             if count == 1:
-                target.write_colormap(1, dict(enumerate(CLASSES.palette)))
+                target.write_colormap(1, dict(enumerate(PROCEDURAL_CLASSES.palette)))
             else:
                 target.update_tags(TIFFTAG_IMAGEDESCRIPTION="A generated scene: no real place looks like it")
         write_atomically(path, file.read())

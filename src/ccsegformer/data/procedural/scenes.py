@@ -31,7 +31,7 @@ from ccsegformer.data.procedural._layout import draw_layout
 from ccsegformer.data.procedural._painting import paint_layout
 from ccsegformer.errors import DataError
 
-CLASSES = Classes(
+PROCEDURAL_CLASSES = Classes(
     names=("bare ground", "wheat", "maize", "forest", "river", "canal", "road", "building", "vehicle"),
     palette=(
         (190, 152, 108),
@@ -58,7 +58,7 @@ class ProceduralScenes(Dataset[Sample]):
         DataError: an unknown split, no scenes, or scenes too small to hold their landmarks.
     """
 
-    classes = CLASSES
+    classes = PROCEDURAL_CLASSES
 
     def __init__(self, split: str, *, count: int, size: int = 256, seed: int = 0) -> None:
         if split not in SPLITS:
@@ -93,10 +93,12 @@ def scene(seed: int, index: int, size: int = 256) -> tuple[np.ndarray, np.ndarra
     """
     order = np.random.default_rng((seed, index // 4)).permutation(4)
     fact = int(order[index % 4])
-    return _draw(seed, index, size, wheat=fact % 2 == 0, river=fact < 2)
+    return _draw_scene(seed, index, size, wheat=fact % 2 == 0, river=fact < 2)
 
 
-def _draw(seed: int, index: int, size: int, *, wheat: bool, river: bool) -> tuple[np.ndarray, np.ndarray]:
+def _draw_scene(
+    seed: int, index: int, size: int, *, wheat: bool, river: bool
+) -> tuple[np.ndarray, np.ndarray]:
     place, paint = np.random.SeedSequence(seed, spawn_key=(index,)).spawn(2)
     layout = draw_layout(np.random.default_rng(place), size)
     return paint_layout(layout, np.random.default_rng(paint), wheat=wheat, river=river)
