@@ -269,7 +269,7 @@ def test_an_output_with_other_things_is_left_alone(archive: Path, members: Files
     (output / "thesis.txt").unlink()
     fetch(output, archive=archive)
     (output / "annotations/training/ADE_train_00000002.png").unlink()
-    with pytest.raises(OutputError, match="ADE_train_00000002 has no annotation.*; delete it first"):
+    with pytest.raises(OutputError, match=r"ADE_train_00000002 has no annotation.*; delete it first"):
         fetch(output, archive=archive)
 
 

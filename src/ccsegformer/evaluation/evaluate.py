@@ -1,4 +1,4 @@
-"""Scores of a model on a data set, at the original resolution of every image."""
+"""Score a model on a data set, at the original resolution of every image."""
 
 import csv
 import io
@@ -30,24 +30,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The scores of a model on `images` images, and how they were taken."""
+    """Scores of a model on `images` images, with the protocol."""
 
     metrics: Metrics
     images: int
     protocol: dict[str, Any]
     image_iou: dict[str, float | None]
-    """Each image's own mean IoU, over the classes in its truth or prediction; None with no labelled pixel."""
+    """Mean IoU of each image, over the classes in its truth or prediction; None without a labelled pixel."""
     confusion: list[list[int]]
-    """Pixels of the whole set by true class (rows) and predicted class (columns)."""
+    """Pixels of the data set by true class (rows) and predicted class (columns)."""
 
     @property
     def mean_image_iou(self) -> float:
-        """The mean of the images' own mean IoU, which is not the mean IoU of the data set."""
+        """Mean of the images' mean IoU; not the mean IoU of the data set."""
         known = [score for score in self.image_iou.values() if score is not None]
         return sum(known) / len(known)
 
     def to_dict(self) -> dict[str, Any]:
-        """What `metrics.json` holds: all but the confusion matrix."""
+        """Return the contents of `metrics.json`: everything except the confusion matrix."""
         return {
             **self.metrics.to_dict(),
             "mean_image_iou": self.mean_image_iou,
@@ -70,29 +70,30 @@ def evaluate(
     on_image: Callable[[str, torch.Tensor], None] | None = None,
     progress: bool = False,
 ) -> Evaluation:
-    """Score a model by one confusion matrix over all images, each at its original resolution.
+    """Score a model with one confusion matrix over all images, each at its original resolution.
 
-    Images are read and forgotten one by one, so memory does not grow with their number. The model is in
-    evaluation mode meanwhile, and afterwards in the mode it had. Where torch.distributed is initialised,
-    every process takes its share of the images and returns the scores of all.
+    Images are read one by one, so memory does not grow with their number. The model runs in evaluation mode
+    and then returns to its previous mode. If torch.distributed is initialised, each process takes a share of
+    the images, and all return the scores of the whole data set.
 
     Args:
-        model: gives `logits` (1, K, h, w) for `pixel_values` (1, bands, H, W), K being the number of classes;
-            or an engine that runs one, in the protocol's precision.
+        model: Model that returns `logits` (1, K, h, w) for `pixel_values` (1, bands, H, W) and K classes, or
+        an
+            engine that runs one in the protocol's precision.
         dataset: A name for `open_dataset`, or a data set object (see `as_dataset`).
         split: Split to open by name.
         classes: Classes of a data set object, or their names; by default its `classes`, else the model's.
-        protocol: how images are shown to the model.
-        device: moves the model there first; by default it stays where it is.
-        engine: what runs the model; see `open_engine`.
-        workers: processes that read images ahead; 0 reads in this one.
-        on_image: called with the name and the confusion matrix of each image of this process.
-        progress: show a progress bar, in the first process.
+        protocol: How images are presented to the model.
+        device: Device to move the model to; by default it stays where it is.
+        engine: Engine that runs the model; see `open_engine`.
+        workers: Processes that read images ahead; 0 reads in this process.
+        on_image: Callback taking the name and the confusion matrix of each image of this process.
+        progress: Show a progress bar in the first process.
 
     Raises:
-        DataError: the model has other classes than the data, an image or mask cannot be used, or no pixel
-            of the whole set is labelled.
-        EngineError: the engine cannot run the model, or the logits for an image are not finite.
+        DataError: The model has a different number of classes, the data cannot be used, or no pixel of the
+            data set is labelled.
+        EngineError: The engine cannot run the model, or the logits of an image are not finite.
     """
     if device is not None and not isinstance(model, Engine):
         model.to(device)
@@ -113,7 +114,7 @@ def evaluate(
         batch_size=None,
         num_workers=workers,
         collate_fn=_unchanged,
-        generator=torch.Generator(),  # or it would draw from the global one
+        generator=torch.Generator(),  # otherwise it draws from the global generator
     )
     samples = track(loader, "Scoring", total=len(share), disable=not progress or rank > 0, transient=True)
     total = torch.zeros(len(names), len(names), dtype=torch.int64)
@@ -143,10 +144,10 @@ def evaluate(
 
 
 def write_metrics(evaluation: Evaluation, path: str | Path) -> None:
-    """Write `metrics.json`, whole or not at all.
+    """Write `metrics.json` atomically.
 
     Raises:
-        OutputError: the file cannot be written.
+        OutputError: The file cannot be written.
     """
     write_atomically(
         path, json.dumps(evaluation.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -154,10 +155,10 @@ def write_metrics(evaluation: Evaluation, path: str | Path) -> None:
 
 
 def write_confusion(evaluation: Evaluation, path: str | Path) -> None:
-    """Write the confusion matrix as CSV, whole or not at all: a row for each true class, its name first.
+    """Write the confusion matrix as CSV atomically: a row for each true class, beginning with its name.
 
     Raises:
-        OutputError: the file cannot be written.
+        OutputError: The file cannot be written.
     """
     text = io.StringIO()
     names = list(evaluation.metrics.per_class)
@@ -168,7 +169,7 @@ def write_confusion(evaluation: Evaluation, path: str | Path) -> None:
 
 
 def _protocol_record(protocol: EvaluationProtocol, ignore_index: int, engine: Engine) -> dict[str, Any]:
-    """The protocol as it is stored with every figure, with what the scores mean and what computed them."""
+    """Return the protocol to store with the scores, with their definitions, the engine and the device."""
     return {
         "name": protocol.name,
         "summary": protocol.summary(),
@@ -184,7 +185,7 @@ def _protocol_record(protocol: EvaluationProtocol, ignore_index: int, engine: En
 
 
 def _model_classes(config: Any) -> Classes | None:
-    """Return the classes that a model's configuration names, if it does."""
+    """Return the classes in a model's configuration, or None."""
     by_label = getattr(config, "id2label", None)
     if not by_label:
         return None

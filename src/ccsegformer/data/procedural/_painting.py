@@ -1,4 +1,4 @@
-"""From a layout to pixels: the colour, the height and the label of everything in a procedural scene."""
+"""Paint a layout: the colour, height and label of everything in a procedural scene."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from ccsegformer.data.procedural._canvas import Canvas, mix, noise, turn
 from ccsegformer.data.procedural._layout import FARMYARD_RADIUS, HEAD_RADIUS, Course, Layout, Rectangle
 from ccsegformer.data.procedural._light import expose
 
-# Class indices, in the order of the names in procedural.py.
+# Class ids, in the order of `PROCEDURAL_CLASSES`.
 BARE, WHEAT, MAIZE, FOREST, RIVER, CANAL, ROAD, BUILDING, VEHICLE = range(9)
 
 GREEN = (104, 138, 60)
@@ -34,7 +34,7 @@ YARD = (170, 150, 122)
 FARMYARD = (186, 170, 144)
 VERGE = (150, 142, 116)
 GLASS = (52, 64, 78)
-FIELDS, WOODS = 0.72, 0.14  # shares of the parcels; the rest is bare ground
+FIELDS, WOODS = 0.72, 0.14  # shares of the parcels; the others are bare ground
 EVERYWHERE = slice(None), slice(None)
 
 
@@ -43,7 +43,7 @@ def paint_layout(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Paint a scene: image uint8 (size, size, 3) and labels uint8 (size, size).
 
-    What is drawn from `rng` does not depend on `wheat` and `river`.
+    The draws from `rng` do not depend on `wheat` and `river`.
     """
     canvas = Canvas.blank(layout.size, layout.zoom)
     grain = noise(rng, layout.size, 14) * 0.6 + noise(rng, layout.size, 5) * 0.4
@@ -65,11 +65,11 @@ def paint_layout(
 
 
 def _paint_parcels(canvas: Canvas, layout: Layout, grain: np.ndarray, drift: np.ndarray, crop: int) -> None:
-    """Fields, bare ground and the floor of woods."""
+    """Paint fields, bare ground and the floor of woods."""
     parcels = layout.parcels
     middle = layout.extent / 2
     u, v = turn(canvas.x - middle, canvas.y - middle, parcels.angle)
-    u, v = u + 5 * drift, v + 5 * drift[::-1]  # no border is quite straight
+    u, v = u + 5 * drift, v + 5 * drift[::-1]  # bend the borders slightly
     borders, widths = parcels.strips.astype(np.float32), parcels.widths.astype(np.float32)
     strip = np.clip(np.searchsorted(borders, u) - 1, 0, len(widths) - 1)
     width = widths[strip]
@@ -79,7 +79,7 @@ def _paint_parcels(canvas: Canvas, layout: Layout, grain: np.ndarray, drift: np.
     edge = np.minimum(u - borders[strip], borders[strip + 1] - u)
     edge = np.minimum(edge, np.minimum(part, width - part))
 
-    # Of every parcel first, then of every pixel: use, colour, and the frequency of its rows in u and v.
+    # Use, colour, and the frequency of the rows in u and v: per parcel first, then per pixel.
     use = np.select([parcels.chance < FIELDS, parcels.chance < FIELDS + WOODS], [crop, FOREST], BARE)
     hue, tone, spacing, direction = np.moveaxis(parcels.looks, -1, 0)
     heading = np.rint(direction * 8) * (np.pi / 8)
@@ -100,7 +100,7 @@ def _paint_parcels(canvas: Canvas, layout: Layout, grain: np.ndarray, drift: np.
 
 
 def _paint_yard(canvas: Canvas, building: Rectangle, grain: np.ndarray) -> None:
-    """Bare ground about a house."""
+    """Paint bare ground around a house."""
     rows, columns = canvas.window(building.x, building.y, building.length)
     along, across = turn(canvas.x[:, columns] - building.x, canvas.y[rows] - building.y, building.angle)
     outside = np.maximum(np.abs(along) - building.length / 2, np.abs(across) - building.width / 2)
@@ -110,9 +110,10 @@ def _paint_yard(canvas: Canvas, building: Rectangle, grain: np.ndarray) -> None:
 
 
 def _paint_channel(canvas: Canvas, channel: Course, grain: np.ndarray, *, river: bool) -> np.ndarray:
-    """The channel, a river or a canal by its head alone; returns where no tree stands, bool (size, size).
+    """Paint the channel, and return the mask, bool (size, size), of where no tree may stand.
 
-    A river begins in a round lake with a sandy shore, a canal in a square concrete dock with barges.
+    Only the head tells a river from a canal: a round lake with a sandy shore, or a square concrete dock with
+    barges.
     """
     x, y, angle = channel.x, channel.y, channel.angle
     label = RIVER if river else CANAL
@@ -140,7 +141,7 @@ def _paint_channel(canvas: Canvas, channel: Course, grain: np.ndarray, *, river:
 
 
 def _paint_road(canvas: Canvas, road: Course, grain: np.ndarray, tone: float) -> np.ndarray:
-    """A road with verges, edge lines and a dashed middle line; returns where it is, bool (size, size)."""
+    """Paint a road with verges, edge lines and a dashed centre line; return its mask, bool (size, size)."""
     along, across = road.locate(canvas.x, canvas.y)
     inside = road.width / 2 - np.abs(across)
     canvas.paint(*EVERYWHERE, inside + 2.5, VERGE)
@@ -152,7 +153,7 @@ def _paint_road(canvas: Canvas, road: Course, grain: np.ndarray, tone: float) ->
 
 
 def _paint_vehicle(canvas: Canvas, vehicle: Rectangle) -> None:
-    """A car or a lorry: body, and a dark windscreen towards its front."""
+    """Paint a car or lorry: the body, and a dark windscreen near the front."""
     colour = _pick(BODIES, vehicle.tone)
     canvas.box(vehicle, colour, VEHICLE)
     ahead = vehicle.length * (0.2 if vehicle.length < 24 else 0.36)
@@ -161,7 +162,7 @@ def _paint_vehicle(canvas: Canvas, vehicle: Rectangle) -> None:
 
 
 def _paint_farmyard(canvas: Canvas, farmyard: tuple[float, float, float], *, wheat: bool) -> None:
-    """Three round red bins where wheat is grown, two long blue barns where maize is."""
+    """Paint three round red bins for wheat, or two long blue barns for maize."""
     x, y, angle = farmyard
     canvas.disc(x, y, FARMYARD_RADIUS, FARMYARD, BARE)
     if wheat:
@@ -187,12 +188,12 @@ def _grow_woods(
     paved: np.ndarray,
     wet: np.ndarray,
 ) -> None:
-    """Trees on wooded parcels and over stretches of road; what they hide of a road stays labelled so."""
+    """Paint trees on wooded parcels and over stretches of road. Hidden road keeps its label."""
     covering = np.zeros_like(wet)
     for wood in layout.woods:
         along, across = turn(canvas.x - wood.x, canvas.y - wood.y, wood.angle)
         covering |= np.sqrt((along / wood.length) ** 2 + (across / wood.width) ** 2) < 1 + 0.25 * grain
-    # A clearing about each landmark, so that trees stand alike whichever landmark it is.
+    # Keep trees away from landmarks, so that they do not show which landmark it is.
     x, y, _ = layout.farmyard
     landmarks = (x, y, FARMYARD_RADIUS + 4), (layout.channel.x, layout.channel.y, HEAD_RADIUS + 12)
     clear = wet | (canvas.label == BUILDING)
@@ -207,7 +208,7 @@ def _grow_woods(
 
 
 def _plant_trees(canvas: Canvas, rng: np.random.Generator, wooded: np.ndarray) -> None:
-    """Tree crowns, labelled forest, all over `wooded`."""
+    """Paint tree crowns with the label forest all over `wooded`."""
     size = len(wooded)
     cell = 7.0
     count = int(size / canvas.zoom / cell) + 1
@@ -233,6 +234,6 @@ def _pick(colours: tuple[tuple[int, int, int], ...], tone: float) -> tuple[int, 
 
 
 def _beside(x: float, y: float, angle: float, along: float, across: float) -> tuple[float, float]:
-    """The point so far along and across a direction from another."""
+    """Return the point at a distance along and across a direction from another."""
     cos, sin = float(np.cos(angle)), float(np.sin(angle))
     return x + along * cos - across * sin, y + along * sin + across * cos
