@@ -78,8 +78,7 @@ def evaluate(
 
     Args:
         model: Model that returns `logits` (1, K, h, w) for `pixel_values` (1, bands, H, W) and K classes, or
-        an
-            engine that runs one in the protocol's precision.
+            an engine that runs one in the protocol's precision.
         dataset: A name for `open_dataset`, or a data set object (see `as_dataset`).
         split: Split to open by name.
         classes: Classes of a data set object, or their names; by default its `classes`, else the model's.

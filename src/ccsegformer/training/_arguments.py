@@ -15,8 +15,7 @@ def trainer_arguments(recipe: Recipe, output: Path, steps: int) -> TrainingArgum
 
     Raises:
         RecipeError: The device does not support the precision, or the processes cannot share the
-        micro-batches
-            equally.
+            micro-batches equally.
     """
     training, optimizer, schedule = recipe.training, recipe.optimizer, recipe.schedule
     has_cuda = torch.cuda.is_available()

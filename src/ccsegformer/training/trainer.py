@@ -85,10 +85,11 @@ def train(
         recipe: Model, data handling and optimization.
         dataset: A name, whose training split is opened by `open_dataset`, or a data set object (see
             `as_dataset`).
-        classes: Classes of a data set object, or their names; by default its `classes`. output: Folder
-        without another run, unless `resume` or `overwrite` is set. resume: Continue from the last checkpoint
-        in `output`. The weights will be those of an uninterrupted run. overwrite: Delete the run in `output`
-        first. progress: Show steps, loss and remaining time on stderr.
+        classes: Classes of a data set object, or their names; by default its `classes`.
+        output: Folder without another run, unless `resume` or `overwrite` is set.
+        resume: Continue from the last checkpoint in `output`; the weights become those of an unbroken run.
+        overwrite: Delete the run in `output` first.
+        progress: Show steps, loss and remaining time on stderr.
 
     Raises:
         DataError: The data cannot be used.

@@ -56,7 +56,7 @@ def fetch_scene_parse_150(
         DataError: The archive cannot be downloaded, is damaged or unsafe, or is a different one.
         OutputError: `output` holds something else or cannot be written, or another process is writing it.
     """
-    output = cache_folder() / NAME if output is None else Path(output).resolve()
+    output = user_cache_folder() / NAME if output is None else Path(output).resolve()
     fetched = output.with_name(f".{output.name}.zip")
     if archive is not None and not Path(archive).is_file():
         raise DataError(f"{archive}: no such file")
@@ -100,7 +100,7 @@ def fetched_folder() -> Path:
     return folder
 
 
-def cache_folder() -> Path:
+def user_cache_folder() -> Path:
     """Return the user's cache folder for ccsegformer, in `$XDG_CACHE_HOME` or else in `~/.cache`."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").resolve() / "ccsegformer"
 
@@ -122,7 +122,7 @@ def _alone(output: Path) -> Iterator[None]:
 
 
 def _location_file() -> Path:
-    return cache_folder() / f"{NAME}.location"
+    return user_cache_folder() / f"{NAME}.location"
 
 
 def _holds_the_set(output: Path, pairs: Mapping[str, int]) -> bool:
