@@ -1,4 +1,4 @@
-"""Data set objects of other libraries, as training and evaluation read them."""
+"""Adapters for the data set objects of other libraries."""
 
 import pickle
 import warnings
@@ -27,7 +27,7 @@ IDS = torch.tensor([[0, 1, 2, 255, 0, 1]] * 4, dtype=torch.uint8)
 
 
 class Items(Dataset[Any]):
-    """Items as they are given."""
+    """A data set of the given items."""
 
     def __init__(self, *items: Any) -> None:
         self.items = items
@@ -122,6 +122,15 @@ def test_pillow_pairs_are_read_as_their_files_are(tmp_path: Path) -> None:
         assert torch.equal(read(image, each)["mask"], IDS)
     assert torch.equal(read(sideways, IDS.T)["image"], read_image(tmp_path / "turned.png"))
     assert sideways.getexif()[0x0112] == 6, "the caller's image was changed"
+
+
+def test_a_damaged_lazy_image_is_one_line(tmp_path: Path) -> None:
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)).save(
+        tmp_path / "a.png"
+    )
+    (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:500])
+    with Image.open(tmp_path / "a.png") as image:
+        assert refusal((image, IDS)).startswith("Items[0]: damaged image: ")
 
 
 def test_a_hugging_face_set() -> None:

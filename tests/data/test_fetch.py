@@ -1,4 +1,4 @@
-"""Fetching the tiny set from a local server that misbehaves, and from archives that do."""
+"""Fetch the tiny data set from misbehaving servers and bad archives."""
 
 import errno
 import io
@@ -33,7 +33,7 @@ def fetch(output: Path, **options: Any) -> Path:
 
 
 def refused(output: Path, error: type[Exception] = DataError, **options: Any) -> str:
-    """The one line of a fetch that fails, and leaves nothing that could be taken for a set."""
+    """Return the one-line error of a fetch that leaves no data set behind."""
     with pytest.raises(error) as caught:
         fetch(output, **options)
     assert not output.exists()
@@ -51,7 +51,7 @@ def assert_is_the_set(output: Path, members: Files) -> None:
 def pack(path: Path, files: Files) -> Path:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in files.items():
-            archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)  # of a fixed date
+            archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)  # with a fixed date
     return path
 
 
@@ -195,7 +195,7 @@ def test_what_is_no_archive_is_one_line(tmp_path: Path, content: bytes) -> None:
     assert refused(tmp_path / "set", archive=tmp_path) == f"{tmp_path}: no such file"
 
 
-PLACES = st.integers(1, 1500) | st.integers(1, 20_000)  # the archive's listing is at its end
+PLACES = st.integers(1, 1500) | st.integers(1, 20_000)  # the listing is at the end of an archive
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -211,7 +211,7 @@ def test_no_damage_goes_unnoticed(
     cut: int | None,
     changes: list[tuple[int, int]],
 ) -> None:
-    """Whatever bytes change or are cut off, counted from the end: the set is whole, or a line says why."""
+    """Change or cut off bytes, counted from the end: the data set is complete or one line says why."""
     folder = tmp_path_factory.mktemp("damage")
     content = bytearray(archive.read_bytes())
     for place, value in changes:
@@ -225,7 +225,7 @@ def test_no_damage_goes_unnoticed(
     else:
         with zipfile.ZipFile(archive) as whole:
             files = {name: whole.read(name) for name in whole.namelist()}
-        if not (folder / "set" / "sceneCategories.txt").exists():  # the one file that nothing reads
+        if not (folder / "set" / "sceneCategories.txt").exists():  # the only file that nothing reads
             del files[f"{TOP}/sceneCategories.txt"]
         assert_is_the_set(folder / "set", files)
     assert not list(folder.glob(".set.*partial"))
@@ -307,7 +307,7 @@ def test_a_disk_without_room_is_known_beforehand(
 
 
 class FailingFile(io.FileIO):
-    """Raises `FailingFile.error` half-way through write number `at`, counted over all such files."""
+    """Raise `FailingFile.error` halfway through write number `at`, counted over all files."""
 
     at, error, writes = 0, OSError(), 0
 
@@ -347,7 +347,7 @@ def test_broken_off_at_any_write_it_goes_on_and_arrives(
             break
         except (OutputError, KeyboardInterrupt) as raised:
             assert isinstance(raised, KeyboardInterrupt) or "No space left on device" in str(raised)
-            if output.exists():  # only the record of its place was left to write
+            if output.exists():  # only its location was still to be written
                 assert_is_the_set(output, members)
             assert not output.with_name(f".{output.name}.partial").exists()
         FailingFile.at = 0
@@ -360,7 +360,7 @@ def test_broken_off_at_any_write_it_goes_on_and_arrives(
 def test_killed_between_two_steps_it_goes_on(
     server: Any, archive: Path, members: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    """A killed process cleans nothing up: what it leaves is what it had."""
+    """A killed process cleans nothing up."""
     serve(server, archive.read_bytes())
     output, partial = tmp_path / "set", tmp_path / ".set.partial"
 

@@ -64,7 +64,7 @@ def test_scenes_and_masks_lie_on_each_other(folder: Path) -> None:
 
 
 def test_footprints_of_all_scenes_are_apart() -> None:
-    """Whatever their number; a scene's place depends on its split, number and size alone."""
+    """A scene's place depends only on its split, number and size."""
     for size in (128, 8192):
         shapes = []
         for split in ("training", "validation"):

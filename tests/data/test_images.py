@@ -23,7 +23,7 @@ def save(path: Path, pixels: np.ndarray, mode: str | None = None, **options: Any
 
 
 def write_png(path: Path, width: int, height: int, bits: int, color_type: int, rows: bytes) -> Path:
-    """A PNG of any bit depth, where Pillow writes only some."""
+    """Write a PNG of any bit depth; Pillow writes only some."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

@@ -1,4 +1,4 @@
-"""Parquet sets on disk; a set on the hub differs in where the library `datasets` looks."""
+"""Parquet data sets on disk; for those on the hub, `datasets` only looks elsewhere."""
 
 import io
 import pickle
@@ -21,7 +21,7 @@ from ccsegformer.data.scene_parse_150.labels import SCENE_PARSE_150
 from ccsegformer.errors import DataError
 from ccsegformer.sources import open_dataset, with_options
 
-# Newer Pythons warn of every fork in a process with threads, and PyTorch always has some.
+# Newer Pythons warn about forks in processes with threads, which PyTorch always has.
 forks = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 RAW = "classes=scene_parse_150"
 
@@ -32,7 +32,7 @@ def own_datasets_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def write(path: Path, official: Path, split: str, image: str = "image", mask: str = "annotation") -> None:
-    """The rows of a split, as `datasets.Image` stores them, with a column that nobody asks for."""
+    """Write the rows of a split in the form of `datasets.Image`, with an unused column."""
     rows: dict[str, list[Any]] = {image: [], mask: [], "scene": []}
     for file in sorted((official / "images" / split).iterdir()):
         annotation = official / "annotations" / split / f"{file.stem}.png"
@@ -45,7 +45,7 @@ def write(path: Path, official: Path, split: str, image: str = "image", mask: st
 
 @pytest.fixture
 def folder(official: Path, tmp_path: Path) -> Path:
-    """The tiny SceneParse150 as the hub would lay it out, where the training split is called train."""
+    """The tiny SceneParse150 in the hub's layout, which calls the training split train."""
     write(tmp_path / "set" / "data" / "train-00000-of-00001.parquet", official, "training")
     write(tmp_path / "set" / "data" / "validation-00000-of-00001.parquet", official, "validation")
     return tmp_path / "set"

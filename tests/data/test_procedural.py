@@ -21,7 +21,7 @@ def facts(mask: np.ndarray) -> tuple[bool, bool]:
 
 
 def landmark(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Rows and columns (N, 2) of the pixels in which two pictures of one place differ."""
+    """Return rows and columns (N, 2) of the pixels that differ between two pictures."""
     return np.argwhere((first != second).any(axis=2))
 
 
@@ -54,7 +54,7 @@ def test_scenes_of_any_size(size: int) -> None:
 
 
 def test_larger_scenes_keep_the_size_of_what_they_show() -> None:
-    """More ground, not larger things: the channel of a scene twice as wide takes half the share."""
+    """Larger scenes show more, not larger things: at twice the width, the channel has half the share."""
     small = np.mean([np.isin(scene(0, index, 192)[1], (RIVER, CANAL)).mean() for index in range(4)])
     large = np.mean([np.isin(scene(0, index, 512)[1], (RIVER, CANAL)).mean() for index in range(4)])
     assert large < small / 1.8
@@ -89,7 +89,7 @@ def test_a_scene_has_one_crop_and_one_channel_in_equal_shares(
     assert all(
         pairs.count((wheat, river)) == COUNT // 4 for wheat in (True, False) for river in (True, False)
     )
-    assert pairs[:4] != pairs[4:8] or pairs[:4] != pairs[8:12]  # the order within four is drawn
+    assert pairs[:4] != pairs[4:8] or pairs[:4] != pairs[8:12]  # the order within four is random
 
 
 def test_colours_follow_the_mask(scenes: list[tuple[np.ndarray, np.ndarray]]) -> None:
@@ -108,7 +108,7 @@ def test_colours_follow_the_mask(scenes: list[tuple[np.ndarray, np.ndarray]]) ->
 
 
 def test_mask_edges_lie_on_image_edges(scenes: list[tuple[np.ndarray, np.ndarray]]) -> None:
-    """The picture changes most where the road's label ends: one pixel off would already show."""
+    """The picture changes most where the label of the road ends; an error of one pixel would show."""
 
     def contrast(image: np.ndarray, mask: np.ndarray, shift: int) -> float:
         road = np.roll(mask == ROAD, shift, axis=1)
@@ -123,7 +123,7 @@ def test_mask_edges_lie_on_image_edges(scenes: list[tuple[np.ndarray, np.ndarray
 
 
 def test_nothing_but_the_farmyard_tells_the_crop() -> None:
-    """The same place with the other crop: outside the farmyard and its shadows every pixel is the same."""
+    """Changing the crop changes no pixel outside the farmyard and its shadows."""
     for index in range(8):
         wheat = _draw_scene(1, index, 256, wheat=True, river=index % 2 == 0)
         maize = _draw_scene(1, index, 256, wheat=False, river=index % 2 == 0)
@@ -202,7 +202,7 @@ def test_dataset_of_samples() -> None:
     assert isinstance(sample["image"], tv_tensors.Image) and isinstance(sample["mask"], tv_tensors.Mask)
     assert sample["image"].shape == (3, 160, 160) and sample["image"].dtype == torch.uint8
     assert sample["mask"].shape == (160, 160) and sample["mask"].dtype == torch.uint8
-    sample["image"].fill_(0)  # a sample is the caller's to change
+    sample["image"].fill_(0)  # the caller may change a sample
     assert data[2]["image"].float().std() > 15
     assert torch.equal(data[-1]["mask"], data[5]["mask"])
     with pytest.raises(IndexError):

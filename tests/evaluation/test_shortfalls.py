@@ -25,7 +25,11 @@ def test_losses_add_up_to_what_the_mean_iou_lacks(seed: int, k: int) -> None:
 
 def test_a_class_is_confused_with_that_which_takes_most_of_its_union() -> None:
     matrix = np.zeros((5, 5), dtype=int)
-    matrix[0, 0], matrix[0, 1], matrix[2, 0] = 6, 1, 3  # road: 1 pixel lost to grass, 3 taken from tree
+    matrix[0, 0], matrix[0, 1], matrix[2, 0] = (
+        6,
+        1,
+        3,
+    )  # road: 1 pixel labelled grass, 3 of tree labelled road
     matrix[3, 3] = 5
     grass, tree, road, car = rank_shortfalls(matrix, NAMES)
     assert (road.name, road.confused_with, road.confused_share) == ("road", "tree", 0.3)

@@ -1,4 +1,4 @@
-"""Training on data set objects gives what training on the same images from a folder gives."""
+"""Training on data set objects equals training on the same images in a folder."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +27,7 @@ NAMES = ["red", "green", "blue"]
 
 
 class Pairs(Dataset[Any]):
-    """The folder's files as Pillow images, as torchvision's data sets give them."""
+    """Files of a folder as Pillow images, in torchvision's form."""
 
     def __init__(self, root: Path) -> None:
         self.files = sorted((root / "images" / "training").iterdir())
@@ -43,7 +43,7 @@ class Pairs(Dataset[Any]):
 
 
 class Bands(Pairs):
-    """Four float bands, in torchgeo's form, in units of their own."""
+    """Four float bands of different units, in torchgeo's form."""
 
     classes = NAMES
 

@@ -29,7 +29,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def complaint(path: Path, *overrides: str) -> str:
-    """What load_recipe says, which must be one line that begins with the file."""
+    """Return the error of load_recipe, which must be one line that begins with the file."""
     with pytest.raises(RecipeError) as error:
         load_recipe(path, overrides)
     message = str(error.value)

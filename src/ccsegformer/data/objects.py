@@ -138,7 +138,7 @@ def image_from_object(value: Any, mask: torch.Tensor, title: str) -> torch.Tenso
         DataError: Another type or layout, or values that are not finite.
     """
     if isinstance(value, Image.Image):
-        return rgb_from_pillow(ImageOps.exif_transpose(value), title)
+        return rgb_from_pillow(_upright(value, title), title)
     is_array = isinstance(value, np.ndarray)
     if not is_array and not isinstance(value, torch.Tensor):
         raise DataError(f"{title}: image must be a Pillow image, tensor or array, not {type(value).__name__}")
@@ -168,7 +168,7 @@ def mask_from_object(value: Any, title: str) -> torch.Tensor:
         DataError: Another type or shape, or values that are not whole numbers.
     """
     if isinstance(value, Image.Image):
-        return ids_from_pillow(ImageOps.exif_transpose(value), title)
+        return ids_from_pillow(_upright(value, title), title)
     if not isinstance(value, np.ndarray | torch.Tensor):
         raise DataError(f"{title}: mask must be a Pillow image, tensor or array, not {type(value).__name__}")
     shape = tuple(value.shape)
@@ -201,6 +201,15 @@ def _names(data: Any) -> tuple[str, ...]:
     if isinstance(names, list | tuple) and len(set(map(str, names))) == len(names) == count:
         return tuple(map(str, names))
     return tuple(f"{type(data).__name__}-{index:06}" for index in range(count))
+
+
+def _upright(image: Image.Image, title: str) -> Image.Image:
+    """Load a Pillow image and return it rotated as its EXIF orientation says."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception as error:  # the decoders raise many kinds
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"{title}: damaged image: {reason}") from error
 
 
 def _as_tensor(value: Any) -> torch.Tensor:
