@@ -257,7 +257,11 @@ def test_all_images_have_the_bands_of_the_first() -> None:
 
 def test_objects_that_are_no_data_set() -> None:
     class Stream(IterableDataset[Any]):
-        pass
+        def __iter__(self) -> Any:
+            return iter([])
+
+        def __len__(self) -> int:
+            return 0
 
     message = "not a map-style data set, which has a length and is indexed by number"
     for data, name in (

@@ -246,7 +246,7 @@ def test_a_disk_that_fills_up_keeps_the_part(
 
     message = refused(server, tmp_path / "a", OutputError, on_bytes=full)
     assert message.startswith(
-        f"{tmp_path / 'a.partial'}: cannot be written: No space left on device; what is"
+        f"{tmp_path / 'a.partial'}: cannot be written: No space left on device; run again"
     )
     kept = (tmp_path / "a.partial").stat().st_size
     assert 3000 <= kept <= 4000

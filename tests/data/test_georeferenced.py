@@ -10,7 +10,7 @@ import shapely
 from rasterio.enums import ColorInterp, MaskFlags
 
 from ccsegformer.data.labels import read_classes
-from ccsegformer.data.procedural.geotiff import _transform, write_scenes
+from ccsegformer.data.procedural.geotiff import _scene_transform, write_scenes
 from ccsegformer.data.procedural.scenes import PROCEDURAL_CLASSES, ProceduralScenes, scene
 from ccsegformer.errors import DataError, OutputError
 
@@ -69,7 +69,7 @@ def test_footprints_of_all_scenes_are_apart() -> None:
         shapes = []
         for split in ("training", "validation"):
             for number in range(25):
-                transform = _transform(split, number, size)
+                transform = _scene_transform(split, number, size)
                 left, top = transform.c, transform.f
                 shapes.append(shapely.box(left, top - size * 0.25, left + size * 0.25, top))
         tree = shapely.STRtree(shapes)

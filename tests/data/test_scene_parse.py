@@ -50,7 +50,7 @@ def test_raw_ids_become_labels() -> None:
         (
             [[0, 151]],
             None,
-            r"id 151 at row 0, column 1 is not .* 0-150; perhaps it is from another .*, such as full",
+            r"id 151 at row 0, column 1 is outside .* 0-150; perhaps it is from another .*, such as full",
         ),
         (
             [[7], [255]],
