@@ -61,10 +61,12 @@ def as_dataset(
 
 def own_classes(data: Any) -> Classes | None:
     """Return the classes that a data set object names in `classes`, or None."""
-    value = getattr(data, "classes", None)
-    is_names = isinstance(value, list | tuple) and value and all(isinstance(name, str) for name in value)
-    known = isinstance(value, Classes) or is_names
-    return _as_classes(value, f"{type(data).__name__}.classes") if known else None
+    value: Any = getattr(data, "classes", None)
+    if isinstance(value, Classes):
+        return value
+    if not isinstance(value, list | tuple) or not value or not all(isinstance(name, str) for name in value):
+        return None
+    return _as_classes(value, f"{type(data).__name__}.classes")
 
 
 def describe_object(data: Any) -> str:

@@ -27,7 +27,7 @@ def measure_bands(samples: Iterable[NDArray[np.generic]]) -> BandStatistics | No
     The arrays are merged one by one (Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for
     computing sample variances", 1979). Return None if there is no pixel.
     """
-    count, mean, squares = 0, np.zeros(()), np.zeros(())
+    count, mean, squares = 0, np.zeros(1), np.zeros(1)  # broadcast to the number of bands
     for sample in samples:
         pixels = sample.astype(np.float64)
         if not pixels.size:
@@ -42,7 +42,9 @@ def measure_bands(samples: Iterable[NDArray[np.generic]]) -> BandStatistics | No
         return None
     deviation = np.sqrt(squares / count)
     deviation[deviation == 0] = 1  # a constant band carries no information, whatever its scale
-    return BandStatistics(tuple(mean.tolist()), tuple(deviation.tolist()))
+    means: list[float] = mean.tolist()
+    stds: list[float] = deviation.tolist()
+    return BandStatistics(tuple(means), tuple(stds))
 
 
 def spread(count: int, most: int) -> list[int]:
