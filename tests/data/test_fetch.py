@@ -101,7 +101,7 @@ def test_the_default_is_the_users_cache(archive: Path, members: Files, own_cache
 
 
 def test_the_name_opens_what_was_fetched_last(archive: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"not fetched yet; run 'ccsegformer data scene-parse-150'$"):
+    with pytest.raises(DataError, match=r"not fetched yet; fetch it with 'ccsegformer data scene-parse-150'$"):
         open_dataset("scene_parse_150", "validation")
     for name in ("a", "b", "a"):
         fetch(tmp_path / name, archive=archive)

@@ -94,7 +94,7 @@ def fetched_folder() -> Path:
     try:
         folder = Path(_location_file().read_text(encoding="utf-8").removesuffix("\n"))
     except OSError:
-        raise DataError(f"{NAME}: not fetched yet; run '{COMMAND}'") from None
+        raise DataError(f"{NAME}: not fetched yet; fetch it with '{COMMAND}'") from None
     if not folder.is_dir():
         raise DataError(f"{NAME}: was fetched to {folder}, which no longer exists; run '{COMMAND}'")
     return folder
