@@ -5,7 +5,6 @@ trained on the embedded scenes, such as by `ccsegformer train src/ccsegformer/cl
 """
 
 import argparse
-from itertools import product
 
 import numpy as np
 import torch
@@ -14,8 +13,7 @@ from torch import Tensor
 
 from ccsegformer.data.procedural.scenes import scene
 from ccsegformer.labelling.loading import load_model
-from ccsegformer.labelling.tiling import spans, window_pixels
-from ccsegformer.labelling.windows import Blend, label_image
+from ccsegformer.labelling.windows import label_image, spans, window_pixels
 from ccsegformer.models import CrissCrossSegformerForSemanticSegmentation
 
 REACH = 16
@@ -29,7 +27,7 @@ def seam_mask(height: int, width: int, window: int, overlap: int) -> NDArray[np.
     """Which pixels (H, W) lie within `REACH` of where neighbouring windows meet in equal parts."""
     near = []
     for side in (height, width):
-        cuts = [span.rise for span in spans(side, window, overlap, taper=False)[1:]]
+        cuts = [(span.rise + span.full) // 2 for span in spans(side, window, overlap)[1:]]
         places = np.arange(side)
         near.append(np.any([(places >= cut - REACH) & (places < cut + REACH) for cut in cuts], axis=0))
     rows, columns = (np.broadcast_to(each, side) for each, side in zip(near, (height, width), strict=True))
@@ -52,8 +50,9 @@ def steps(labels: Tensor, whole: Tensor, window: int, overlap: int) -> tuple[flo
     for middle in (False, True):
         found, total = 0, 0
         for labelled, reference in ((labels, whole), (labels.T, whole.T)):
-            for span in spans(len(labelled), window, overlap, taper=False)[1:]:
-                line = (span.rise + span.fall) // 2 if middle else span.rise
+            for span in spans(len(labelled), window, overlap)[1:]:
+                cut = (span.rise + span.full) // 2
+                line = (cut + span.fall) // 2 if middle else cut
                 edges, there = (grid[line - 1] != grid[line] for grid in (labelled, reference))
                 found += int((edges & ~there).sum())
                 total += edges.numel()
@@ -66,14 +65,13 @@ def compare(
     images: list[Tensor],
     window: int,
     overlap: int,
-    blend: Blend,
     wholes: list[Tensor],
 ) -> tuple[float, ...]:
     """Disagreement at the seams and elsewhere, steps at the cuts and elsewhere: means over images."""
     rows = []
     for image, whole in zip(images, wholes, strict=True):
         height, width = image.shape[1:]
-        labels = label_image(model, image, window, overlap, blend)
+        labels = label_image(model, image, window, overlap)
         seams = seam_mask(height, width, window, overlap)
         rows.append((*disagreement(labels, whole, seams), *steps(labels, whole, window, overlap)))
     return tuple(float(column) for column in np.mean(rows, axis=0))
@@ -97,20 +95,14 @@ def main() -> None:
         f"{given.count} scenes of {given.side} x {given.side} (seed 1), attention {model.config.attention}, "
         f"{torch.get_num_threads()} threads\n"
     )
-    print(
-        "| window | overlap | blend | differ at seams, % | elsewhere | steps at cuts, % | elsewhere | cost |"
-    )
-    print("|---:|---:|---|---:|---:|---:|---:|---:|")
+    print("| window | overlap | differ at seams, % | elsewhere | steps at cuts, % | elsewhere | cost |")
+    print("|---:|---:|---:|---:|---:|---:|---:|")
     for window in given.window or (256, 512):
-        ways: list[tuple[int, Blend]] = [(0, "none")]
-        blends: tuple[Blend, ...] = ("none", "logits", "probabilities")
-        ways += list(product(given.overlap or (32, 64, 128), blends))
-        for overlap, blend in ways:
-            found = compare(model, images, window, overlap, blend, wholes)
+        for overlap in [0, *(given.overlap or (32, 64, 128))]:
+            found = compare(model, images, window, overlap, wholes)
             figures = " | ".join(f"{100 * figure:.2f}" for figure in found)
             cost = window_pixels(LARGE, LARGE, window, overlap) / LARGE**2
-            name = "cut" if blend == "none" else blend
-            print(f"| {window} | {overlap} | {name} | {figures} | {cost:.2f} |", flush=True)
+            print(f"| {window} | {overlap} | {figures} | {cost:.2f} |", flush=True)
 
 
 if __name__ == "__main__":

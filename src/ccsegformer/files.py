@@ -1,6 +1,7 @@
 """Files that appear whole or not at all; nothing but the errors is imported from the package."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from glob import escape
@@ -35,6 +36,19 @@ def check_writable(path: str | Path) -> None:
         raise OutputError(f"{path}: cannot be written: {folder} is not a folder")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise OutputError(f"{path}: cannot be written: {folder} may not be changed")
+
+
+def require_space(folder: Path, size: int) -> None:
+    """Check that `size` more bytes fit on the disk of `folder`.
+
+    Raises:
+        OutputError: they do not; the message says how many are needed and free.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise OutputError(
+            f"{folder}: {size / 1e6:,.0f} MB are needed, but only {free / 1e6:,.0f} MB are free"
+        )
 
 
 @contextmanager

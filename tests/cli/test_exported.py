@@ -1,4 +1,4 @@
-"""An exported file labels as the model does, by ONNX Runtime."""
+"""An exported file labels as the model does, in ONNX Runtime and in OpenVINO."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -31,7 +31,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_logits_classes_and_what_computes(file: Path) -> None:
     engine, classes = load_engine(file)
     assert classes == CLASSES
-    assert (engine.name, engine.precision, engine.config.num_labels) == ("onnxruntime", "fp32", 5)
+    assert (engine.name, engine.precision, engine.num_labels) == ("onnxruntime", "fp32", 5)
     assert engine.library.startswith("onnxruntime 1.")
     for shape in ((1, 3, 64, 96), (2, 3, 130, 77)):
         assert difference(engine(pixels(*shape)), open_engine(make(), "torch")(pixels(*shape))) < 1e-5
@@ -47,8 +47,12 @@ def test_the_command_line_labels_and_scores(file: Path, run: Callable[..., Any],
     assert run("predict", tmp_path / "model", image, "--output", tmp_path / "others").code == 0
     found, expected = (np.array(Image.open(tmp_path / name / "image.png")) for name in ("labels", "others"))
     assert found.shape == (70, 90) and (found == expected).mean() > 0.999
-    again = run("predict", file, image, "--output", tmp_path / "labels", "--engine", "openvino")
-    assert again.code == 1 and "onnxruntime in fp32 is open, not openvino in fp32" in again.err
+    again = run("predict", file, image, "--output", tmp_path / "by_openvino", "--engine", "openvino")
+    assert again.code == 0 and again.err.startswith("engine: openvino ")
+    found = np.array(Image.open(tmp_path / "by_openvino" / "image.png"))
+    assert (found == expected).mean() > 0.999
+    wrong = run("predict", file, image, "--output", tmp_path / "labels", "--engine", "torch")
+    assert wrong.code == 1 and "model.onnx: runs in onnxruntime or openvino, not in torch" in wrong.err
 
 
 def test_scores_are_those_of_the_model(file: Path) -> None:
@@ -63,7 +67,7 @@ def test_small_images_are_refused(file: Path) -> None:
 
 
 def test_files_that_are_no_exports(file: Path, tmp_path: Path) -> None:
-    for content, message in ((b"no model", "is no ONNX file"), (None, "cannot be read")):
+    for content, message in ((b"no model", "not a model that onnxruntime can run"), (None, "cannot be read")):
         path = tmp_path / "other.onnx"
         path.unlink(missing_ok=True)
         if content:
@@ -78,10 +82,10 @@ def test_files_that_are_no_exports(file: Path, tmp_path: Path) -> None:
         load_engine(path)
     model.metadata_props.remove(config)
     onnx.save(model, path)
-    with pytest.raises(EngineError, match="has no config in its metadata; write it by"):
+    with pytest.raises(EngineError, match="'config' is missing from its metadata; export it again"):
         load_engine(path)
 
 
 def test_a_model_is_not_run_by_it() -> None:
-    with pytest.raises(EngineError, match="onnxruntime runs exported files"):
+    with pytest.raises(EngineError, match="onnxruntime runs ONNX files"):
         open_engine(make(), "onnxruntime")

@@ -44,7 +44,7 @@ def scene(tmp_path: Path) -> Path:
 
 
 def test_a_scene_becomes_a_map(run: Run, model: Path, scene: Path, tmp_path: Path) -> None:
-    options = ["--window", "96", "--overlap", "32", "--blend", "probabilities", "--confidence"]
+    options = ["--window", "96", "--overlap", "32", "--confidence"]
     done = run("predict", model, scene, "--output", tmp_path / "map.tif", *options)
     assert done.code == 0, done.err
     assert done.out.strip() == str(tmp_path / "map.tif")
@@ -75,7 +75,7 @@ def test_what_cannot_be_mapped_is_one_line(run: Run, model: Path, scene: Path, t
         ([scene, "--output", scene], "would replace the scene"),
         ([tmp_path / "text.tif", "--output", tmp_path / "map.tif"], "text.tif: not a raster"),
         ([tmp_path / "none.tif", "--output", tmp_path / "map.tif"], "none.tif: no such file"),
-        ([scene, scene, "--output", tmp_path / "map.tif"], "give a folder"),
+        ([scene, scene, "--output", tmp_path / "map.tif"], "name a folder"),
         ([scene, "--output", tmp_path / "map.tif", "--window", "64", "--overlap", "40"], "overlap 40"),
         ([scene, "--output", tmp_path / "map.tif", "--memory", "little"], "memory 'little'"),
         ([scene, "--output", tmp_path / "map.tif", "--memory", "100MB"], "too little"),

@@ -1,5 +1,6 @@
 import errno
 import json
+import shutil
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -229,9 +230,9 @@ def test_no_server_is_one_line(tmp_path: Path) -> None:
 def test_a_disk_without_room_is_known_beforehand(
     server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 5000}))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": 5000}))
     server.answers = [sends()]
-    assert "needs 0 MB, but only 0 MB are free" in refused(server, tmp_path / "a", OutputError)
+    assert "only 0 MB are free" in refused(server, tmp_path / "a", OutputError)
 
 
 def test_a_disk_that_fills_up_keeps_the_part(

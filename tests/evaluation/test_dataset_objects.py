@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from torch.utils.data import Dataset
+from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 from ccsegformer.data.labels import Classes, write_classes
 from ccsegformer.errors import DataError
@@ -67,6 +68,10 @@ def test_classes_may_be_the_model_s(folder: Path) -> None:
     assert list(evaluate(model, Pairs(folder), classes=["a", "b"]).metrics.per_class) == ["a", "b"]
     with pytest.raises(DataError, match="the model has 2 classes, but the data set has 3"):
         evaluate(model, Pairs(folder), classes=["a", "b", "c"])
+    theirs = SegformerForSemanticSegmentation(
+        SegformerConfig(id2label={0: "l", 1: "r"}, hidden_sizes=[8, 16, 40, 32], depths=[1] * 4)
+    )
+    assert list(evaluate(theirs, Pairs(folder)).metrics.per_class) == ["l", "r"]
     model.config.id2label = None
     with pytest.raises(DataError, match=r"^Pairs: has no class names; pass classes="):
         evaluate(model, Pairs(folder))

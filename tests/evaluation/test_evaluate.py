@@ -158,9 +158,7 @@ def test_what_cannot_be_scored_is_one_line() -> None:
 def test_the_protocol_decides_what_the_model_sees_and_is_stored_whole() -> None:
     seen = []
     model = Threshold()
-    model.register_forward_pre_hook(
-        lambda _, __, keywords: seen.append(tuple(keywords["pixel_values"].shape[2:])), with_kwargs=True
-    )
+    model.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape[2:])))
     protocol = EvaluationProtocol(resize=ResizeSection(short_side=66, multiple_of=32), flip=True)
     evaluation = evaluate(model, Halves(1), protocol=protocol)
     assert seen == [(96, 128)] * 2

@@ -2,6 +2,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from ccsegformer.errors import CCSegformerError
 from ccsegformer.labelling.budget import (
@@ -15,16 +16,17 @@ from ccsegformer.labelling.budget import (
     window_for_memory,
     window_memory,
 )
-from ccsegformer.labelling.tiling import STEP, default_overlap
+from ccsegformer.labelling.engine import Engine
+from ccsegformer.labelling.windows import STEP
 from ccsegformer.models import CrissCrossSegformerConfig
 
+SIMPLE = Engine("torch", torch.device("cpu"), "fp32", lambda pixels: pixels, digest=None)
 MEASURE = """
 import multiprocessing, sys, numpy as np, torch
-from ccsegformer.evaluation.memory import free_at_once, peak_memory
-from ccsegformer.data.rasters import fill_gaps
-from ccsegformer.data.transforms import BandStatistics, normalize
-from ccsegformer.inference.tiling import default_overlap, spans
-from ccsegformer.inference.windows import label_window, window_logits
+from ccsegformer.lab.memory import free_at_once, peak_memory
+from ccsegformer.raster.read import fill_gaps
+from ccsegformer.data.pixels import BandStatistics, normalize
+from ccsegformer.labelling.windows import compute_part, default_overlap, label_block, spans
 from ccsegformer.labelling.engine import open_engine
 from ccsegformer.models import CrissCrossSegformerConfig, CrissCrossSegformerForSemanticSegmentation
 torch.set_num_threads(1)
@@ -40,10 +42,9 @@ def measure(case):
         rows = spans(3 * window, window, default_overlap(window))[1]
         valid = np.arange(window**2).reshape(window, window) > 9
         ahead, image = (fill_gaps(np.ones((int(bands), window, window), dtype), valid) for _ in range(2))
-        logits = window_logits(engine, normalize(torch.from_numpy(image), statistics), "w")
-        right = torch.zeros(rows.end - rows.rise, rows.full - rows.rise, config.num_labels)
-        below = torch.zeros(rows.full - rows.rise, rows.final, config.num_labels)
-        return label_window(logits, rows, rows, right=right, below=below)
+        part = compute_part(engine, normalize(torch.from_numpy(image), statistics), rows, rows, "w")
+        above = part.tail(torch.clone)
+        return label_block(part, None, None, None), above
     run(64)
     free_at_once()
     print(peak_memory(lambda: run(int(side)), "cpu"), flush=True)
@@ -71,7 +72,7 @@ def test_measured_peaks_stay_within_the_formula():
         shape = {"num_labels": int(classes), "num_channels": int(bands)}
         config = CrissCrossSegformerConfig.mit(size, attention=attention, **shape)
         predicted = weight_memory(config)
-        predicted += window_memory(config, int(side), default_overlap(int(side)), dtype=dtype)
+        predicted += window_memory(config, int(side), dtype=dtype)
         assert predicted / 4 < measured < predicted, (
             f"{case}: {measured / 1e6:.0f} of {predicted / 1e6:.0f} MB"
         )
@@ -87,21 +88,21 @@ def test_many_bands_of_float32_make_the_window_smaller():
 @pytest.mark.parametrize("memory", ["1.2GB", "1.3GB", "1.5GB", "4GB"])
 def test_the_fastest_window_that_fits(memory, attention):
     config = CrissCrossSegformerConfig.mit("b0", num_labels=150, attention=attention)
-    fastest = FASTEST_WINDOW[config.stage_attention[0]]
+    fastest = FASTEST_WINDOW.get(config.stage_attention[0], 1024)
     window = window_for_memory(config, parse_memory(memory))
     assert window % STEP == 0 and SMALLEST_WINDOW <= window <= fastest
     base = BASE + weight_memory(config)
-    assert base + window_memory(config, window, default_overlap(window)) <= parse_memory(memory)
+    assert base + window_memory(config, window) <= parse_memory(memory)
     larger = window + STEP
-    fits = base + window_memory(config, larger, default_overlap(larger)) <= parse_memory(memory)
+    fits = base + window_memory(config, larger) <= parse_memory(memory)
     assert not fits or window == fastest
 
 
-def test_what_is_not_in_bands_makes_the_window_smaller_and_a_device_larger():
+def test_what_is_not_in_chunks_makes_the_window_smaller_and_a_device_larger():
     config = CrissCrossSegformerConfig.mit("b0")
     memory = parse_memory("1.3GB")
-    assert window_for_memory(config, memory, in_bands=False) < window_for_memory(config, memory)
-    assert window_for_memory(config, 10**10, on_cpu=False, in_bands=False) == LARGEST_WINDOW
+    assert window_for_memory(config, memory, in_chunks=False) < window_for_memory(config, memory)
+    assert window_for_memory(config, 10**10, on_cpu=False, in_chunks=False) == LARGEST_WINDOW
 
 
 def test_too_little_memory_is_refused():
@@ -126,5 +127,5 @@ def test_memory_that_is_no_amount(text):
 def test_a_window_and_an_overlap_outside_the_limits():
     for window, overlap in ((31, 0), (64, 33), (64, -1)):
         with pytest.raises(CCSegformerError, match=f"window {window}, overlap {overlap}: a window has"):
-            choose_window(None, window, overlap, "4GB")
-    assert choose_window(None, 64, None, "4GB") == (64, 16)
+            choose_window(SIMPLE, window, overlap, "4GB")
+    assert choose_window(SIMPLE, 64, None, "4GB") == (64, 16)

@@ -167,7 +167,7 @@ def test_large_photographs_go_through_in_windows(model, tmp_path, monkeypatch):
     predict_files(model, CLASSES, [image], tmp_path / "whole")
     monkeypatch.setattr(predictor, "MAX_MEGAPIXELS", 0.01)
     predict_files(model, CLASSES, [image], tmp_path / "large", memory="2GB")
-    predict_files(model, CLASSES, [image], tmp_path / "cut", window=64, blend="none")
+    predict_files(model, CLASSES, [image], tmp_path / "cut", window=64)
     whole, large, cut = (np.asarray(read(tmp_path / way / "a.png")) for way in ("whole", "large", "cut"))
     np.testing.assert_array_equal(large, whole)  # one window of the default size
     assert cut.shape == whole.shape and (cut != whole).any()
@@ -211,6 +211,6 @@ def test_outputs_that_would_replace_scenes_or_one_another(model, tmp_path):
         list(predict_inputs(model, CLASSES, scenes, tmp_path / "out"))
     with pytest.raises(OutputError, match="would replace"):
         list(predict_inputs(model, CLASSES, scenes[:1], tmp_path / "x"))
-    with pytest.raises(OutputError, match="give a folder"):
+    with pytest.raises(OutputError, match="name a folder"):
         list(predict_inputs(model, CLASSES, scenes, tmp_path / "map.tif"))
     assert not (tmp_path / "out").exists() and not (tmp_path / "map.tif").exists()

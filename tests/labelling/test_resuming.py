@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
@@ -16,25 +17,25 @@ import torch
 
 from ccsegformer.data.labels import Classes, write_classes
 from ccsegformer.errors import DataError, OutputError
-from ccsegformer.labelling import scene
+from ccsegformer.labelling.engine import open_engine
 from ccsegformer.labelling.loading import load_model
 from ccsegformer.labelling.scene import predict_scene
 from ccsegformer.models import CrissCrossSegformerConfig, CrissCrossSegformerForSemanticSegmentation
-from ccsegformer.raster import _journal
+from ccsegformer.raster import _journal, mapping
 from ccsegformer.raster import read as rasters
 
 TINY = {"hidden_sizes": [8, 8, 8, 8], "depths": [1, 1, 1, 1], "num_attention_heads": [1, 1, 1, 1]}
 TINY |= {"decoder_hidden_size": 8, "num_labels": 3}
-STEPS = ["write_box", "save_scores", "write_progress", "write_cog", "write_polygons", "_publish"]
+STEPS = ["opened_map", "write_progress", "write_cog", "_publish"]
 OPTIONS = {"window": 64, "overlap": 32, "confidence": True}
 RUN = """
 import sys, time, torch
 torch.set_num_threads(1)
 from ccsegformer import load_model, predict_scene
-from ccsegformer.inference import _journal
+from ccsegformer.raster import _journal
 count = _journal.write_progress
 def write_progress(folder, progress):
-    if progress.windows > 25:
+    if progress.rows > 5:
         time.sleep(600)  # it is killed on the way here
     count(folder, progress)
 _journal.write_progress = write_progress
@@ -69,15 +70,15 @@ def trained(folder):
 
 @pytest.fixture(scope="module")
 def whole(folder, trained):
-    """The map of an unbroken run."""
+    """The map of a run that was not interrupted."""
     model, classes = trained
     predict_scene(model, folder / "scene.tif", folder / "whole.tif", classes=classes, **OPTIONS)
     return (folder / "whole.tif").read_bytes()
 
 
-def windows_done(output):
+def rows_done(output):
     try:
-        return json.loads((_journal.folder_for(output) / "progress.json").read_text())["windows"]
+        return json.loads((_journal.folder_for(output) / "progress.json").read_text())["rows"]
     except (OSError, ValueError):
         return 0
 
@@ -87,32 +88,32 @@ def test_a_killed_run_goes_on_and_writes_the_same_bytes(folder, trained, whole, 
     output = tmp_path / "map.tif"
     command = [sys.executable, "-c", RUN, folder / "model", folder / "scene.tif", output]
     with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
-        while windows_done(output) < 20 and process.poll() is None:
+        while rows_done(output) < 5 and process.poll() is None:
             time.sleep(0.001)
         process.kill()
         assert process.wait() == -9, process.stderr.read().decode()
     assert not output.exists()
-    assert 20 <= windows_done(output) <= 25
+    assert rows_done(output) == 5
     predict_scene(model, folder / "scene.tif", output, classes=classes, **OPTIONS)
     assert output.read_bytes() == whole
     assert {path.name for path in tmp_path.iterdir()} == {"map.tif", "map.tif.aux.xml"}
 
 
 @pytest.mark.parametrize("step", STEPS)
-@pytest.mark.parametrize("count", [1, 30])
+@pytest.mark.parametrize("count", [1, 4])
 def test_a_run_stopped_between_any_two_writes_goes_on(
     folder, trained, whole, tmp_path, monkeypatch, step, count
 ):
     model, classes = trained
     output = tmp_path / "map.tif"
     calls = 0
-    home = _journal if step == "write_progress" else scene
+    home = _journal if step == "write_progress" else mapping
     original = getattr(home, step)
 
     def stop(*arguments, **more):
         nonlocal calls
         calls += 1
-        if calls == count or step in STEPS[3:]:
+        if calls == count or step in STEPS[2:]:
             raise KeyboardInterrupt
         return original(*arguments, **more)
 
@@ -122,13 +123,17 @@ def test_a_run_stopped_between_any_two_writes_goes_on(
         with pytest.raises(KeyboardInterrupt):
             predict_scene(model, folder / "scene.tif", output, **options)
     assert not output.exists()
-    seen = []
-    with monkeypatch.context() as patch:
-        label = scene.label_window
-        patch.setattr(scene, "label_window", lambda *args, **kw: seen.append(1) or label(*args, **kw))
-        done = windows_done(output)
-        predict_scene(model, folder / "scene.tif", output, **options)
-    assert len(seen) <= 54 - done
+    done, seen = rows_done(output), 0
+    assert done == (count - 1 if step in STEPS[:2] else 9)
+    engine = open_engine(model)
+
+    def run(pixels):
+        nonlocal seen
+        seen += 1
+        return engine.run(pixels)
+
+    predict_scene(replace(engine, run=run), folder / "scene.tif", output, **options)
+    assert seen <= 6 * (9 - max(0, done - 1)) and (done < 9 or not seen)
     assert output.read_bytes() == whole and (tmp_path / "map.gpkg").exists()
 
 
@@ -136,10 +141,12 @@ def test_another_job_begins_anew(folder, trained, tmp_path, monkeypatch):
     model, classes = trained
     output = tmp_path / "map.tif"
     with monkeypatch.context() as patch:
-        patch.setattr(scene, "write_cog", lambda *_: (_ for _ in ()).throw(OutputError("map.tif: no space")))
+        patch.setattr(
+            mapping, "write_cog", lambda *_: (_ for _ in ()).throw(OutputError("map.tif: no space"))
+        )
         with pytest.raises(OutputError, match="no space; what is done is kept, run again to go on"):
             predict_scene(model, folder / "scene.tif", output, classes=classes, window=128)
-    assert windows_done(output) > 0
+    assert rows_done(output) > 0
     predict_scene(model, folder / "scene.tif", output, classes=classes, window=96)
     predict_scene(model, folder / "scene.tif", tmp_path / "fresh.tif", classes=classes, window=96)
     assert output.read_bytes() == (tmp_path / "fresh.tif").read_bytes()
@@ -187,13 +194,13 @@ def test_a_disk_that_is_full_at_the_end(folder, trained, whole, tmp_path, monkey
     model, classes = trained
     assert len(whole) > 35_000
     with monkeypatch.context() as patch:
-        original = scene.write_cog
+        original = mapping.write_cog
 
         def write_cog(*arguments):
             with full_disk(size):
                 original(*arguments)
 
-        patch.setattr(scene, "write_cog", write_cog)
+        patch.setattr(mapping, "write_cog", write_cog)
         with pytest.raises(OutputError, match=r"map\.tif: cannot be written: .*run again to go on") as caught:
             predict_scene(model, folder / "scene.tif", tmp_path / "map.tif", classes=classes, **OPTIONS)
     assert "\n" not in str(caught.value)

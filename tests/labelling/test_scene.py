@@ -20,8 +20,7 @@ from ccsegformer.errors import DataError, OutOfMemoryError, OutputError
 from ccsegformer.labelling.engine import open_engine
 from ccsegformer.labelling.labeller import predict_labels
 from ccsegformer.labelling.scene import predict_scene
-from ccsegformer.labelling.tiling import spans, weights
-from ccsegformer.labelling.windows import label_image
+from ccsegformer.labelling.windows import label_image, spans, weights
 from ccsegformer.models import CrissCrossSegformerConfig, CrissCrossSegformerForSemanticSegmentation
 from ccsegformer.raster.dataset import Scenes
 
@@ -77,10 +76,9 @@ def image(path):
             return torch.from_numpy(source.read())
 
 
-@pytest.mark.parametrize("blend", ["probabilities", "logits", "none"])
-def test_one_window_gives_the_labels_of_the_whole_image(model, tmp_path, blend):
+def test_one_window_gives_the_labels_of_the_whole_image(model, tmp_path):
     scene = write_scene(tmp_path / "scene.tif")
-    predict_scene(model, scene, tmp_path / "map.tif", classes=CLASSES, blend=blend)
+    predict_scene(model, scene, tmp_path / "map.tif", classes=CLASSES)
     expected = predict_labels(model, image(scene)).numpy()
     assert len(np.unique(expected)) == 3
     np.testing.assert_array_equal(read(tmp_path / "map.tif"), expected)
@@ -108,35 +106,33 @@ def test_other_bands_are_mapped_as_they_are_evaluated(tmp_path, bands, dtype):
     )
 
 
-def blended(model, scene, window, overlap, blend):
+def blended(model, scene, window, overlap):
     """The definition: weighted scores of all windows in one array, K x H x W."""
     pixels = normalize(image(scene))
     _, height, width = pixels.shape
     total = torch.zeros(3, height, width, dtype=torch.float64)
-    taper = blend != "none"
-    sides = (spans(side, window, overlap, taper=taper) for side in (height, width))
+    sides = (spans(side, window, overlap) for side in (height, width))
     for rows, columns in product(*sides):
         part = pixels[None, :, rows.start : rows.stop, columns.start : columns.stop]
         with torch.inference_mode():
             logits = F.interpolate(model(pixel_values=part).logits, size=part.shape[2:], mode="bilinear")[0]
-        scores = logits.double() if blend == "logits" else logits.double().softmax(dim=0)
+        scores = logits.double()
         ramps = (np.pad(weights(s), (s.rise - s.start, s.stop - s.end)) for s in (rows, columns))
         scores *= torch.from_numpy(np.outer(*ramps))
         total[:, rows.start : rows.stop, columns.start : columns.stop] += scores
     return total
 
 
-@pytest.mark.parametrize("blend", ["probabilities", "logits", "none"])
-def test_windows_are_blended_as_defined(model, tmp_path, blend):
+def test_windows_are_blended_as_defined(model, tmp_path):
     scene = write_scene(tmp_path / "scene.tif", 205, 330)
-    options = {"classes": CLASSES, "window": 96, "overlap": 32, "blend": blend, "confidence": True}
+    options = {"classes": CLASSES, "window": 96, "overlap": 32, "confidence": True}
     predict_scene(model, scene, tmp_path / "map.tif", **options)
-    expected = blended(model, scene, 96, 32, blend)
+    expected = blended(model, scene, 96, 32)
     second, first = expected.sort(dim=0).values[-2:]
     clear = (first - second > 1e-5).numpy()
     assert clear.mean() > 0.99
     np.testing.assert_array_equal(read(tmp_path / "map.tif")[clear], expected.argmax(dim=0).numpy()[clear])
-    probability = expected.softmax(dim=0) if blend == "logits" else expected
+    probability = expected.softmax(dim=0)
     found = read(tmp_path / "map.tif", 2) / 254
     np.testing.assert_allclose(found, probability.amax(dim=0).numpy(), atol=0.5 / 254 + 1e-4)
 
@@ -281,7 +277,7 @@ def test_the_models_mode_is_kept(model, tmp_path):
     [
         (lambda path: write_scene(path, bands=5), "5 bands for a model of 3"),
         (lambda path: write_scene(path, bands=1), "1 band for a model of 3"),
-        (lambda path: write_scene(path, dtype="uint16"), "more than 8 bits for a model of 8-bit"),
+        (lambda path: write_scene(path, dtype="uint16"), "uint16 values for a model of 8-bit colours"),
         (lambda path: path.write_text("no raster"), "not a raster that can be read"),
         (lambda path: None, "no such file"),
     ],

@@ -6,8 +6,15 @@ from hypothesis import strategies as st
 
 from ccsegformer.config.protocol import EvaluationProtocol, ResizeSection, WindowSection
 from ccsegformer.data.pixels import normalize
-from ccsegformer.labelling import resize as upsampling
-from ccsegformer.labelling.test_time_augmentation import input_sizes, label_views, resize_image, slide, spans
+from ccsegformer.labelling import resize
+from ccsegformer.labelling.engine import Engine
+from ccsegformer.labelling.test_time_augmentation import (
+    input_sizes,
+    label_views,
+    resize_image,
+    slide,
+    sliding_windows,
+)
 
 ADE20K = ResizeSection(short_side=512, long_side=2048)
 
@@ -22,6 +29,10 @@ class Network:
         self.sizes.append((pixels.shape[2], pixels.shape[3]))
         logits = F.avg_pool2d(pixels, 4, ceil_mode=True) * 3
         return logits + torch.linspace(0, 1, logits.shape[3])
+
+
+def engine(network: Network) -> Engine:
+    return Engine("torch", torch.device("cpu"), "fp32", network, digest=None)
 
 
 def image_of(height: int, width: int, seed: int = 0) -> torch.Tensor:
@@ -69,7 +80,7 @@ def test_windows_cover_a_side_as_in_mmsegmentation(length: int, size: int, data:
     for index in range(max(length - size + stride - 1, 0) // stride + 1):
         end = min(index * stride + size, length)
         theirs.append((max(end - size, 0), end))
-    found = spans(length, WindowSection(size=size, stride=stride))
+    found = sliding_windows(length, WindowSection(size=size, stride=stride))
     assert found == theirs
     assert {place for start, end in found for place in range(start, end)} == set(range(length))
 
@@ -79,27 +90,27 @@ def test_windows_average_their_logits(size: tuple[int, int]) -> None:
     pixels = normalize(image_of(*size))[None]
     window = WindowSection(size=40, stride=30)
     total, count = torch.zeros(1, 3, *size), torch.zeros(size)
-    for top, bottom in spans(size[0], window):
-        for left, right in spans(size[1], window):
+    for top, bottom in sliding_windows(size[0], window):
+        for left, right in sliding_windows(size[1], window):
             crop = F.pad(pixels[:, :, top:bottom, left:right], (0, 0, 0, max(0, 32 - (bottom - top))))
             logits = to((crop.shape[2], crop.shape[3]), Network()(crop))
             total[:, :, top:bottom, left:right] += logits[:, :, : bottom - top]
             count[top:bottom, left:right] += 1
-    torch.testing.assert_close(slide(Network(), pixels, window), total / count)
+    torch.testing.assert_close(slide(engine(Network()), pixels, window), total / count)
 
 
 def test_a_window_as_large_as_the_image_changes_nothing() -> None:
     image = image_of(48, 70)
-    whole = label_views(Network(), image, EvaluationProtocol())
+    whole = label_views(engine(Network()), image, EvaluationProtocol())
     window = EvaluationProtocol(window=WindowSection(size=512, stride=100))
-    assert torch.equal(label_views(Network(), image, window), whole)
+    assert torch.equal(label_views(engine(Network()), image, window), whole)
 
 
 def test_one_view_at_another_size() -> None:
     """Logits go to the input's size and from there to the original one."""
     image, network = image_of(50, 80), Network()
     protocol = EvaluationProtocol(resize=ResizeSection(short_side=64, multiple_of=32))
-    labels = label_views(network, image, protocol)
+    labels = label_views(engine(network), image, protocol)
     assert network.sizes == [(64, 128)]
     pixels = normalize(resize_image(resize_image(image, (64, 102)), (64, 128)))[None]
     expected = to((50, 80), to((64, 128), Network()(pixels))).argmax(1)[0]
@@ -112,10 +123,10 @@ def test_one_view_at_another_size() -> None:
 def test_views_average_their_probabilities(
     size: tuple[int, int], window: WindowSection | None, band: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(upsampling, "BAND_VALUES", band)
+    monkeypatch.setattr(resize, "CHUNK_VALUES", band)
     image, network = image_of(*size), Network()
     labels = label_views(
-        network, image, EvaluationProtocol(scales=(0.5, 1.0, 1.75), flip=True, window=window)
+        engine(network), image, EvaluationProtocol(scales=(0.5, 1.0, 1.75), flip=True, window=window)
     )
     total = torch.zeros(3, *size)
     for scale in (0.5, 1.0, 1.75):
@@ -123,7 +134,7 @@ def test_views_average_their_probabilities(
         for flip in (False, True):
             pixels = normalize(shown.flip(-1) if flip else shown)[None]
             if window:
-                logits = slide(Network(), pixels, window)
+                logits = slide(engine(Network()), pixels, window)
             else:
                 height, width = pixels.shape[2:]
                 padded = F.pad(pixels, (0, max(0, 32 - width), 0, max(0, 32 - height)))

@@ -64,7 +64,7 @@ def evaluate(
     process = PartialState(cpu=not torch.cuda.is_available())
     data = with_options(data, image=image_column, mask=mask_column, classes=classes)
     dataset = open_dataset(data, split)
-    opened, _ = load_engine(model, engine, chosen.precision, device=process.device)  # type: ignore[arg-type]
+    opened, _ = load_engine(model, engine, chosen.precision, classes=dataset.classes, device=process.device)  # type: ignore[arg-type]
     evaluation = score(opened, dataset, protocol=chosen, progress=True)
     if process.is_main_process:
         print_scores(evaluation)

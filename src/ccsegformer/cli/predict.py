@@ -1,6 +1,5 @@
 """`ccsegformer predict`."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -9,19 +8,11 @@ import typer
 from ccsegformer.cli._arguments import Engine, Model, Precision
 
 
-class Blend(StrEnum):
-    """What is averaged where windows overlap."""
-
-    logits = "logits"
-    probabilities = "probabilities"
-    none = "none"
-
-
 def predict(
     model: Model,
     images: Annotated[
         list[str],
-        typer.Argument(help="Scenes, images, or folders of them; /vsicurl/... too.", show_default=False),
+        typer.Argument(help="Scenes, images, or folders of them; also /vsicurl/... .", show_default=False),
     ],
     output: Annotated[
         Path, typer.Option(help="A folder, or the map of one scene: NAME.tif.", show_default=False)
@@ -29,7 +20,7 @@ def predict(
     window: Annotated[
         int | None,
         typer.Option(
-            help="Side of the window that the network sees, in pixels. Default: what the memory allows.",
+            help="Side of the window that the network sees, in pixels. Default: the fastest that fits.",
             min=32,
             show_default=False,
         ),
@@ -37,15 +28,12 @@ def predict(
     overlap: Annotated[
         int | None,
         typer.Option(
-            help="Of neighbouring windows, in pixels. Default: 128, or a quarter of a small window.",
+            help="Overlap of neighbouring windows, in pixels. Default: 128, or a quarter of a small window.",
             min=0,
             show_default=False,
         ),
     ] = None,
-    blend: Annotated[
-        Blend, typer.Option(help="What is averaged there; none cuts in the middle.")
-    ] = Blend.logits,
-    memory: Annotated[str, typer.Option(help="What the default window may take.")] = "4GB",
+    memory: Annotated[str, typer.Option(help="Memory that the default window may take.")] = "4GB",
     confidence: Annotated[
         bool, typer.Option("--confidence", help="Add a band to maps: the probability of the class.")
     ] = False,
@@ -58,15 +46,34 @@ def predict(
     ] = None,
     simplify: Annotated[
         float | None,
-        typer.Option(help="Simplify their outlines by so much, in the map's units.", show_default=False),
+        typer.Option(help="Tolerance for simpler outlines, in the map's units.", show_default=False),
+    ] = None,
+    classes: Annotated[
+        Path | None,
+        typer.Option(help="A classes.json. Default: the classes that the model names.", show_default=False),
+    ] = None,
+    bands: Annotated[
+        str | None,
+        typer.Option(help="Bands of scenes for the model, in its order: 4,3,2.", show_default=False),
+    ] = None,
+    mean: Annotated[
+        str | None,
+        typer.Option(
+            help="Mean of each band that the model expects, in stored units: 123.7,116.3,103.5. "
+            "Default: what the model says, or ImageNet's.",
+            show_default=False,
+        ),
+    ] = None,
+    std: Annotated[
+        str | None, typer.Option(help="Standard deviation of each band, likewise.", show_default=False)
     ] = None,
     engine: Engine = None,
     precision: Precision = None,
 ) -> None:
     """Map georeferenced scenes as Cloud-Optimized GeoTIFFs, and label other images.
 
-    Of an image, NAME.png holds the class ids and NAME_overlay.png shows them on the image. A map that was
-    broken off goes on where it was when the same command is given again.
+    For an image, NAME.png holds the class ids, and NAME_overlay.png shows them on the image. An interrupted
+    map goes on when the same command is run again.
 
     [bold]Examples[/bold]
 
@@ -76,27 +83,40 @@ def predict(
 
       ccsegformer predict runs/aerial scenes/ /vsicurl/https://example.org/a.tif --output maps --memory 8GB
 
+      ccsegformer predict unet.onnx scene.tif --output map.tif --classes classes.json --bands 4,3,2
+
       ccsegformer predict runs/report photographs/ more/*.png --output labelled
     """
     if simplify is not None and polygons is None:
         raise typer.BadParameter("is for polygons: name their file with --polygons", param_hint="--simplify")
+    if (mean is None) != (std is None):
+        raise typer.BadParameter("give both, or neither", param_hint="--mean, --std")
+    from ccsegformer.data.labels import read_classes
     from ccsegformer.labelling.inputs import predict_inputs
     from ccsegformer.labelling.loading import load_engine
+    from ccsegformer.labelling.preprocess import given_preprocessing
 
-    opened, classes = load_engine(model, engine, precision)  # type: ignore[arg-type]
+    named = read_classes(classes) if classes else None
+    opened, found = load_engine(model, engine, precision, classes=named)  # type: ignore[arg-type]
+    if mean is not None and std is not None:
+        preprocessing = given_preprocessing(_numbers(mean, "--mean"), _numbers(std, "--std"))
+        opened = opened.with_preprocessing(preprocessing)
+    numbers = None if bands is None else tuple(int(band) for band in _numbers(bands, "--bands"))
     said = f"engine: {opened.describe()}{f' ({opened.note})' if opened.note else ''}"
     for written, notes in predict_inputs(
         opened,
-        classes,
+        found,
         images,
         output,
         window=window,
         overlap=overlap,
-        blend=blend.value,
         memory=memory,
-        confidence=confidence,
-        polygons=polygons,
-        simplify=simplify,
+        scene_options={
+            "bands": numbers,
+            "confidence": confidence,
+            "polygons": polygons,
+            "simplify": simplify,
+        },
         progress=True,
     ):
         if said:
@@ -105,3 +125,12 @@ def predict(
         typer.echo("  ".join(map(str, written)))
         for note in notes:
             typer.echo(note, err=True)
+
+
+def _numbers(text: str, option: str) -> list[float]:
+    try:
+        return [float(number) for number in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter(
+            f"write numbers with commas between them, not {text!r}", param_hint=option
+        ) from None

@@ -3,7 +3,6 @@
 import http.client
 import json
 import re
-import shutil
 import time
 import urllib.error
 import urllib.request
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ccsegformer.errors import DataError, OutputError
-from ccsegformer.files import write_atomically
+from ccsegformer.files import require_space, write_atomically
 
 CHUNK = 1 << 20
 OnBytes = Callable[[int, int | None], None]
@@ -77,17 +76,6 @@ def download(
     with _catch_disk_errors(path):
         partial.replace(path)
         _notes_path(partial).unlink(missing_ok=True)
-
-
-def require_space(folder: Path, size: int) -> None:
-    """Check that `size` more bytes fit on the disk of `folder`.
-
-    Raises:
-        OutputError: They do not fit.
-    """
-    free = shutil.disk_usage(folder).free
-    if free < size:
-        raise OutputError(f"{folder}: needs {size / 1e6:,.0f} MB, but only {free / 1e6:,.0f} MB are free")
 
 
 def _attempt(address: str, partial: Path, begins: bytes, timeout: float, on_bytes: OnBytes) -> None:

@@ -97,14 +97,13 @@ def evaluate(
     if device is not None and not isinstance(model, Engine):
         model.to(device)
     opened = open_engine(model, engine, protocol.precision)
-    images = resolve_dataset(dataset, split, classes, default=_model_classes(opened.config))
+    default = _model_classes(opened.config or getattr(model, "config", None))
+    images = resolve_dataset(dataset, split, classes, default=default)
     if isinstance(images, DrawnSamples):
         raise DataError(f"{type(images).__name__}: draws its samples at random; score fixed images")
     names, ignore_index = images.classes.names, images.classes.ignore_index
-    if opened.config.num_labels != len(names):
-        raise DataError(
-            f"the model has {opened.config.num_labels} classes, but the data set has {len(names)}"
-        )
+    if opened.num_labels not in (None, len(names)):
+        raise DataError(f"the model has {opened.num_labels} classes, but the data set has {len(names)}")
     rank, world = (dist.get_rank(), dist.get_world_size()) if _is_distributed() else (0, 1)
     share = range(rank, len(images), world)
     loader: DataLoader[Sample] = DataLoader(

@@ -4,6 +4,7 @@ import hashlib
 import os
 import sys
 from collections import OrderedDict
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from ccsegformer.labelling.engine import (
     open_torch_engine,
     weights_digest,
 )
+from ccsegformer.labelling.preprocess import preprocessing_of
 from ccsegformer.models import CrissCrossSegformerForSemanticSegmentation
 
 ATTEMPTS = 3
@@ -43,30 +45,61 @@ BYTES_ON_DISK = 2 * 2**30
 """Of all models; those used longest ago are removed."""
 
 
-def open_engine(model: Any, precision: Precision) -> Engine:
-    """An engine for a model; see `engine.open_engine`.
+def open_model(model: Any, precision: Precision) -> Engine:
+    """Open an engine for a model; see `engine.open_engine`.
 
     Raises:
         EngineError: OpenVINO does not suit the model, its device or the precision.
     """
     if not isinstance(model, CrissCrossSegformerForSemanticSegmentation):
-        raise EngineError(f"openvino runs SegFormers of ours only, and the model is a {type(model).__name__}")
+        raise EngineError(f"openvino runs this package's SegFormers only, not a {type(model).__name__}")
     device = next(model.parameters()).device
     if device.type != "cpu":
         raise EngineError(f"openvino runs on the CPU here, and the model is on {device.type}")
     core = _core()
-    if precision == "fp16":
-        raise EngineError("openvino computes in fp32 or bf16 on a CPU, not in fp16")
-    if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        raise EngineError("this processor has no bfloat16 instructions: compute in fp32")
-    compiled = _Compiled(core, in_float32(model), precision)
+    compiled = _CompiledModel(core, in_float32(model), precision)
     try:
         _check(compiled)
     except NotPlain as error:
         names = {module: name for name, module in compiled.model.named_modules()}
         name = names.get(error.module) or "the model"
         raise EngineError(f"openvino runs plain SegFormers, and {name} {error}") from error
-    return Engine("openvino", device, precision, model.config, compiled.run, lambda: compiled.digest)
+    return Engine(
+        "openvino",
+        device,
+        precision,
+        compiled.run,
+        lambda: compiled.digest,
+        preprocessing_of(model.config),
+        model.config.num_labels,
+        model.config,
+    )
+
+
+def open_graph(path: Path, precision: Precision) -> tuple[openvino.Model, Callable[[int, Tensor], Tensor]]:
+    """Read a graph from an ONNX or XML file.
+
+    Returns:
+        The graph, and a function that computes output number n of it for pixels (batch, bands, H, W).
+
+    Raises:
+        EngineError: the processor does not have the precision.
+    """
+    core = _core()
+    settings, graph = _settings(core, precision), core.read_model(path)
+    requests: OrderedDict[tuple[int, ...], Any] = OrderedDict()
+
+    def run(output: int, pixels: Tensor) -> Tensor:
+        shape = tuple(pixels.shape)
+        if shape not in requests:
+            sized = graph.clone()
+            if sized.inputs[0].partial_shape.is_dynamic:
+                sized.reshape(list(shape))
+            _remember(requests, shape, core.compile_model(sized, "CPU", settings).create_infer_request())
+        requests.move_to_end(shape)
+        return torch.from_numpy(_infer(requests[shape], pixels.contiguous().numpy(), output))
+
+    return graph, run
 
 
 def cache_folder() -> Path:
@@ -81,16 +114,12 @@ def _core() -> openvino.Core:
     return openvino.Core()
 
 
-class _Compiled:
+class _CompiledModel:
     """The graphs of one model by input shape, the latest few in memory."""
 
     def __init__(self, core: openvino.Core, model: Any, precision: Precision) -> None:
-        self.core, self.model, self.precision = core, model, precision
-        self.settings = {
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
-            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-        }
+        self.core, self.model = core, model
+        self.precision, self.settings = precision, _settings(core, precision)
         self.digest = weights_digest(model)
         self.requests: OrderedDict[tuple[int, ...], Any] = OrderedDict()
         self.kept = 0
@@ -103,9 +132,7 @@ class _Compiled:
         logits = None if request is None else _infer(request, array)
         if logits is None:
             request, logits = self._begin(shape, array)
-        self.requests[shape] = request
-        if len(self.requests) > SHAPES_IN_MEMORY:
-            self.requests.popitem(last=False)
+        _remember(self.requests, shape, request)
         return torch.from_numpy(logits)
 
     def _begin(self, shape: tuple[int, ...], array: NDArray[np.float32]) -> tuple[Any, NDArray[np.float32]]:
@@ -153,7 +180,7 @@ class _Compiled:
 
 
 @torch.inference_mode()
-def _check(compiled: "_Compiled") -> None:
+def _check(compiled: "_CompiledModel") -> None:
     """Hold a small image's logits to PyTorch's: what a compiler gets wrong would be silent otherwise."""
     shape = (1, compiled.model.config.num_channels, *CHECKED_SIZE)
     pixels = torch.randn(shape, generator=torch.Generator().manual_seed(0))
@@ -166,10 +193,30 @@ def _check(compiled: "_Compiled") -> None:
         raise EngineError(f"openvino's logits differ from PyTorch's by {difference:.1e} of the largest")
 
 
-def _infer(request: Any, array: NDArray[np.float32]) -> NDArray[np.float32]:
-    """A copy of the logits: the request's own memory is overwritten by its next call."""
+def _settings(core: openvino.Core, precision: Precision) -> dict[str, Any]:
+    """Compile for latency, on PyTorch's number of threads."""
+    if precision == "fp16":
+        raise EngineError("openvino computes in fp32 or bf16 on a CPU, not in fp16")
+    if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        raise EngineError("this processor has no bfloat16 instructions: compute in fp32")
+    return {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+    }
+
+
+def _remember(requests: OrderedDict[tuple[int, ...], Any], shape: tuple[int, ...], request: Any) -> None:
+    """Keep a request, and forget the one used longest ago beyond `SHAPES_IN_MEMORY`."""
+    requests[shape] = request
+    if len(requests) > SHAPES_IN_MEMORY:
+        requests.popitem(last=False)
+
+
+def _infer(request: Any, array: NDArray[np.float32], output: int = 0) -> NDArray[np.float32]:
+    """Copy the result: the request overwrites its own memory in the next call."""
     request.infer({0: array}, share_inputs=True)
-    return np.array(request.get_output_tensor(0).data)
+    return np.array(request.get_output_tensor(output).data)
 
 
 def _keep(path: Path, compiled: openvino.CompiledModel) -> None:

@@ -1,4 +1,4 @@
-"""Which window to take for a scene: the fastest that fits into a given memory."""
+"""Choose the window for a scene: the fastest that fits into a given memory."""
 
 import re
 
@@ -6,25 +6,28 @@ import torch
 
 from ccsegformer.errors import CCSegformerError
 from ccsegformer.labelling.engine import Engine
-from ccsegformer.labelling.resize import BAND_VALUES, LARGE_BAND_VALUES
-from ccsegformer.labelling.tiling import STEP, default_overlap
+from ccsegformer.labelling.resize import CHUNK_VALUES, LARGE_CHUNK_VALUES
+from ccsegformer.labelling.windows import STEP, default_overlap
 from ccsegformer.models import CrissCrossSegformerConfig, CrissCrossSegformerForSemanticSegmentation
 
 MEMORY = "4GB"
+"""Default memory."""
 SMALLEST_WINDOW = 256
-"""Of those chosen by memory: smaller ones see little."""
-FASTEST_WINDOW = {"efficient": 768, "criss_cross": 1024, "none": 1024}
-"""On a CPU, by the attention of stage 1, as `benchmarks.engines` measures it. Larger windows share less with
-their neighbours, but take longer for each pixel."""
+"""Smallest window that is chosen by memory: smaller ones see little."""
+FASTEST_WINDOW = {"efficient": 768, "criss_cross": 1024}
+"""Fastest window on a CPU by the attention of stage 1, measured by `benchmarks.engines`: larger windows
+overlap less, but take longer for each pixel."""
 LARGEST_WINDOW = 2048
-"""Elsewhere: larger ones are far from what models are trained on."""
+"""Largest window that is chosen elsewhere: larger ones are far from what models are trained on."""
+FOREIGN_WINDOW = 512
+"""Window for networks whose memory is unknown."""
 
-MOST_BANDS, SMALLEST_BANDS, VALUES_A_WEIGHT = 32, 16 * 2**20, 8
-"""What bands save, see `labelling/_graph.py`: of a map in bands a 32nd is there, or some of 4 MiB each, and
-its bands' copies of the weights have an eighth of its size."""
+MOST_CHUNKS, SMALLEST_CHUNKS, VALUES_A_WEIGHT = 32, 16 * 2**20, 8
+"""The OpenVINO engine keeps 1/32 of a wide map, or a few chunks of 4 MiB, and one copy of the weights for
+each chunk, an eighth of the map; see `labelling/_graph.py`."""
 
 BASE = 900 * 2**20
-"""What a process holds before it sees a window: Python, PyTorch, transformers, GDAL and their caches."""
+"""Memory of a process before it sees a window: Python, PyTorch, transformers, GDAL and their caches."""
 
 
 def choose_window(
@@ -34,18 +37,21 @@ def choose_window(
     memory: int | str,
     dtype: str = "uint8",
 ) -> tuple[int, int]:
-    """A window and an overlap, in pixels a side: what is given, else by memory and by default.
-
-    `dtype` is that of the scene.
+    """Choose window and overlap, in pixels, where they are not given; `dtype` is the scene's.
 
     Raises:
         CCSegformerError: a memory that is too small or no amount, a window below 32, or an overlap of more
             than half the window.
     """
-    if window is None:
-        on_cpu = engine.device.type == "cpu"
-        budget, in_bands = parse_memory(memory), engine.name == "openvino"
-        window = window_for_memory(engine.config, budget, on_cpu=on_cpu, in_bands=in_bands, dtype=dtype)
+    budget = parse_memory(memory)
+    if window is None and engine.fixed_size is not None:
+        window = min(engine.fixed_size)
+    if window is None and engine.config is None:
+        window = FOREIGN_WINDOW
+    if window is None and engine.config is not None:
+        on_cpu, in_chunks = engine.device.type == "cpu", engine.name == "openvino"
+        window = window_for_memory(engine.config, budget, on_cpu=on_cpu, in_chunks=in_chunks, dtype=dtype)
+    assert window is not None
     overlap = default_overlap(window) if overlap is None else overlap
     if window < STEP or not 0 <= overlap <= window // 2:
         raise CCSegformerError(
@@ -56,7 +62,7 @@ def choose_window(
 
 
 def parse_memory(text: str | int) -> int:
-    """Bytes of a number of them, or of words such as 500MB, 4GB or 1.5 GiB.
+    """Parse bytes, or words such as 500MB, 4GB or 1.5 GiB.
 
     Raises:
         CCSegformerError: neither.
@@ -72,45 +78,42 @@ def parse_memory(text: str | int) -> int:
 def window_memory(
     config: CrissCrossSegformerConfig,
     window: int,
-    overlap: int,
     *,
-    in_bands: bool = True,
+    in_chunks: bool = True,
     dtype: str = "uint8",
 ) -> int:
-    """Bytes that a square window takes at most, in float32, beyond `BASE` and `weight_memory`.
+    """Estimate the bytes that a square window takes at most, in float32, beyond `BASE` and `weight_memory`.
 
-    Counted are values for a pixel of the window. An operation on stage 1 keeps several maps of its size,
-    C_1 / 16 values each: nine for criss-cross attention and five for others, and of the wide ones in a
-    Mix-FFN three; the head keeps four of the decoder's width. Logits are kept three times. A test holds the
-    sum to measured peaks of the OpenVINO engine.
+    Values are counted for each pixel of the window. An operation on stage 1 keeps several maps of its size,
+    C_1 / 16 values each: nine for criss-cross attention and five for others, and three of the wide ones in a
+    Mix-FFN; the head keeps four of the decoder's width. Logits are kept four times. A test holds the sum to
+    measured peaks of the OpenVINO engine.
 
     Args:
-        config: of the model.
-        window, overlap: in pixels a side.
-        in_bands: whether wide maps are there a band of rows at a time, as in the OpenVINO engine.
-        dtype: of the scene's values.
+        config: configuration of the model.
+        window: side of the window in pixels.
+        in_chunks: whether wide maps are computed a few rows at a time, as in the OpenVINO engine.
+        dtype: dtype of the scene.
     """
     pixels = window**2
     copies = 9 if "criss_cross" in config.stage_attention else 5
     maps = copies * config.hidden_sizes[0] / 16
     maps += sum(width / 4 ** (stage + 2) for stage, width in enumerate(config.hidden_sizes))
-    logits = 3 * config.num_labels / 16
+    logits = 4 * config.num_labels / 16
     inner = [width * ratio for width, ratio in zip(config.hidden_sizes, config.mlp_ratios, strict=True)]
     wide = pixels * max(3 * inner[0], 4 * config.decoder_hidden_size) / 16
-    if in_bands:
-        wide = max(wide / MOST_BANDS, SMALLEST_BANDS)
+    if in_chunks:
+        wide = max(wide / MOST_CHUNKS, SMALLEST_CHUNKS)
         per_block = zip(config.depths, inner, strict=True)
         weighed = sum(depth * width / 4 ** (stage + 2) for stage, (depth, width) in enumerate(per_block))
         wide += pixels * (weighed + config.decoder_hidden_size / 16) / VALUES_A_WEIGHT
-    # One window in use, one that is read ahead and is in the making, all but 8 bits as float32; besides, as
-    # the network takes it.
+    # One window in use, one read ahead and one being read, float32 unless 8 bits; and the network's input.
     image = (3 * (1 if dtype == "uint8" else 4) + 11) / 4 * config.num_channels
-    carried = 6 * config.num_labels * window * overlap  # to the right and below, from there and to there
-    return int(4 * (pixels * (maps + logits + image) + wide + carried + 4 * BAND_VALUES))
+    return int(4 * (pixels * (maps + logits + image) + wide + 8 * CHUNK_VALUES))
 
 
 def weight_memory(config: CrissCrossSegformerConfig) -> int:
-    """Bytes that opening an engine takes at most: five copies of the weights while a graph is compiled."""
+    """Estimate the bytes for opening an engine: five copies of the weights while a graph is compiled."""
     with torch.device("meta"):
         model = CrissCrossSegformerForSemanticSegmentation(config)
     return 5 * 4 * sum(parameter.numel() for parameter in model.parameters())
@@ -121,33 +124,32 @@ def window_for_memory(
     memory: int,
     *,
     on_cpu: bool = True,
-    in_bands: bool = True,
+    in_chunks: bool = True,
     dtype: str = "uint8",
 ) -> int:
-    """The fastest window that fits, in pixels a side and a multiple of 32.
+    """Choose the fastest window that fits, in pixels a side and a multiple of 32.
 
     Args:
-        config: of the model.
-        memory: bytes, of the whole process on CPU, elsewhere of what is on the device beside the weights.
-        on_cpu: where the model is.
-        in_bands: as in `window_memory`.
-        dtype: of the scene's values.
+        config: configuration of the model.
+        memory: bytes for the whole process on a CPU; elsewhere for everything on the device but the weights.
+        on_cpu: whether the model is on the CPU.
+        in_chunks: see `window_memory`.
+        dtype: dtype of the scene.
 
     Raises:
         CCSegformerError: not even a window of `SMALLEST_WINDOW` fits.
     """
 
-    base = BASE + weight_memory(config) if on_cpu else 4 * 4 * LARGE_BAND_VALUES
+    base = BASE + weight_memory(config) if on_cpu else 4 * 4 * LARGE_CHUNK_VALUES
 
     def needed(window: int) -> int:
-        overlap = default_overlap(window)
-        return base + window_memory(config, window, overlap, in_bands=in_bands, dtype=dtype)
+        return base + window_memory(config, window, in_chunks=in_chunks, dtype=dtype)
 
-    best = FASTEST_WINDOW[config.stage_attention[0]] if on_cpu else LARGEST_WINDOW
-    for window in range(best, SMALLEST_WINDOW - 1, -STEP):
+    fastest = FASTEST_WINDOW.get(config.stage_attention[0], max(FASTEST_WINDOW.values()))
+    for window in range(fastest if on_cpu else LARGEST_WINDOW, SMALLEST_WINDOW - 1, -STEP):
         if needed(window) <= memory:
             return window
     raise CCSegformerError(
-        f"memory {memory / 1e6:.0f} MB beside the weights: too little; the smallest window, "
-        f"{SMALLEST_WINDOW} pixels a side, takes {needed(SMALLEST_WINDOW) / 1e6:.0f} MB with the program"
+        f"memory {memory / 1e6:.0f} MB is too little: the smallest window, {SMALLEST_WINDOW} pixels a side, "
+        f"takes {needed(SMALLEST_WINDOW) / 1e6:.0f} MB with the program"
     )

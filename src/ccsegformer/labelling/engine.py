@@ -1,14 +1,14 @@
 """Engines run a network: normalised pixels in, logits out.
 
-`torch` runs any model, on any device. `openvino` compiles a SegFormer of ours for a CPU, once for each input
-shape, where every module is plain. `onnxruntime` runs exported files.
+`torch` runs any model, on any device. `openvino` compiles a SegFormer of this package for a CPU, once for
+each input shape, as long as all its modules are plain; it also runs files. `onnxruntime` runs ONNX files.
 """
 
 import copy
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,46 +18,60 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
+from ccsegformer.data.pixels import MINIMUM_SIDE
 from ccsegformer.errors import EngineError, OutOfMemoryError
-from ccsegformer.models import CrissCrossSegformerForSemanticSegmentation
+from ccsegformer.labelling.preprocess import Preprocessing, preprocessing_of
+from ccsegformer.models import CrissCrossSegformerConfig, CrissCrossSegformerForSemanticSegmentation
 
 EngineName = Literal["openvino", "torch", "onnxruntime"]
 Precision = Literal["fp32", "bf16", "fp16"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+SIDE_STEP = 32
+"""Sides of an unknown network's input are padded to multiples of this: encoders halve them five times."""
+
+Segmenter = nn.Module | Callable[[Tensor], Any]
+"""Maps normalised pixels (batch, bands, H, W) to logits (batch, K, h, w), or to an object that holds them."""
 
 
 @dataclass(frozen=True)
 class Engine:
-    """A network that is ready to run, and what it computes with.
+    """A network that is ready to run.
 
     Attributes:
-        name: of the engine.
+        name: name of the engine.
         device: where it computes, and where its logits are.
-        precision: what it computes in.
-        config: of the network: `num_labels`, and as far as it says so `num_channels`, `band_means` and
-            `band_stds`.
-        run: float32 (batch, bands, H, W) to logits (batch, K, h, w) of any floating dtype.
-        digest: of the weights, in hexadecimal.
-        note: why it is not the engine that would have been the first choice; "" where it is.
+        precision: number format that it computes in.
+        run: maps float32 (batch, bands, H, W) to logits (batch, K, h, w) of any floating dtype.
+        digest: returns a hexadecimal digest of everything that the logits depend on; None if unknown.
+        preprocessing: input that the network expects.
+        num_labels: number of classes K; None if unknown before the first call.
+        config: configuration of a SegFormer of this package; None for other networks.
+        side_step: sides of the input must be multiples of this.
+        fixed_size: the only height and width that the network takes, if it takes only one.
+        note: why this is not the engine of first choice; "" if it is.
     """
 
     name: EngineName
     device: torch.device
     precision: Precision
-    config: Any
     run: Callable[[Tensor], Tensor]
-    digest: Callable[[], str]
+    digest: Callable[[], str] | None
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    num_labels: int | None = None
+    config: CrissCrossSegformerConfig | None = None
+    side_step: int = 1
+    fixed_size: tuple[int, int] | None = None
     note: str = ""
 
     @torch.inference_mode()
     def __call__(self, pixels: Tensor, *, image: str | Path = "image") -> Tensor:
-        """Float32 logits (batch, K, h, w) of normalised float32 pixels (batch, bands, H, W).
+        """Compute float32 logits (batch, K, h, w) of normalised float32 pixels (batch, bands, H, W).
 
         Raises:
-            EngineError: the logits are not finite, which labels would hide; the message calls the pixels
-                `image`.
-            OutOfMemoryError: the device has too little memory for them.
+            EngineError: the logits are not finite or not of that shape; the message calls the pixels `image`.
+            OutOfMemoryError: they do not fit into the device's memory.
         """
         try:
             logits = self.run(pixels.to(self.device, torch.float32)).float()
@@ -66,9 +80,16 @@ class Engine:
             raise OutOfMemoryError(
                 f"{image}: {size} pixels do not fit into the memory of {self.device}: take a smaller window"
             ) from error
+        if logits.dim() != 4 or len(logits) != len(pixels) or logits.shape[1] < 2:
+            raise EngineError(
+                f"{image}: the model gives {tuple(logits.shape)} for {tuple(pixels.shape)}, not logits "
+                "(batch, K, h, w) of two or more classes"
+            )
+        if self.num_labels not in (None, logits.shape[1]):
+            raise EngineError(f"{image}: {logits.shape[1]} logits a pixel for {self.num_labels} classes")
         if not is_finite(logits):
             remedy = (
-                "the weights or the image hold values that are no numbers, or far too large"
+                "the weights or the image hold NaN, infinite or far too large values"
                 if self.precision == "fp32"
                 else f"{self.precision} may be too narrow for this model: compute in "
                 f"{'bf16 or fp32' if self.precision == 'fp16' else 'fp32'}"
@@ -76,33 +97,54 @@ class Engine:
             raise EngineError(f"{image}: the model's logits are not finite; {remedy}")
         return logits
 
+    def input_size(self, height: int, width: int) -> tuple[int, int]:
+        """Return the size to which pixels of this height and width must be padded.
+
+        Raises:
+            EngineError: the network takes one size only, and these pixels are larger.
+        """
+        if self.fixed_size is not None:
+            if height > self.fixed_size[0] or width > self.fixed_size[1]:
+                wanted = " x ".join(map(str, self.fixed_size))
+                raise EngineError(f"the model takes images of {wanted} pixels only, not {height} x {width}")
+            return self.fixed_size
+        step = self.side_step
+        height, width = (max(MINIMUM_SIDE, -(-side // step) * step) for side in (height, width))
+        return height, width
+
+    def with_preprocessing(self, preprocessing: Preprocessing) -> "Engine":
+        """Return the engine with another preprocessing."""
+        return replace(self, preprocessing=preprocessing)
+
     @property
     def library(self) -> str:
-        """The engine's name with its version."""
+        """The engine's name and version."""
         return f"{self.name} {version(self.name)}"
 
     def describe(self) -> str:
-        """What computes, where, and in what precision."""
+        """Say what computes, where, and in what precision."""
         return f"{self.library}, {self.device.type}, {self.precision}"
 
 
 def open_engine(
-    model: nn.Module | Engine, name: EngineName | None = None, precision: Precision | None = None
+    model: Segmenter | Engine, name: EngineName | None = None, precision: Precision | None = None
 ) -> Engine:
-    """The engine for a model on the device where it is; an engine is given back as it is.
+    """Open the engine for a model, on the device where the model is; an engine is returned unchanged.
 
-    Weights are computed with as they are now: open an engine anew after training.
+    The weights are read now: open a new engine after training.
 
     Args:
-        model: gives `logits` for `pixel_values`.
-        name: None takes OpenVINO for a SegFormer of ours on the CPU, and PyTorch for everything else.
-        precision: None is fp32, or that of an engine. fp32 computes in float32 whatever the weights are
-            stored in. bf16 and fp16: by autocast in PyTorch; OpenVINO has bf16, on processors with bfloat16
+        model: any segmenter: a model of this package, one of transformers' models for semantic segmentation,
+            another module, or a function. The result may be a tensor, have an attribute `logits`, or be a
+            mapping with the key "logits" or "out", as torchvision's.
+        name: None takes OpenVINO for a SegFormer of this package on the CPU, and PyTorch for everything else.
+        precision: None is fp32, or that of an open engine. fp32 computes in float32 whatever the weights are
+            stored in. bf16 and fp16: by autocast in PyTorch; OpenVINO has bf16 on processors with bfloat16
             instructions.
 
     Raises:
         EngineError: an unknown engine or precision, one that is not installed, cannot run this model or not
-            in this precision; or an open engine that is not the one asked for.
+            in this precision; or an open engine other than the one asked for.
     """
     if name is not None and name not in get_args(EngineName):
         raise EngineError(f"engine must be one of {', '.join(get_args(EngineName))}, not {name!r}")
@@ -114,12 +156,12 @@ def open_engine(
             raise EngineError(f"{model.name} in {model.precision} is open, not {asked[0]} in {asked[1]}")
         return model
     precision = precision or "fp32"
-    if name == "torch":
-        return open_torch_engine(model, precision)
     if name == "onnxruntime":
-        raise EngineError("onnxruntime runs exported files: write one by `ccsegformer export`, and load that")
+        raise EngineError("onnxruntime runs ONNX files: write one with `ccsegformer export`, and load that")
+    if not isinstance(model, nn.Module):
+        return _open_function(model, name, precision)
     ours = isinstance(model, CrissCrossSegformerForSemanticSegmentation)
-    if name is None and not (ours and next(model.parameters()).device.type == "cpu"):
+    if name == "torch" or (name is None and not (ours and device_of(model).type == "cpu")):
         return open_torch_engine(model, precision)
     try:
         return _openvino_engine(model, precision)
@@ -129,21 +171,57 @@ def open_engine(
         return open_torch_engine(model, precision, note=str(error))
 
 
-def open_exported(path: str | Path) -> tuple[Engine, dict[str, Any]]:
-    """An engine for an ONNX file that `ccsegformer export` wrote, on the CPU, and the file's metadata.
+def open_torch_engine(model: nn.Module, precision: Precision, note: str = "") -> Engine:
+    """Run a module in eager PyTorch, where it is."""
+    device = device_of(model)
+    model = in_float32(model)
+    takes_keyword = isinstance(model, PreTrainedModel)
+    dtype = DTYPES[precision]
+
+    def run(pixels: Tensor) -> Tensor:
+        with evaluation_mode(model), torch.autocast(device.type, dtype, enabled=precision != "fp32"):
+            return logits_of(model(pixel_values=pixels) if takes_keyword else model(pixels))
+
+    config = getattr(model, "config", None)
+    ours = isinstance(config, CrissCrossSegformerConfig)
+    return Engine(
+        "torch",
+        device,
+        precision,
+        run,
+        lambda: weights_digest(model),
+        preprocessing_of(config),
+        getattr(config, "num_labels", None),
+        config if ours else None,
+        side_step=1 if takes_keyword else SIDE_STEP,
+        note=note,
+    )
+
+
+def logits_of(output: Any) -> Tensor:
+    """Find the logits in what a segmenter returns.
 
     Raises:
-        EngineError: the file cannot be read or does not describe itself, or ONNX Runtime is not installed.
+        EngineError: there are none.
     """
-    if not is_installed("onnxruntime"):
-        raise EngineError(f"{path}: takes onnxruntime, which is not installed: pip install onnxruntime")
-    from ccsegformer.labelling import _onnxruntime
+    found = getattr(output, "logits", output)
+    if isinstance(found, Mapping):
+        found = found.get("logits", found.get("out"))
+    if not isinstance(found, Tensor):
+        raise EngineError(
+            f"the model returns {type(output).__name__}, not logits as a tensor or under `logits` or `out`"
+        )
+    return found
 
-    return _onnxruntime.open_file(Path(path))
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return the device of a module's first parameter or buffer, or the CPU."""
+    tensors = [*model.parameters(), *model.buffers()]
+    return tensors[0].device if tensors else torch.device("cpu")
 
 
 def is_finite(logits: Tensor | NDArray[np.float32]) -> bool:
-    """Whether all logits are numbers. On the CPU by NumPy, whose one thread waits for no other."""
+    """Check that all logits are finite; on the CPU by NumPy, whose one thread waits for no other."""
     if isinstance(logits, Tensor):
         if logits.device.type != "cpu":
             return bool(torch.isfinite(logits.sum()))
@@ -153,7 +231,7 @@ def is_finite(logits: Tensor | NDArray[np.float32]) -> bool:
 
 
 def is_installed(name: EngineName) -> bool:
-    """Whether an engine's library is there."""
+    """Check that an engine's library is installed."""
     return find_spec(name) is not None
 
 
@@ -170,19 +248,38 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 
 def in_float32(model: nn.Module) -> nn.Module:
-    """The model, or where some of its weights are stored otherwise a copy that computes in float32."""
+    """Return the model, or a float32 copy if some of its weights are stored otherwise."""
     if all(weight.dtype == torch.float32 for weight in model.parameters() if weight.is_floating_point()):
         return model
     return copy.deepcopy(model).float()
 
 
 def weights_digest(model: nn.Module) -> str:
-    """SHA-256 of a model's parameters and buffers with their names."""
-    digest = hashlib.sha256()
+    """SHA-256 of a model's parameters and buffers with their names, and of its modules."""
+    digest = hashlib.sha256(repr(model).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def _open_function(
+    function: Callable[[Tensor], Any], name: EngineName | None, precision: Precision
+) -> Engine:
+    """Call a function as it is: its device and precision are its own affair."""
+    if not callable(function):
+        raise EngineError(f"{type(function).__name__}: not a model, nor a function from pixels to logits")
+    if name == "openvino" or precision != "fp32":
+        raise EngineError("a function runs in torch and fp32 here: let it choose engine and precision itself")
+    return Engine(
+        "torch",
+        torch.device("cpu"),
+        precision,
+        lambda pixels: logits_of(function(pixels)),
+        digest=None,
+        preprocessing=Preprocessing(channels=None),
+        side_step=SIDE_STEP,
+    )
 
 
 def _openvino_engine(model: nn.Module, precision: Precision) -> Engine:
@@ -190,19 +287,4 @@ def _openvino_engine(model: nn.Module, precision: Precision) -> Engine:
         raise EngineError("openvino is not installed: pip install openvino")
     from ccsegformer.labelling import _openvino
 
-    return _openvino.open_engine(model, precision)
-
-
-def open_torch_engine(model: nn.Module, precision: Precision, note: str = "") -> Engine:
-    """Eager PyTorch, where the model is."""
-    device = next(model.parameters()).device
-    model = in_float32(model)
-    dtype = DTYPES[precision]
-
-    def run(pixels: Tensor) -> Tensor:
-        with evaluation_mode(model), torch.autocast(device.type, dtype, enabled=precision != "fp32"):
-            logits: Tensor = model(pixel_values=pixels).logits
-        return logits
-
-    config = getattr(model, "config", None)
-    return Engine("torch", device, precision, config, run, lambda: weights_digest(model), note)
+    return _openvino.open_model(model, precision)

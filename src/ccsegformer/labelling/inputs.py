@@ -1,4 +1,4 @@
-"""Label image files and scenes with a trained model."""
+"""Label image files and scenes, and write what comes out beside each other."""
 
 import io
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,54 +17,55 @@ from ccsegformer.data.labels import Classes, colorize
 from ccsegformer.errors import DataError, OutputError
 from ccsegformer.files import write_atomically
 from ccsegformer.labelling.budget import MEMORY, choose_window
-from ccsegformer.labelling.engine import Engine, EngineName, Precision, open_engine
+from ccsegformer.labelling.engine import Engine, Segmenter, open_engine
 from ccsegformer.labelling.labeller import MAX_MEGAPIXELS, predict_labels
 from ccsegformer.labelling.scene import predict_scene
-from ccsegformer.labelling.windows import Blend, label_image
-from ccsegformer.models import CrissCrossSegformerForSemanticSegmentation
-from ccsegformer.raster.georeference import is_georeferenced
+from ccsegformer.labelling.windows import label_image
 from ccsegformer.raster.read import MASK, RASTER_SUFFIXES, is_remote, open_raster
 
 
 def predict_files(
-    model: CrissCrossSegformerForSemanticSegmentation | Engine,
+    model: Segmenter | Engine,
     classes: Classes,
     images: Sequence[str | Path],
     output: str | Path,
     *,
     window: int | None = None,
     overlap: int | None = None,
-    blend: Blend = "logits",
     memory: int | str = MEMORY,
-    engine: EngineName | None = None,
-    precision: Precision | None = None,
     progress: bool = False,
 ) -> list[tuple[Path, Path]]:
-    """Label images one by one, and give back the two files written for each.
-
-    An image goes through the network whole; one of more than 36 megapixels, or larger than a given `window`,
-    goes through in windows, which blend as `predict_scene` has it.
+    """Label images one by one, and return the two files written for each.
 
     `NAME.png` has the class ids at the image's own size (palette PNG in the classes' colours; 16-bit grey for
-    more than 256 classes) and `NAME_overlay.png` the image with the colours laid over it. A folder stands for
-    the images directly in it. Each file appears whole, and replaces one of the same name in `output`.
-    `engine` and `precision` are as of `open_engine`.
+    more than 256 classes), `NAME_overlay.png` the image with the colours laid over it. Each file appears
+    whole, and replaces one of the same name.
+
+    An image goes through the network in one piece, or in overlapping windows, as `predict_scene` has them, if
+    it has more than 36 megapixels or is larger than a given `window`.
+
+    Args:
+        model: any segmenter, or an engine, see `open_engine`.
+        classes: one for each of the model's.
+        images: files; a folder stands for the images directly in it.
+        output: folder.
+        window, overlap, memory: see `predict_scene`.
+        progress: whether to show a bar.
 
     Raises:
-        DataError: before anything is written: a missing file, a folder without images, or two images whose
-            outputs have the same name; later: an image that cannot be read.
-        OutputError: an output that would replace one of the images (before anything is written), or that
-            cannot be written.
-        EngineError: the engine cannot run the model, or the logits for an image are not finite.
+        DataError: before anything is written, for a missing file, a folder without images, or two images
+            whose outputs have the same name; later, for an image that cannot be read.
+        OutputError: an output would replace one of the images (before anything is written), or cannot be
+            written.
+        EngineError: the logits for an image are not finite.
     """
-    opened = open_engine(model, engine, precision)
-    files = list(_expand(images))
+    engine, files = open_engine(model), list(_expand(images))
     targets = [_targets(file, Path(output)) for file in files]
     _refuse_collisions(files, targets)
     jobs = list(zip(files, targets, strict=True))
     for file, (labels_path, overlay_path) in track(jobs, "Predicting", disable=not progress):
         image = read_image(file)
-        labels = _label(opened, image, file, window, overlap, blend, memory).numpy()
+        labels = _label_file(engine, image, file, window, overlap, memory).numpy()
         write_atomically(labels_path, encode_labels(labels, classes))
         overlay = image.permute(1, 2, 0).numpy() // 2 + colorize(labels, classes) // 2
         write_atomically(overlay_path, _png(Image.fromarray(overlay)))
@@ -77,13 +78,11 @@ def predict_inputs(
     inputs: Sequence[str],
     output: str | Path,
     *,
-    confidence: bool = False,
-    polygons: str | Path | None = None,
-    simplify: float | None = None,
     progress: bool = False,
+    scene_options: dict[str, Any] | None = None,
     **options: Any,
 ) -> Iterator[tuple[tuple[Path, ...], tuple[str, ...]]]:
-    """Label images and scenes, and give back for each what was written, with notes.
+    """Label images and scenes, and yield for each what was written, and warnings.
 
     An `output` that ends in .tif or .tiff is the map of the one scene given, georeferenced or not. Otherwise
     it is a folder: a georeferenced raster becomes `NAME.tif` there, as by `predict_scene`, and any other
@@ -91,26 +90,27 @@ def predict_inputs(
     of scenes.
 
     Args:
-        engine: that runs the model, as `open_engine` gives it.
-        classes: of the model, as `load_model` gives them.
-        inputs: files, folders, or what GDAL opens over a network.
+        engine: engine returned by `load_engine`.
+        classes: one for each of the model's.
+        inputs: files, folders, or whatever GDAL opens over a network.
         output: one map, or a folder.
-        confidence: of scenes.
-        polygons, simplify: of one map, as `predict_scene` has them.
-        progress: show a bar on stderr.
-        options: `window`, `overlap`, `blend` and `memory`, as of `predict_scene`.
+        progress: whether to show a bar on stderr.
+        scene_options: options of `predict_scene` that images do not have: `bands`, `confidence`, `polygons`,
+            `simplify`.
+        options: `window`, `overlap` and `memory`, see `predict_scene`.
 
     Raises:
-        DataError, OutputError: as both, and for inputs whose outputs would have the same name, or replace an
-            input, or polygons of other than one map; before anything is written.
+        DataError, OutputError: as `predict_scene` and `predict_files`; before anything is written, for inputs
+            whose outputs would have the same name or replace an input, and for polygons of several maps.
     """
-    output = Path(output)
+    output, extra = Path(output), scene_options or {}
+    polygons = extra.get("polygons")
     if output.suffix.lower() in (".tif", ".tiff"):
         if len(inputs) != 1 or Path(inputs[0]).is_dir():
-            raise OutputError(f"{output}: one map, but several inputs; give a folder")
+            raise OutputError(f"{output}: one map, but several inputs; name a folder")
         scenes, images = [(inputs[0], output)], []
     elif polygons is not None:
-        raise OutputError(f"{polygons}: polygons are made of one map; name that, as in --output map.tif")
+        raise OutputError(f"{polygons}: polygons are made of one map; name it, as in --output map.tif")
     else:
         remote = [path for path in inputs if is_remote(path)]
         files = [*remote, *map(str, _expand(path for path in inputs if not is_remote(path)))]
@@ -118,16 +118,8 @@ def predict_inputs(
         images = [path for path in files if path not in dict(scenes)]
         targets = [(target,) for _, target in scenes] + [_targets(Path(image), output) for image in images]
         _refuse_collisions([Path(path) for path in [*dict(scenes), *images]], targets)
-    scene_options = {"confidence": confidence, "polygons": polygons, "simplify": simplify, **options}
     for path, target in scenes:
-        done = predict_scene(
-            engine,
-            path,
-            target,
-            classes=classes,
-            progress=progress,
-            **scene_options,
-        )
+        done = predict_scene(engine, path, target, classes=classes, progress=progress, **extra, **options)
         yield (done.path, *([] if polygons is None else [Path(polygons)])), done.notes
     if images:
         for written in predict_files(engine, classes, images, output, progress=progress, **options):
@@ -135,7 +127,7 @@ def predict_inputs(
 
 
 def encode_labels(labels: NDArray[np.integer], classes: Classes) -> bytes:
-    """Class ids (H, W) as a PNG: with the classes' palette, or in 16-bit grey for more than 256 classes."""
+    """Encode class ids (H, W) as a PNG with the classes' palette, or in 16-bit grey for more than 256."""
     if len(classes) > 256:
         return _png(Image.fromarray(labels.astype(np.uint16)))
     picture = Image.fromarray(labels.astype(np.uint8)).convert("P")
@@ -143,33 +135,33 @@ def encode_labels(labels: NDArray[np.integer], classes: Classes) -> bytes:
     return _png(picture)
 
 
-def _label(
+def _label_file(
     engine: Engine,
     image: Tensor,
     file: Path,
     window: int | None,
     overlap: int | None,
-    blend: Blend,
     memory: int | str,
 ) -> Tensor:
-    """Label an image in one piece if it may be."""
+    """Label an image in one piece if it fits, else in windows."""
     height, width = image.shape[1:]
-    protocol = EvaluationProtocol(precision=engine.precision)
+    if engine.fixed_size is not None and window is None:
+        window = min(engine.fixed_size)
     fits = max(height, width) <= window if window else height * width <= MAX_MEGAPIXELS * 1_000_000
     if fits:
-        return predict_labels(engine, image, protocol, name=str(file))
-    return label_image(engine, image, *choose_window(engine, window, overlap, memory), blend, name=file)
+        return predict_labels(engine, image, EvaluationProtocol(precision=engine.precision), name=str(file))
+    return label_image(engine, image, *choose_window(engine, window, overlap, memory), name=file)
 
 
 def _is_scene(path: str) -> bool:
-    """Whether a file says where on Earth it is; what comes over a network is no photograph."""
+    """Check whether a file is georeferenced; what comes over a network is taken for a scene."""
     if is_remote(path):
         return True
     try:
         with open_raster(path) as source:
-            return bool(source.crs or source.gcps[0] or is_georeferenced(source))
+            return bool(source.crs or source.gcps[0] or not source.transform.is_identity)
     except DataError:
-        return False  # of whatever Pillow may still read
+        return False  # Pillow may still read it
 
 
 def _png(picture: Image.Image) -> bytes:
@@ -179,7 +171,7 @@ def _png(picture: Image.Image) -> bytes:
 
 
 def _expand(images: Iterable[str | Path]) -> Iterator[Path]:
-    """The image files themselves, and for a folder those directly in it, by name, but for masks of scenes."""
+    """Yield image files, and for a folder those directly in it, by name, without the masks of scenes."""
     for path in map(Path, images):
         if not path.exists():
             raise DataError(f"{path}: no such image")

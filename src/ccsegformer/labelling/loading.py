@@ -1,36 +1,44 @@
-"""Open trained models, and engines that run them, with their classes."""
+"""Open trained models by name or path, with their classes: ours, transformers' own, and model files."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
+from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, PretrainedConfig
 
 from ccsegformer.data.labels import Classes, read_classes
-from ccsegformer.errors import DataError
-from ccsegformer.labelling.engine import Engine, EngineName, Precision, open_engine, open_exported
+from ccsegformer.data.pixels import IMAGE_MEAN, IMAGE_STD, BandStatistics
+from ccsegformer.errors import CheckpointError, DataError
+from ccsegformer.labelling.engine import Engine, EngineName, Precision, Segmenter, open_engine
+from ccsegformer.labelling.model_files import is_model_file, open_model_file
+from ccsegformer.labelling.preprocess import Preprocessing
 from ccsegformer.models import CrissCrossSegformerForSemanticSegmentation, load_trained
+
+SEGFORMERS = ("segformer", "ccsegformer")
+"""Model types that are loaded as this package's model."""
 
 
 def load_model(
     name_or_path: str | Path, *, device: str | torch.device | None = None
 ) -> tuple[CrissCrossSegformerForSemanticSegmentation, Classes]:
-    """Load a trained model for inference, with its classes.
+    """Load a trained SegFormer for inference, with its classes.
 
-    `name_or_path` is a folder or a hub name. The classes are those of `classes.json` in the folder, else the
-    configuration's labels in the default colours. `device` is CUDA where there is a GPU, else the CPU.
+    Args:
+        name_or_path: folder, or name on the Hugging Face hub.
+        device: by default CUDA if there is a GPU, else the CPU.
+
+    Returns:
+        The model in evaluation mode, and the classes of `classes.json` in the folder, else those of the
+        configuration in default colours.
 
     Raises:
         CheckpointError: not a SegFormer, or one with parts that were never trained, such as an encoder alone.
         DataError: `classes.json` is wrong, or does not have one class for each of the model's.
     """
     model = load_trained(str(name_or_path))
-    listing = Path(name_or_path) / "classes.json"
-    names = tuple(model.config.id2label[index] for index in range(model.config.num_labels))
-    ignore_index = max(model.config.semantic_loss_ignore_index, len(names))
-    classes = read_classes(listing) if listing.is_file() else Classes(names, ignore_index=ignore_index)
-    if len(classes) != len(names):
-        raise DataError(f"{listing}: {len(classes)} classes for a model of {len(names)}")
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return model.to(device), classes
+    return model.to(_device(device)), _classes(name_or_path, model.config)
 
 
 def load_engine(
@@ -38,16 +46,115 @@ def load_engine(
     engine: EngineName | None = None,
     precision: Precision | None = None,
     *,
+    classes: Classes | None = None,
     device: str | torch.device | None = None,
 ) -> tuple[Engine, Classes]:
-    """An engine with the classes that it labels: of an ONNX file by `ccsegformer export`, or of a model.
+    """Open the engine for a trained model, with its classes.
 
-    Arguments and errors are those of `open_exported`, or of `load_model` and `open_engine`.
+    Args:
+        name_or_path: folder or name on the hub, of a SegFormer or of another of transformers' models for
+            semantic segmentation (safetensors only), whose image processor says how images are normalised; or
+            an .onnx, .xml or .pt2 file, see `open_model_file`.
+        engine, precision: see `open_engine`.
+        classes: by default those that the model names.
+        device: by default CUDA if there is a GPU, else the CPU; model files run on the CPU.
+
+    Raises:
+        CheckpointError: the model cannot be loaded, or is not a trained model for semantic segmentation.
+        DataError: the classes are unknown, wrong, or not one for each of the model's.
+        EngineError: the engine cannot run the model.
     """
-    if Path(name_or_path).suffix == ".onnx":
-        opened, found = open_exported(name_or_path)
-        palette = tuple((red, green, blue) for red, green, blue in found["palette"])
-        classes = Classes(tuple(found["class_names"]), palette, found["ignore_index"])
-        return open_engine(opened, engine, precision), classes
-    model, classes = load_model(name_or_path, device=device)
-    return open_engine(model, engine, precision), classes
+    if is_model_file(name_or_path):
+        opened, named = open_model_file(name_or_path, engine, precision)
+        return _with_classes(opened, classes or named, name_or_path)
+    if _model_type(name_or_path) in (None, *SEGFORMERS):
+        model, named = load_model(name_or_path, device=device)
+        opened = open_engine(model, engine, precision)
+        return _with_classes(opened, classes or named, name_or_path)
+    foreign, preprocessing = _load_foreign(str(name_or_path))
+    opened = open_engine(foreign.to(_device(device)), engine, precision)
+    opened = opened.with_preprocessing(preprocessing)
+    return _with_classes(opened, classes or _classes(name_or_path, foreign.config), name_or_path)
+
+
+def open_segmenter(
+    model: Segmenter | Engine | str | Path,
+    classes: Classes | None = None,
+    engine: EngineName | None = None,
+    precision: Precision | None = None,
+) -> tuple[Engine, Classes]:
+    """Open the engine for a model, given by name or as an object, with its classes.
+
+    Raises:
+        DataError, CheckpointError, EngineError: as `load_engine`.
+    """
+    if isinstance(model, str | Path):
+        return load_engine(model, engine, precision, classes=classes)
+    opened, name = open_engine(model, engine, precision), type(model).__name__
+    config = opened.config if isinstance(model, Engine) else getattr(model, "config", None)
+    if classes is None and hasattr(config, "id2label"):
+        classes = _classes("", config)
+    return _with_classes(opened, classes, name)
+
+
+def _device(device: str | torch.device | None) -> str | torch.device:
+    return device or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _classes(name_or_path: str | Path, config: Any) -> Classes:
+    """Read `classes.json` in a model's folder, or take the names in its configuration."""
+    listing = Path(name_or_path) / "classes.json"
+    if str(name_or_path) and listing.is_file():
+        classes = read_classes(listing)
+        if len(classes) != config.num_labels:
+            raise DataError(f"{listing}: {len(classes)} classes for a model of {config.num_labels}")
+        return classes
+    names = tuple(config.id2label[index] for index in range(config.num_labels))
+    ignored = getattr(config, "semantic_loss_ignore_index", 255)
+    return Classes(names, ignore_index=max(ignored, len(names)))
+
+
+def _with_classes(engine: Engine, classes: Classes | None, name: str | Path) -> tuple[Engine, Classes]:
+    """Check that there is one class for each of the model's, and hold an unknown model's logits to them."""
+    if classes is None:
+        raise DataError(f"{name}: does not name its classes: give them in a classes.json (--classes)")
+    if engine.num_labels not in (None, len(classes)):
+        raise DataError(f"{name}: {len(classes)} classes for a model of {engine.num_labels}")
+    return replace(engine, num_labels=len(classes)), classes
+
+
+def _model_type(name_or_path: str | Path) -> str | None:
+    """Read the type of a model in a folder or on the hub; None if there is no configuration."""
+    try:
+        return PretrainedConfig.get_config_dict(str(name_or_path))[0].get("model_type")
+    except (OSError, ValueError):
+        return None
+
+
+def _load_foreign(path: str) -> tuple[nn.Module, Preprocessing]:
+    """Load another of transformers' models for semantic segmentation, and how it wants its images."""
+    try:
+        model, about = AutoModelForSemanticSegmentation.from_pretrained(
+            path, use_safetensors=True, output_loading_info=True
+        )
+        if about["missing_keys"]:
+            raise ValueError(f"weights are missing, such as {min(about['missing_keys'])}")
+        preprocessing = _preprocessing_of(AutoImageProcessor.from_pretrained(path))
+    except (OSError, ValueError, ImportError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise CheckpointError(f"{path}: cannot be loaded for semantic segmentation: {reason}") from error
+    return model.eval(), preprocessing
+
+
+def _preprocessing_of(processor: Any) -> Preprocessing:
+    """Convert an image processor's normalisation: (values * factor - mean) / std."""
+    if getattr(processor, "do_flip_channel_order", False):
+        raise ValueError("it expects blue, green, red; wrap it in a module that flips the bands")
+    factor = processor.rescale_factor if processor.do_rescale else 1
+    mean, std = (0.0,) * 3, (1.0,) * 3
+    if processor.do_normalize:
+        mean, std = tuple(processor.image_mean), tuple(processor.image_std)
+    if (mean, std) == (IMAGE_MEAN, IMAGE_STD) and abs(factor * 255 - 1) < 1e-6:
+        return Preprocessing()
+    statistics = BandStatistics(tuple(m / factor for m in mean), tuple(s / factor for s in std))
+    return Preprocessing(len(mean), statistics)

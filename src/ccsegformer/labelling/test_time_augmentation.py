@@ -1,30 +1,26 @@
-"""Labels from one or many views of an image: resized, mirrored, through sliding windows.
+"""Label an image from one or many views of it: resized, mirrored, through sliding windows.
 
 As in mmsegmentation: overlapping windows average their logits, and views (scales and flips) their
-probabilities at the original resolution. Logits go to the size of the network's input first and to the
-original size from there; where the two are equal, once.
+probabilities at the original resolution. Logits are resized to the size of the network's input first, and
+from there to the original size; once if the two are equal.
 """
 
-from collections.abc import Callable
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
 from ccsegformer.config.protocol import EvaluationProtocol, ResizeSection, WindowSection
-from ccsegformer.data.pixels import MINIMUM_SIDE, BandStatistics, normalize, pad_to
-from ccsegformer.labelling.resize import band_rows, resize_rows, upsampled_argmax
-
-Network = Callable[[torch.Tensor], torch.Tensor]  # float32 (1, bands, H, W) to logits (1, K, h, w)
-Size = tuple[int, int]  # height, width
+from ccsegformer.data.pixels import pad_to
+from ccsegformer.labelling.engine import Engine
+from ccsegformer.labelling.resize import Resized, label_dtype, upsampled_argmax
+from ccsegformer.raster.read import Box
 
 
 def label_views(
-    network: Network,
-    image: torch.Tensor,
-    protocol: EvaluationProtocol,
-    statistics: BandStatistics | None = None,
+    engine: Engine, image: torch.Tensor, protocol: EvaluationProtocol, name: str | Path = "image"
 ) -> torch.Tensor:
-    """Label every pixel of an image (bands, H, W): 8-bit RGB, or what the `statistics` of its bands are of.
+    """Label every pixel of an image (bands, H, W) on the engine's device; messages call it `name`.
 
     Several views keep K x H x W float32 probabilities, and windows K logits for each pixel of the input.
 
@@ -36,22 +32,23 @@ def label_views(
         (scale, flip) for scale in protocol.scales for flip in ([False, True] if protocol.flip else [False])
     ]
     if len(views) == 1:
-        return upsampled_argmax(_view(network, image, protocol, statistics, *views[0]), height, width)
+        return upsampled_argmax(_view(engine, image, protocol, name, *views[0]), height, width)
     total = None
     for scale, flip in views:
-        logits = _view(network, image, protocol, statistics, scale, flip)
+        logits = _view(engine, image, protocol, name, scale, flip)
         if total is None:
             total = logits.new_zeros(height, width, logits.shape[1])
-        rows = band_rows(logits, width)
-        for first in range(0, height, rows):
-            last = min(first + rows, height)
-            total[first:last] += resize_rows(logits, height, width, first, last).softmax(dim=-1)
+        resized = Resized(logits, height, width)
+        for rows in resized.chunks(Box(0, 0, height, width)):
+            total[rows.top : rows.bottom] += resized.box(rows).softmax(dim=-1)
     assert total is not None, "a protocol has a scale"
-    return total.argmax(dim=-1).to(torch.uint8 if total.shape[-1] <= 256 else torch.int32)
+    return total.argmax(dim=-1).to(label_dtype(total.shape[-1]))
 
 
-def input_sizes(height: int, width: int, resize: ResizeSection, scale: float = 1.0) -> tuple[Size, Size]:
-    """The size of an image with its ratio kept, and that at which the network is given it."""
+def input_sizes(
+    height: int, width: int, resize: ResizeSection, scale: float = 1.0
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return the resized height and width with the ratio kept, and those that the network is given."""
     factor = scale
     if resize.short_side is not None:
         factor = int(resize.short_side * scale) / min(height, width)
@@ -62,8 +59,8 @@ def input_sizes(height: int, width: int, resize: ResizeSection, scale: float = 1
     return kept, (-(-kept[0] // step) * step, -(-kept[1] // step) * step)
 
 
-def resize_image(image: torch.Tensor, size: Size) -> torch.Tensor:
-    """Resize an image (bands, H, W), uint8 or float32, as OpenCV's bilinear does: not antialiased."""
+def resize_image(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Resize an image (bands, H, W), uint8 or float32, as OpenCV's bilinear does: without antialiasing."""
     if image.shape[1:] == size:
         return image
     pixels = image.as_subclass(torch.Tensor)[None].float()
@@ -71,17 +68,19 @@ def resize_image(image: torch.Tensor, size: Size) -> torch.Tensor:
     return resized.round().to(torch.uint8) if image.dtype == torch.uint8 else resized
 
 
-def slide(network: Network, pixels: torch.Tensor, window: WindowSection) -> torch.Tensor:
-    """Logits (1, K, H, W) of normalised pixels (1, bands, H, W): the mean over a pixel's windows.
+def slide(
+    engine: Engine, pixels: torch.Tensor, window: WindowSection, name: str | Path = "image"
+) -> torch.Tensor:
+    """Return logits (1, K, H, W) of normalised pixels (1, bands, H, W): each pixel's mean over its windows.
 
     A side that is smaller than the window is taken whole.
     """
     height, width = pixels.shape[2:]
     total = None
     count = pixels.new_zeros(height, width)
-    for top, bottom in spans(height, window):
-        for left, right in spans(width, window):
-            logits = _at_input_size(network, pixels[:, :, top:bottom, left:right])
+    for top, bottom in sliding_windows(height, window):
+        for left, right in sliding_windows(width, window):
+            logits = _at_input_size(engine, pixels[:, :, top:bottom, left:right], name)
             if total is None:
                 total = logits.new_zeros(1, logits.shape[1], height, width)
             total[:, :, top:bottom, left:right] += logits
@@ -90,8 +89,8 @@ def slide(network: Network, pixels: torch.Tensor, window: WindowSection) -> torc
     return total.div_(count)
 
 
-def spans(length: int, window: WindowSection) -> list[tuple[int, int]]:
-    """Where the windows along a side begin and end; the last one is moved back to end with the side."""
+def sliding_windows(length: int, window: WindowSection) -> list[tuple[int, int]]:
+    """Return where the windows along a side begin and end; the last one is moved back into the side."""
     size = min(window.size, length)
     steps = -(-(length - size) // window.stride)
     starts = [min(step * window.stride, length - size) for step in range(steps + 1)]
@@ -99,32 +98,33 @@ def spans(length: int, window: WindowSection) -> list[tuple[int, int]]:
 
 
 def _view(
-    network: Network,
+    engine: Engine,
     image: torch.Tensor,
     protocol: EvaluationProtocol,
-    statistics: BandStatistics | None,
+    name: str | Path,
     scale: float,
     flip: bool,
 ) -> torch.Tensor:
-    """Logits (1, K, h, w) of one view, the right way round, h x w being its size or a fraction of it."""
+    """Return the logits (1, K, h, w) of one view, not mirrored, at its size or at a fraction of it."""
     height, width = image.shape[1:]
     for size in input_sizes(height, width, protocol.resize, scale):
         image = resize_image(image, size)
-    pixels = normalize(image, statistics)[None]
+    pixels = engine.preprocessing.apply(image)[None]
     pixels = pixels.flip(-1) if flip else pixels
+    shown = (pixels.shape[2], pixels.shape[3])
     if protocol.window is not None:
-        logits = slide(network, pixels, protocol.window)
-    elif pixels.shape[2:] == (height, width) and min(height, width) >= MINIMUM_SIDE:
-        logits = network(pixels).float()  # resized to the original size band by band
+        logits = slide(engine, pixels, protocol.window, name)
+    elif shown == (height, width) == engine.input_size(*shown):
+        logits = engine(pixels, image=name)  # the caller resizes them to the original size
     else:
-        logits = _at_input_size(network, pixels)
+        logits = _at_input_size(engine, pixels, name)
     return logits.flip(-1) if flip else logits
 
 
-def _at_input_size(network: Network, pixels: torch.Tensor) -> torch.Tensor:
-    """Float32 logits (1, K, H, W) of pixels (1, bands, H, W); a side below 32 pixels is padded to that."""
+def _at_input_size(engine: Engine, pixels: torch.Tensor, name: str | Path) -> torch.Tensor:
+    """Return logits (1, K, H, W) of pixels (1, bands, H, W), which are padded to a size the engine takes."""
     height, width = pixels.shape[2:]
-    pixels = pad_to(pixels, MINIMUM_SIDE, MINIMUM_SIDE, 0)
-    logits = network(pixels).float()
-    logits = F.interpolate(logits, size=pixels.shape[2:], mode="bilinear", align_corners=False)
+    size = engine.input_size(height, width)
+    logits = engine(pad_to(pixels, *size, 0), image=name)
+    logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
     return logits[:, :, :height, :width]

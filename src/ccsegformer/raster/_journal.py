@@ -1,11 +1,8 @@
-"""What a run has done so far, in a folder beside its output, so that a killed run can be continued.
+"""What an unfinished run has done so far, in a folder beside its output, so that it can be resumed.
 
-Nothing in it is ever half-written and believed: a window's scores go to files of their own, and only then
-does `progress.json` count the window. What a window needs to be done again is still there until then, since
-rows of windows, and windows, write alternately to two sets of files.
+`progress.json` counts a row of windows only after the row's blocks are on disk.
 """
 
-import io
 import json
 import shutil
 from collections.abc import Iterator
@@ -13,24 +10,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-import torch
 from filelock import FileLock, Timeout
-from torch import Tensor
 
 from ccsegformer.errors import OutputError
 from ccsegformer.files import write_atomically
 
 
 class Progress(NamedTuple):
-    """How many windows are done, and how many pixels with data were in what is final of them."""
+    """Rows of windows that are finished, and the pixels with data in them."""
 
-    windows: int = 0
+    rows: int = 0
     pixels: int = 0
 
 
 def folder_for(output: Path) -> Path:
-    """Where the unfinished run of an output is."""
+    """Return the folder of an output's unfinished run."""
     return output.with_name(f".{output.name}.partial")
 
 
@@ -57,7 +51,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def read_progress(folder: Path, job: dict[str, Any]) -> Progress:
-    """How far the run in a folder came; nothing where it was another job's."""
+    """Return how far the run in a folder came; nothing if it was another job's."""
     try:
         if json.loads((folder / "job.json").read_text(encoding="utf-8")) == job:
             return Progress(**json.loads((folder / "progress.json").read_text(encoding="utf-8")))
@@ -67,33 +61,18 @@ def read_progress(folder: Path, job: dict[str, Any]) -> Progress:
 
 
 def begin(folder: Path, job: dict[str, Any]) -> None:
-    """Empty the folder for a job; `write_progress` makes it one that can be continued."""
+    """Empty the folder for a job."""
     discard(folder)
     folder.mkdir()
     write_atomically(folder / "job.json", json.dumps(job))
 
 
 def write_progress(folder: Path, progress: Progress) -> None:
-    """Count windows as done."""
+    """Record progress, whole or not at all."""
     write_atomically(folder / "progress.json", json.dumps(progress._asdict()))
 
 
 def discard(folder: Path) -> None:
-    """Remove the folder; stopped on the way, it holds nothing that could be continued."""
+    """Remove the folder. If that is interrupted, nothing that could be resumed is left."""
     (folder / "progress.json").unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
-
-
-def save_scores(path: Path, scores: Tensor | None) -> None:
-    """Store scores, float32 of any shape, or that there are none."""
-    if scores is None or scores.numel() == 0:
-        path.unlink(missing_ok=True)
-        return
-    buffer = io.BytesIO()
-    np.save(buffer, scores.cpu().numpy())
-    write_atomically(path, buffer.getvalue())
-
-
-def load_scores(path: Path, device: torch.device) -> Tensor | None:
-    """The same scores."""
-    return torch.from_numpy(np.load(path)).to(device) if path.exists() else None

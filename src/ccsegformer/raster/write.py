@@ -5,7 +5,7 @@ import os
 import struct
 import warnings
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -100,16 +100,21 @@ def create_map(path: Path, source: DatasetReader, classes: Classes, format: MapF
         _synchronize(path, map_bytes(source.height, source.width, format))
 
 
-def write_box(path: Path, box: Box, bands: list[NDArray[np.generic]]) -> None:
-    """Overwrite a box of the map; afterwards it is on disk.
+@contextmanager
+def opened_map(path: Path) -> Iterator[Callable[[Box, list[NDArray[np.generic]]], None]]:
+    """Open a map, and yield a function that overwrites a box of it; afterwards everything is on disk.
 
     Raises:
         OutputError: it cannot be written.
     """
     with _writing(path):
         with rasterio.open(path, "r+") as target:
-            for number, values in enumerate(bands, start=1):
-                target.write(values, number, window=box.window)
+
+            def write(box: Box, bands: list[NDArray[np.generic]]) -> None:
+                for number, values in enumerate(bands, start=1):
+                    target.write(values, number, window=box.window)
+
+            yield write
         _synchronize(path)
 
 

@@ -6,9 +6,10 @@ import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
-from ccsegformer.data.download import OnBytes, require_space
+from ccsegformer.data.download import OnBytes
 from ccsegformer.data.scene_parse_150.labels import LISTING
 from ccsegformer.errors import DataError, OutputError
+from ccsegformer.files import require_space
 
 TOP = "ADEChallengeData2016"
 LISTINGS = (LISTING, "sceneCategories.txt")

@@ -130,7 +130,7 @@ def main() -> None:
 
     try:
         # Only its own module: attention needs no transformers.
-        kind = importlib.import_module(f"ccsegformer.benchmark.{specification.pop('kind')}")
+        kind = importlib.import_module(f"ccsegformer.lab.benchmark.{specification.pop('kind')}")
         work = kind.prepare(**specification)
         serve(work, device, answer)
     except (CCSegformerError, RuntimeError, MemoryError) as error:

@@ -5,20 +5,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ccsegformer.labelling.tiling import STEP, Span, spans, weights, window_pixels
+from ccsegformer.labelling.windows import STEP, Span, spans, weights, window_pixels
 
 
 @st.composite
 def sides(draw):
     window = draw(st.integers(STEP, 400))
     overlap = draw(st.integers(0, window // 2))
-    return draw(st.integers(1, 3000)), window, overlap, draw(st.booleans())
+    return draw(st.integers(1, 3000)), window, overlap
 
 
 @given(sides())
 def test_every_pixel_is_final_once_and_its_weights_sum_to_one(side):
-    length, window, overlap, taper = side
-    found = spans(length, window, overlap, taper=taper)
+    length, window, overlap = side
+    found = spans(length, window, overlap)
     total, count, final = np.zeros(length), np.zeros(length, int), np.zeros(length, int)
     for span in found:
         own = weights(span)
@@ -34,8 +34,8 @@ def test_every_pixel_is_final_once_and_its_weights_sum_to_one(side):
 
 @given(sides())
 def test_windows_lie_within_the_side_and_count_where_they_see(side):
-    length, window, overlap, taper = side
-    found = spans(length, window, overlap, taper=taper)
+    length, window, overlap = side
+    found = spans(length, window, overlap)
     assert found[0].start == 0 and found[-1].stop == length
     for span in found:
         assert span.start <= span.rise <= span.full <= span.fall <= span.end <= span.stop
@@ -49,8 +49,8 @@ def test_windows_lie_within_the_side_and_count_where_they_see(side):
 
 @given(sides())
 def test_no_window_too_many(side):
-    length, window, overlap, taper = side
-    found = spans(length, window, overlap, taper=taper)
+    length, window, overlap = side
+    found = spans(length, window, overlap)
     assert len(found) == 1 if length <= window else found[-2].stop < length
 
 
@@ -64,12 +64,6 @@ def test_the_last_window_is_moved_back_and_blends_over_the_middle_of_what_it_sha
     before, last = spans(300, 256, 64)
     assert (before.start, before.stop, last.start, last.stop) == (0, 256, 64, 300)
     assert (last.rise, last.full) == (128, 192), "64 of the 192 pixels that both see"
-
-
-def test_a_cut_has_no_ramp():
-    before, last = spans(448, 256, 64, taper=False)
-    assert before == Span(0, 256, 0, 0, 224, 224)
-    assert last == Span(192, 448, 224, 224, 448, 448)
 
 
 @pytest.mark.parametrize("length", [1, 31, 256])
