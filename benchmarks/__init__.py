@@ -1,1 +1,1 @@
-"""Times and memory, printed again by a command each; no test depends on them."""
+"""Measurements of time and memory, one command each; no test depends on their figures."""

@@ -1,8 +1,8 @@
-"""What each engine takes for a window: `python -m benchmarks.engines [--window 512 ...] [--output FILE]`.
+"""Measure each engine on one window: `python -m benchmarks.engines [--window 512 ...] [--output FILE]`.
 
-SegFormer-B0, one square window, random weights, inference on CPU, each line in a process of its own: seconds,
-the median of turns, and the memory that a run needs beyond the weights, the input and the compiled program.
-Who chooses windows weighs the one against the other.
+SegFormer-B0 with random weights, one square window, inference on CPU. Each line is measured in a process of
+its own: the median of seconds over rounds, and the memory of a run beyond the weights, the input and the
+compiled graph. The choice of a window for scenes weighs the two.
 """
 
 import argparse
@@ -31,7 +31,7 @@ COLUMNS = ("engine", "attention", "classes", "window", "seconds", "seconds per m
 
 
 def specification(engine: str, attention: str, classes: int, window: int, threads: int) -> dict[str, Any]:
-    """Of a contender, as `contest` takes it."""
+    """Return the specification of a contender for `contest`."""
     return {
         "kind": "model",
         "implementation": "ours",
@@ -49,10 +49,13 @@ def specification(engine: str, attention: str, classes: int, window: int, thread
 
 
 def measure(engine: str, wanted: dict[str, Any], rounds: int, folder: Path) -> dict[str, Any]:
-    """One line: seconds, peak memory and the error relative to the torch engine's results, or a failure.
+    """Measure seconds, peak MiB and the error relative to the torch engine, or return the failure.
 
     Args:
-        folder: for the results; the torch engine's stay there for the engines that follow.
+        engine: Key of `ENGINES`.
+        wanted: Specification of the contender.
+        rounds: Number of timed runs.
+        folder: Folder for results; the torch engine's stay there for comparison with the others.
     """
     found = contest({engine: wanted}, rounds, folder)[engine]
     if "failure" in found:
@@ -69,7 +72,7 @@ def measure(engine: str, wanted: dict[str, Any], rounds: int, folder: Path) -> d
 
 
 def line(row: dict[str, Any]) -> str:
-    """A row of the Markdown table."""
+    """Format a row of the Markdown table."""
     cells = [row["engine"], row["attention"], str(row["classes"]), str(row["window"])]
     if "failure" in row:
         cells += [row["failure"], "", ""]
@@ -80,15 +83,17 @@ def line(row: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Print a table, a line at a time, and write what is there so far."""
+    """Print the table line by line; rewrite the JSON file after each line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--engine", choices=ENGINES, action="append")
-    parser.add_argument("--attention", choices=ATTENTIONS, action="append")
-    parser.add_argument("--classes", type=int, action="append")
-    parser.add_argument("--window", type=int, action="append", help="side in pixels")
+    parser.add_argument("--engine", choices=ENGINES, action="append", help="may be repeated; default: all")
+    parser.add_argument(
+        "--attention", choices=ATTENTIONS, action="append", help="may be repeated; default: both"
+    )
+    parser.add_argument("--classes", type=int, action="append", help="may be repeated; default: 2 and 150")
+    parser.add_argument("--window", type=int, action="append", help="side in pixels; may be repeated")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--rounds", type=int, default=5, help="how often each is timed")
-    parser.add_argument("--output", type=Path, help="a JSON file")
+    parser.add_argument("--rounds", type=int, default=5, help="timed runs of each engine")
+    parser.add_argument("--output", type=Path, help="JSON file to write")
     given = parser.parse_args()
     settings = {"variant": "b0", "batch": 1, "rounds": given.rounds}
     machine, rows = describe_machine() | {"threads": given.threads}, []

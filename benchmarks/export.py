@@ -1,9 +1,9 @@
-"""Time and memory of exported files in each runtime: `python -m benchmarks.export [SIDE ...]`.
+"""Measure time and memory of exported files in each runtime: `python -m benchmarks.export [SIDE ...]`.
 
-SegFormer-B0 with 150 classes and random weights (seed 0), one square image, all cores of the CPU; sides 512,
-1024 and 2048 where none are given. Prints Markdown. Each figure comes from a fresh process: the fastest of
-five passes after a first one, and the resident memory that the first one needs, the loaded model not counted.
-OpenVINO is given the image's size beforehand. Logits that differ from PyTorch's are not timed.
+SegFormer-B0 with 150 classes and random weights (seed 0), one square image, all cores of the CPU. The
+default sides are 512, 1024 and 2048. Prints a Markdown table. Each figure comes from a fresh process: the
+fastest of five passes after a first one, and the resident memory that the first pass adds to the loaded
+model. OpenVINO compiles for the fixed image size. Logits that differ from PyTorch's are an error.
 """
 
 import json
@@ -29,7 +29,7 @@ Array = NDArray[np.float32]
 Run = Callable[[Array], Array]
 SIDES = (512, 1024, 2048)
 PASSES = 5
-RUNTIMES = {  # what a row is called, by runtime and the suffix of what it loads; PyTorch's own is the truth
+RUNTIMES = {  # name of the row: runtime and suffix of the file; PyTorch is the reference
     "PyTorch": ("torch", ""),
     "pt2 in PyTorch": ("pt2", ".pt2"),
     "ONNX in ONNX Runtime": ("onnxruntime", ".onnx"),
@@ -37,11 +37,11 @@ RUNTIMES = {  # what a row is called, by runtime and the suffix of what it loads
     "ONNX in OpenVINO, bfloat16": ("openvino-bf16", ".onnx"),
 }
 TOLERANCE = {"openvino-bf16": 0.05}
-"""Of the largest logit; elsewhere float32's, 0.001."""
+"""Largest difference allowed, as a share of the largest logit; 0.001 for the other runtimes."""
 
 
 def main(sides: list[int]) -> None:
-    """Print one Markdown table."""
+    """Print the Markdown table."""
     machine = describe_machine()
     print(f"{machine['processor']}, {machine['threads']} threads, PyTorch {machine['torch']}\n")
     print("| | " + " | ".join(f"{side} x {side}" for side in sides) + " |")
@@ -56,7 +56,7 @@ def main(sides: list[int]) -> None:
 
 
 def _write_files(folder: Path, attention: str) -> Path:
-    """A model in a folder of its own, and its exports beside that."""
+    """Save a model to a folder and its exports next to it; return the folder."""
     config = CrissCrossSegformerConfig.mit("b0", num_labels=150, attention=attention)
     torch.manual_seed(0)
     saved = folder / attention
@@ -78,11 +78,13 @@ def _measure_apart(runtime: str, path: Path, side: int) -> str:
 
 
 def _measure(runtime: str, path: Path, side: int) -> tuple[float, float]:
-    """Seconds of a pass, and MiB that the first one adds."""
+    """Return the seconds of a pass and the MiB that the first pass adds."""
     run = _load(runtime, path, side)
     pixels = np.random.default_rng(0).standard_normal((1, 3, side, side), dtype=np.float32)
     if not runtime.startswith("openvino"):
-        run(np.ascontiguousarray(pixels[..., :64, :64]))  # loads libraries, which are not the model's memory
+        run(
+            np.ascontiguousarray(pixels[..., :64, :64])
+        )  # load libraries, so that they do not count as the model's memory
     results: list[Array] = []
     free_at_once()
     peak = peak_memory(lambda: results.append(run(pixels)), "cpu")

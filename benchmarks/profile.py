@@ -1,8 +1,8 @@
-"""Where the time goes on CPU: `python -m benchmarks.profile [--size 512] [--engine openvino | --training]`.
+"""Profile a model on CPU: `python -m benchmarks.profile [--size 512] [--engine openvino | --training]`.
 
-SegFormer-B0 with 150 classes, one image: PyTorch's profiler or OpenVINO's counters, operators in families. To
-count takes time too, most of all with small operators: the sums are a little above what
-`ccsegformer benchmark model` prints.
+SegFormer-B0 with 150 classes, one image. Times come from PyTorch's profiler or OpenVINO's counters and are
+summed by family of operators. Profiling adds time, most of all to small operators, so the sums are a little
+higher than the times that `ccsegformer benchmark model` prints.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from torch.profiler import ProfilerActivity, profile
 from ccsegformer.lab.benchmark.model import prepare
 from ccsegformer.lab.benchmark.runtimes import Running
 
-FAMILIES = {  # an operator belongs to the first that has a part of its name
+FAMILIES = {  # an operator belongs to the first family with a part of its name
     "attention": ("attention",),
     "matrix products": ("mm", "linear", "matmul", "einsum", "dot"),
     "convolutions": ("conv",),
@@ -29,7 +29,7 @@ FAMILIES = {  # an operator belongs to the first that has a part of its name
     "copies": ("copy", "cat", "clone", "fill", "zero", "index", "gather", "scatter"),
     "sums and products": ("add", "mul", "sub", "div", "sum", "relu", "threshold"),
 }
-NODES = {  # OpenVINO's types; products with weights are FullyConnected, those of two activations MatMul
+NODES = {  # OpenVINO's node types; products with weights are FullyConnected, of two activations MatMul
     "attention": ("ScaledDotProductAttention", "MatMul", "Softmax"),
     "matrix products": ("FullyConnected",),
     "convolutions": ("Convolution",),
@@ -45,7 +45,7 @@ ROUNDS = 3
 
 
 def of_pytorch(wanted: dict[str, Any]) -> dict[str, float]:
-    """Milliseconds of one run, by family, each operator without those that it calls."""
+    """Return the milliseconds of a PyTorch run by family, operators without their callees, averaged."""
     work = prepare(**wanted)
     work.run()
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
@@ -62,7 +62,7 @@ def of_pytorch(wanted: dict[str, Any]) -> dict[str, float]:
 
 
 def of_openvino(wanted: dict[str, Any]) -> dict[str, float]:
-    """Milliseconds of one run, by family, the mean of the runs."""
+    """Return the milliseconds of an OpenVINO run by family, averaged."""
     import openvino
 
     running, compile_model = Running(), openvino.Core.compile_model
@@ -71,7 +71,7 @@ def of_openvino(wanted: dict[str, Any]) -> dict[str, float]:
         return compile_model(core, model, device, {**config, "PERF_COUNT": True})
 
     with (
-        tempfile.TemporaryDirectory() as cache,  # what was compiled before does not count
+        tempfile.TemporaryDirectory() as cache,  # compile again: cached graphs have no counters
         patch.dict(os.environ, XDG_CACHE_HOME=cache),
         patch.object(openvino.Core, "compile_model", counting),
     ):
@@ -81,35 +81,37 @@ def of_openvino(wanted: dict[str, Any]) -> dict[str, float]:
     spent: dict[str, float] = defaultdict(float)
     for compiled in running.models:
         for node in compiled.get_runtime_model().get_ops():
-            told = {name: value.astype(str) for name, value in node.get_rt_info().items()}
-            if told["execTimeMcs"] != "not_executed":
-                family = family_of_node(told["layerType"], told["originalLayersNames"])
-                spent[family] += float(told["execTimeMcs"]) / 1000
+            info = {name: value.astype(str) for name, value in node.get_rt_info().items()}
+            if info["execTimeMcs"] != "not_executed":
+                family = family_of_node(info["layerType"], info["originalLayersNames"])
+                spent[family] += float(info["execTimeMcs"]) / 1000
     return spent
 
 
 def family_of_node(kind: str, made_of: str) -> str:
-    """The family of a node of OpenVINO's compiled graph.
+    """Return the family of a node of OpenVINO's compiled graph.
 
     Args:
-        kind: its type.
-        made_of: the names of the model's operators that it stands for.
+        kind: Type of the node.
+        made_of: Names of the model's operators that it was made from.
     """
     if kind == "Subgraph" and "softmax" in made_of.lower():
-        return "attention"  # fused; other subgraphs are sums, products and activations
+        return "attention"  # a fused one; other subgraphs are sums, products and activations
     return next((family for family, kinds in NODES.items() if kind in kinds), "others")
 
 
 def main() -> None:
-    """Print a table, a column for each model."""
+    """Print a table with one column per model."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--size", type=int, default=512, help="side in pixels")
     parser.add_argument("--engine", choices=("torch", "openvino"), default="torch")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--training", action="store_true", help="forward and backward instead of inference")
+    parser.add_argument(
+        "--training", action="store_true", help="profile forward and backward instead of inference"
+    )
     given = parser.parse_args()
     if given.training and given.engine == "openvino":
-        parser.error("OpenVINO does not train")
+        parser.error("--training needs --engine torch: OpenVINO does not train")
     common = {"variant": "b0", "height": given.size, "width": given.size, "batch": 1, "device": "cpu"}
     common |= {"dtype": given.dtype, "training": given.training}
     count, families = (of_pytorch, FAMILIES) if given.engine == "torch" else (of_openvino, NODES)

@@ -1,9 +1,11 @@
-"""Peak memory of mapping a scene of 8,192 x 4,096 pixels and one of 40,000 x 40,000, each in a fresh process.
+"""Measure the peak memory of mapping a small and a large scene: `python -m benchmarks.scene_memory [MODEL]`.
 
-`python -m benchmarks.scene_memory [MODEL]`; without one, an untrained SegFormer-B0 of nine classes: memory is
-the same. The large scene is sparse: its first row and column of blocks have data, so that a row and a column
-of windows are labelled from end to end, and so has a random two-hundredth of the rest. Windows without data
-are read and skipped. The small scene is full.
+The scenes have 8,192 x 4,096 and 40,000 x 40,000 pixels; each is mapped in a fresh process. The default
+model is an untrained SegFormer-B0 with nine classes, which needs the same memory as a trained one.
+
+The small scene is full, the large one sparse: data are in its first row and column of blocks, so that a row
+and a column of windows are labelled from end to end, and in a random two-hundredth of the others. Windows
+without data are read and skipped.
 """
 
 import json
@@ -24,10 +26,9 @@ RUN = """
 import json, re, sys, time
 from pathlib import Path
 import torch
-from ccsegformer import predict_scene
+from ccsegformer import load_model, predict_scene
 from ccsegformer.data.labels import Classes
 from ccsegformer.lab.memory import free_at_once
-from ccsegformer import load_model
 from ccsegformer.models import CrissCrossSegformerConfig, CrissCrossSegformerForSemanticSegmentation
 scene, output, options, *named = sys.argv[1:]
 free_at_once()
@@ -44,10 +45,10 @@ print(json.dumps({"seconds": time.monotonic() - start, "peak": peak}))
 
 
 def write_scene(path: Path, height: int, width: int, share: float, seed: int = 0) -> float:
-    """Write a sparse RGB scene; a share of its blocks has data, among them a row and a column of blocks.
+    """Write a sparse RGB scene with data in its first row and column of blocks and in a share of the others.
 
     Returns:
-        The share of blocks that have data.
+        Share of all blocks that have data.
     """
     generator = np.random.default_rng(seed)
     profile = {"driver": "GTiff", "height": height, "width": width, "count": 3, "dtype": "uint8", "nodata": 0}
@@ -71,7 +72,7 @@ def write_scene(path: Path, height: int, width: int, share: float, seed: int = 0
 
 
 def main() -> None:
-    """Print both peaks."""
+    """Map both scenes and print their peaks."""
     print("| scene | blocks with data | minutes | peak memory, MB |\n|---|---:|---:|---:|")
     peaks = []
     with tempfile.TemporaryDirectory() as folder:
@@ -84,7 +85,7 @@ def main() -> None:
             peaks.append(result["peak"])
             minutes, megabytes = result["seconds"] / 60, result["peak"] / 1e6
             print(f"| {name} | {found:.0%} | {minutes:.1f} | {megabytes:.0f} |", flush=True)
-    print(f"\nThe large scene takes {peaks[1] / peaks[0]:.3f} of the small one's.")
+    print(f"\nThe large scene takes {peaks[1] / peaks[0]:.3f} times the memory of the small one.")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""How much a map made in windows differs from that of the whole scene in one, at the seams and elsewhere.
+"""Compare a map made in windows with one of the whole scene in a single window, at the seams and elsewhere.
 
-`python -m benchmarks.seams MODEL [--side 1024] [--window 256 --window 512 ...] [--overlap 32 ...]`: MODEL is
-trained on the embedded scenes, such as by `ccsegformer train src/ccsegformer/cli/demo.yaml --output MODEL`.
+`python -m benchmarks.seams MODEL [--side 1024] [--window 256 --window 512 ...] [--overlap 32 ...]`, with a
+model trained on the embedded scenes, for instance by `ccsegformer train src/ccsegformer/cli/demo.yaml
+--output MODEL`.
 """
 
 import argparse
@@ -17,42 +18,46 @@ from ccsegformer.labelling.windows import label_image, spans, window_pixels
 from ccsegformer.models import CrissCrossSegformerForSemanticSegmentation
 
 REACH = 16
-"""Pixels from where one window hands over to the next, on either side, that are counted as seam."""
+"""Pixels on either side of a cut, where one window hands over to the next, that count as seam."""
 
 LARGE = 20_000
-"""Side of the scene for which the cost is told: window pixels a pixel of the scene."""
+"""Side of the scene for which the cost is computed: window pixels per pixel of the scene."""
+
+
+def cut_places(side: int, window: int, overlap: int) -> list[int]:
+    """Return the cuts of a side: where two neighbouring windows have equal weight."""
+    return [(span.rise + span.full) // 2 for span in spans(side, window, overlap)[1:]]
 
 
 def seam_mask(height: int, width: int, window: int, overlap: int) -> NDArray[np.bool_]:
-    """Which pixels (H, W) lie within `REACH` of where neighbouring windows meet in equal parts."""
+    """Return the mask (H, W) of pixels within `REACH` of a cut."""
     near = []
     for side in (height, width):
-        cuts = [(span.rise + span.full) // 2 for span in spans(side, window, overlap)[1:]]
-        places = np.arange(side)
+        places, cuts = np.arange(side), cut_places(side, window, overlap)
         near.append(np.any([(places >= cut - REACH) & (places < cut + REACH) for cut in cuts], axis=0))
     rows, columns = (np.broadcast_to(each, side) for each, side in zip(near, (height, width), strict=True))
     return rows[:, None] | columns[None, :]
 
 
 def disagreement(labels: Tensor, whole: Tensor, seams: NDArray[np.bool_]) -> tuple[float, float]:
-    """The share of pixels (H, W) with another label than in `whole`: at the seams, and away from them."""
+    """Return the share of pixels (H, W) labelled differently from `whole`, at seams and elsewhere."""
     differ = (labels != whole).numpy()
     return differ[seams].mean(), differ[~seams].mean()
 
 
 def steps(labels: Tensor, whole: Tensor, window: int, overlap: int) -> tuple[float, float]:
-    """Edges along the cuts that the whole scene's map has not, as a share of the cuts' length.
+    """Return the share of the cuts' length with class borders that the whole scene's map lacks.
 
-    This is what a person sees as a seam: a border between two classes that runs along a window's edge. The
-    second figure is the same for lines halfway between two cuts: what there would be without seams.
+    This is what people see as a seam: a border between two classes along a window's edge. The second figure
+    is the same for lines halfway between two cuts, as a baseline without seams.
     """
     shares = []
     for middle in (False, True):
         found, total = 0, 0
         for labelled, reference in ((labels, whole), (labels.T, whole.T)):
-            for span in spans(len(labelled), window, overlap)[1:]:
-                cut = (span.rise + span.full) // 2
-                line = (cut + span.fall) // 2 if middle else cut
+            cuts = cut_places(len(labelled), window, overlap)
+            for cut, following in zip(cuts, [*cuts[1:], len(labelled)], strict=False):
+                line = (cut + following) // 2 if middle else cut
                 edges, there = (grid[line - 1] != grid[line] for grid in (labelled, reference))
                 found += int((edges & ~there).sum())
                 total += edges.numel()
@@ -67,7 +72,7 @@ def compare(
     overlap: int,
     wholes: list[Tensor],
 ) -> tuple[float, ...]:
-    """Disagreement at the seams and elsewhere, steps at the cuts and elsewhere: means over images."""
+    """Return disagreement at seams and elsewhere, and steps at cuts and elsewhere, averaged over images."""
     rows = []
     for image, whole in zip(images, wholes, strict=True):
         height, width = image.shape[1:]
@@ -80,11 +85,15 @@ def compare(
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model")
-    parser.add_argument("--side", type=int, default=1024, help="of the scenes")
-    parser.add_argument("--count", type=int, default=2, help="of scenes")
-    parser.add_argument("--window", type=int, action="append")
-    parser.add_argument("--overlap", type=int, action="append")
+    parser.add_argument("model", help="folder of the trained model")
+    parser.add_argument("--side", type=int, default=1024, help="side of the scenes, in pixels")
+    parser.add_argument("--count", type=int, default=2, help="number of scenes")
+    parser.add_argument(
+        "--window", type=int, action="append", help="in pixels; may be repeated; default: 256 and 512"
+    )
+    parser.add_argument(
+        "--overlap", type=int, action="append", help="in pixels; may be repeated; default: 32, 64, 128"
+    )
     given = parser.parse_args()
     model, _ = load_model(given.model)
     images = [
@@ -98,7 +107,7 @@ def main() -> None:
     print("| window | overlap | differ at seams, % | elsewhere | steps at cuts, % | elsewhere | cost |")
     print("|---:|---:|---:|---:|---:|---:|---:|")
     for window in given.window or (256, 512):
-        for overlap in [0, *(given.overlap or (32, 64, 128))]:
+        for overlap in (0, *(given.overlap or (32, 64, 128))):
             found = compare(model, images, window, overlap, wholes)
             figures = " | ".join(f"{100 * figure:.2f}" for figure in found)
             cost = window_pixels(LARGE, LARGE, window, overlap) / LARGE**2

@@ -1,7 +1,7 @@
-"""Images a second of the joint transforms, on one core: `python -m benchmarks.transforms`.
+"""Measure the images per second of the joint transforms on one core: `python -m benchmarks.transforms`.
 
-The SegFormer recipe's chain on an image of ADE20K's common size, beside torchvision's own transforms of the
-same kinds in the same order, in turn. Reading the file and normalising are not in it.
+Runs the SegFormer recipe's transforms on an image of ADE20K's usual size, in turn with torchvision's
+transforms of the same kinds in the same order. Reading files and normalising are not included.
 """
 
 import time
@@ -22,7 +22,7 @@ IMAGES, ROUNDS = 12, 5
 
 
 def photograph() -> tuple[Image, Mask]:
-    """Smooth colours, and labels in patches."""
+    """Return an image of smooth colours, uint8 (3, H, W), and a mask of square patches."""
     generator = torch.Generator().manual_seed(0)
     coarse = torch.rand(1, 3, 16, 21, generator=generator)
     image = torch.nn.functional.interpolate(coarse, (HEIGHT, WIDTH), mode="bicubic").clamp(0, 1)[0]
@@ -35,7 +35,7 @@ def photograph() -> tuple[Image, Mask]:
 
 
 def main() -> None:
-    """Print a table."""
+    """Print the rates of both."""
     torch.set_num_threads(1)
     image, mask = photograph()
     chain = load_recipe(RECIPE, []).transforms

@@ -1,1 +1,1 @@
-"""Experiments about the method. They import the package and are never imported by it."""
+"""Experiments about the method. They import the package, never the reverse."""

@@ -1,4 +1,4 @@
-"""The augmentation of the studies: the report's, with its three defects (D7, D8 and D9) as flags."""
+"""Augmentation for the studies: the university report's, with its three defects (D7, D8 and D9) as flags."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +19,16 @@ from ccsegformer.data.transforms import (
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Section 4.2 of the report at a smaller size; the last crop, of every image, gives batches one size."""
+    """The augmentation of section 4.2 of the report, at a smaller size.
+
+    A last crop, applied to every image, gives all images in a batch the same size.
+
+    Attributes:
+        size: side of the crops, in pixels.
+        one_coin: D7, one random draw for all transforms and a second one in the inversion.
+        masks_stay: D8, flip and crop the image but not the mask.
+        area_crops: D9, crop a share of the area and squash it to a square, instead of resizing.
+    """
 
     size: int
     one_coin: bool = False
@@ -27,7 +36,7 @@ class Augmentation:
     area_crops: bool = False
 
     def __call__(self, image: Any, mask: Any, generator: torch.Generator, **padding: Any) -> Any:
-        """Augment an image and its mask; `padding` is what the package's transforms pad with."""
+        """Augment an image and its mask; `padding` is passed on to the package's transforms."""
         chain: list[Any] = [HorizontalFlip, Invert, Grayscale, GaussianBlur]
         chain = [transform(probability=1) for transform in chain]
         if self.area_crops:
@@ -55,12 +64,12 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class AreaCrop:
-    """A crop of 0.5 to 2 times the area (at most the whole), squashed to a square: torchvision's rule."""
+    """Crop 0.5 to 2 times the area (at most the whole) and squash it to a square, by torchvision's rule."""
 
     size: int
 
     def __call__(self, image: Any, mask: Any, generator: torch.Generator, **_: Any) -> Any:
-        """Crop an image and its mask; there is nothing to pad."""
+        """Crop an image and its mask; nothing needs padding."""
         height, width = image.shape[1:]
         window = (0, 0, height, width)
         for area, shape, top, left in torch.rand(10, 4, generator=generator).tolist():

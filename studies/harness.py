@@ -1,7 +1,7 @@
-"""What the studies share: one small training loop and one scoring pass, in which everything can be varied.
+"""A small training loop and a scoring pass for the studies, in which everything can be varied.
 
-The package's own `train` does one thing, the right one; a study of what goes wrong needs the seams open.
-Model, stream, transforms and confusion matrix are the package's.
+The package's own `train` cannot be made to do it wrong, which is what the studies need. Model, stream,
+transforms and confusion matrix are the package's.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -21,7 +21,7 @@ from ccsegformer.data.labels import Classes
 from ccsegformer.data.pixels import normalize
 from ccsegformer.data.stream import TrainingStream, collate
 from ccsegformer.evaluation.confusion import confusion_matrix
-from ccsegformer.labelling.engine import evaluation_mode
+from ccsegformer.labelling.engine import Engine, evaluation_mode
 from ccsegformer.labelling.resize import upsampled_argmax
 from ccsegformer.labelling.test_time_augmentation import slide
 from ccsegformer.models import CrissCrossSegformerConfig, CrissCrossSegformerForSemanticSegmentation
@@ -32,19 +32,25 @@ Matrices = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 
 @dataclass(frozen=True)
 class Plan:
-    """One training: what is built, what it begins with, what it sees and how it learns.
+    """One training run: the model, its initial weights, its data and its optimisation.
 
     Attributes:
-        augment: called as the package's transforms are, with an image, its mask and a generator.
-        overrides: of `CrissCrossSegformerConfig.mit("b0", ...)`.
-        edits: change the freshly built model in place, in order.
-        keep: which tensors the efficient model trained before gives, by name; None: from scratch.
-        freeze: sets `requires_grad`.
-        relabel: new labels for a mask, to train and to score on; `outputs` says how many there then are.
-        admit: which images are trained on.
-        shrink: by how much images are made smaller before all else; scores stay at their original resolution.
-        trainers: how many times optimizer and schedule begin afresh on the way.
-        factor: by how much a parameter learns faster than the others, by name.
+        augment: Called with an image, its mask and a generator, like the package's transforms.
+        steps: Optimizer steps.
+        overrides: Arguments for `CrissCrossSegformerConfig.mit("b0", ...)`.
+        edits: Functions that change the new model in place, applied in order.
+        keep: Whether to take a tensor, by name, from the trained efficient model; None: from scratch.
+        freeze: Function that sets `requires_grad`.
+        relabel: Function that returns new labels for a mask, for training and scoring.
+        outputs: Number of outputs of the model; None: one per class.
+        admit: Whether to train on an image.
+        shrink: Factor by which images are shrunk first. Scores stay at the original resolution.
+        batch_size: Images in a micro-batch.
+        accumulation: Micro-batches in a step.
+        trainers: Number of times that optimizer and schedule start anew, spread over the run.
+        warmup_steps: Steps of warm-up after each start.
+        learning_rate: Peak learning rate.
+        factor: Learning rate multiplier of a parameter, by name.
     """
 
     augment: Callable[..., Any]
@@ -66,7 +72,7 @@ class Plan:
 
 
 class Admitted:
-    """The samples of a data set that a plan trains on, with the labels that it trains on."""
+    """The samples of a data set that a plan trains on, shrunk and relabelled by it."""
 
     def __init__(self, dataset: Any, plan: Plan) -> None:
         self.dataset, self.plan = dataset, plan
@@ -79,7 +85,7 @@ class Admitted:
         return len(self.indices)
 
     def __getitem__(self, index: int) -> Any:
-        """As the data set's, relabelled and smaller."""
+        """Return a sample of the data set, shrunk and relabelled."""
         sample = self.dataset[self.indices[index]]
         image, mask = _smaller(sample["image"], self.plan.shrink), sample["mask"]
         if self.plan.relabel is not None:
@@ -93,7 +99,7 @@ def _smaller(image: Tensor, times: int) -> Tensor:
 
 
 def build(plan: Plan, classes: Classes, seed: int, trained: Mapping[str, Tensor] | None) -> Model:
-    """The model before its first step; `trained` is the efficient model's state dict."""
+    """Build the model as it is before its first step; `trained` is the efficient model's state dict."""
     torch.manual_seed(seed)
     overrides = {"attention": "criss_cross", "lepe": False, **dict(plan.overrides)}
     config = CrissCrossSegformerConfig.mit(
@@ -106,7 +112,7 @@ def build(plan: Plan, classes: Classes, seed: int, trained: Mapping[str, Tensor]
     for edit in plan.edits:
         edit(model)
     if plan.keep is not None:
-        assert trained is not None, "this plan begins with the weights of a trained model"
+        assert trained is not None, "this plan starts from the weights of a trained model"
         own = model.state_dict()
         model.load_state_dict(own | {name: trained[name] for name in own if plan.keep(name)})
     if plan.freeze is not None:
@@ -115,7 +121,7 @@ def build(plan: Plan, classes: Classes, seed: int, trained: Mapping[str, Tensor]
 
 
 def train(model: Model, dataset: Any, plan: Plan, seed: int) -> Iterator[int]:
-    """Train in place; yields the number of each step after it, so that the caller can save on the way."""
+    """Train in place; yield the number of each finished step, so that the caller can save in between."""
     micro_batches = plan.steps * plan.accumulation
     admitted = Admitted(dataset, plan)
     chain: list[Any] = [plan.augment]
@@ -153,17 +159,19 @@ def train(model: Model, dataset: Any, plan: Plan, seed: int) -> Iterator[int]:
 def score(
     model: Model, dataset: Any, plan: Plan, *, in_training_mode: bool = False, window: int | None = None
 ) -> Matrices:
-    """A confusion matrix (K + 2, K + 2) for each image, at its own size, K being the number of classes.
+    """Return an int64 confusion matrix (K + 2, K + 2) for each image, at its own size, for K classes.
 
-    Rows are the truth as the plan relabels it. A relabelled mask may use K too; every output beyond K is
-    counted in the last column. An image is seen whole, or in windows of `window` pixels side by side.
+    Rows are the truth as relabelled by the plan, which may include label K. The last column counts all
+    outputs beyond K.
+
+    Args:
+        in_training_mode: Score with dropout, stochastic depth and batch statistics active.
+        window: Side of adjacent windows, in pixels; None: show the model the whole image.
     """
 
-    def network(pixels: Tensor) -> Tensor:
-        return model(pixel_values=pixels).logits
-
+    network = Engine("torch", model.device, "fp32", lambda pixels: model(pixel_values=pixels).logits, None)
     classes, matrices = dataset.classes, []
-    torch.manual_seed(0)  # of dropout, in training mode
+    torch.manual_seed(0)  # for dropout, in training mode
     with evaluation_mode(model):
         model.train(in_training_mode)
         for index in range(len(dataset)):
@@ -178,7 +186,7 @@ def score(
 
 
 def mean_iou(matrix: Matrices, classes: int) -> float:
-    """Of the first `classes` labels, over those present in truth or prediction; nan where none is."""
+    """Return mIoU over those of the first `classes` labels in truth or prediction; NaN if none is."""
     hits = matrix.diagonal()[:classes]
     union = matrix.sum(axis=0)[:classes] + matrix.sum(axis=1)[:classes] - hits
     return float((hits[union > 0] / union[union > 0]).mean()) if union.any() else float("nan")

@@ -1,4 +1,4 @@
-"""Runs that are kept, so that a study goes on where it was broken off."""
+"""Runs kept on disk, so that an interrupted study can resume."""
 
 import io
 import json
@@ -16,13 +16,13 @@ from ccsegformer.files import write_atomically
 from studies.harness import Matrices, Model, Plan, build, score, train
 
 PRETRAINED = "pretrained"
-"""The training with efficient attention that other runs of the same seed begin with."""
+"""Name of the training with efficient attention that other runs of the same seed start from."""
 
 
 def trained_weights(
     folder: Path, name: str, plan: Plan, dataset: Any, seed: int, start: Mapping[str, Tensor] | None
 ) -> dict[str, dict[str, Tensor]]:
-    """The state dict half-way and at the end of a training, done now or read from where it was kept."""
+    """Return the state dicts of a training at "half" and "end"; train first unless they are on disk."""
     paths = {when: folder / f"{name}-{when}.safetensors" for when in ("half", "end")}
     if not paths["end"].is_file():  # written last
         folder.mkdir(parents=True, exist_ok=True)
@@ -37,7 +37,7 @@ def trained_weights(
 def scored(
     folder: Path, name: str, plan: Plan, weights: Mapping[str, Tensor], dataset: Any, seed: int, **how: Any
 ) -> Matrices:
-    """The confusion matrices of these weights on `dataset`, taken now or read from where they were kept."""
+    """Return the confusion matrices of these weights on `dataset`; score first unless they are on disk."""
     path = folder / f"{name}.npy"
     if not path.is_file():
         model = build(replace(plan, keep=None), dataset.classes, seed, None)
@@ -50,7 +50,7 @@ def scored(
 
 
 def check_settings(output: Path, settings: Mapping[str, Any]) -> None:
-    """Refuse a folder that holds runs with other settings."""
+    """Store the settings in `output`; exit if it holds runs with others."""
     path = output / "settings.json"
     if path.is_file() and json.loads(path.read_text()) != settings:
         raise SystemExit(f"{path}: holds runs with other settings; choose another --output")
@@ -58,7 +58,7 @@ def check_settings(output: Path, settings: Mapping[str, Any]) -> None:
 
 
 def write_json(content: Any, path: Path) -> None:
-    """Whole or not at all."""
+    """Write a JSON file, whole or not at all."""
     write_atomically(path, json.dumps(content, indent=2) + "\n")
 
 

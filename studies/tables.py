@@ -1,4 +1,4 @@
-"""Tables and plots of mean IoU over seeds, for the studies."""
+"""Tables and plots of mean IoU over seeds."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,23 +8,23 @@ import numpy as np
 from matplotlib.figure import Figure
 
 Scores = Mapping[str, Sequence[float]]
-"""mIoU by column, a value for each seed."""
+"""mIoU by column, one value per seed."""
 
 SEEDS_DIFFER_BY = 0.05
-"""At the most, with the studies' budgets."""
+"""Largest difference in mIoU seen between seeds with the studies' budgets."""
 
 INK, QUIET, RULE, BLUE, ORANGE = "#1f2933", "#5f6c7b", "#dde3ea", "#2f6db3", "#c9622b"
 
 
 def spread(values: Sequence[float]) -> str:
-    """Mean and, from two seeds on, standard deviation over seeds."""
+    """Return the mean and, for two seeds or more, the standard deviation."""
     if len(values) < 2:
         return f"{np.mean(values):.3f}"
     return f"{np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}"
 
 
 def difference(values: Sequence[float], base: Sequence[float]) -> str:
-    """Mean difference to the same seeds of `base`, with its standard deviation."""
+    """Return the mean difference to the same seeds of `base`, with its standard deviation."""
     paired = np.subtract(values, base)
     tail = f" ± {np.std(paired, ddof=1):.3f}" if len(paired) > 1 else ""
     return f"{paired.mean():+.3f}".replace("-", "−") + tail
@@ -33,7 +33,7 @@ def difference(values: Sequence[float], base: Sequence[float]) -> str:
 def markdown_table(
     rows: Mapping[str, Scores], texts: Mapping[str, Mapping[str, str]], columns: Mapping[str, str], base: str
 ) -> str:
-    """One line a row: its texts, then each column and that column's difference to the row `base`."""
+    """Return a table: per row its texts, then each column and its difference to the row `base`."""
     heads = ["", *texts, *(head for title in columns.values() for head in (title, "change"))]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for name, scores in rows.items():
@@ -48,7 +48,7 @@ def markdown_table(
 def dot_plot(
     rows: Mapping[str, Scores], columns: Mapping[str, str], base: str, title: str, path: Path
 ) -> None:
-    """A line for each row: every seed a dot, the mean a bar; a vertical line at the mean of `base`."""
+    """Draw each row's seeds as dots and their mean as a bar, with a vertical line at the mean of `base`."""
     figure = Figure(figsize=(8.4, 1.2 + 0.3 * len(rows)), layout="constrained")
     axes = figure.subplots()
     for place, (column, color) in enumerate(zip(columns, (BLUE, ORANGE), strict=False)):
@@ -76,17 +76,17 @@ def dot_plot(
 
 
 def can_judge(rows: Mapping[str, Scores], column: str, attentions: Sequence[str], control: str) -> str:
-    """Whether the set can tell attentions apart: what attends must beat what does not, for every seed.
+    """Say whether a data set can tell attentions apart: the best must beat the control for every seed.
 
-    One seed tells nothing of others: from it, a lead must be larger than seeds were seen to differ.
+    With a single seed, the lead must also exceed the difference seen between seeds.
     """
     means = {name: float(np.mean(rows[name][column])) for name in attentions}
     best = max(means, key=lambda name: means[name])
     leads = np.subtract(rows[best][column], rows[control][column])
     lead = difference(rows[best][column], rows[control][column])
-    detail = f"the better attention ({best}) leads the model without by {lead}"
+    detail = f"the better attention ({best}) leads the model without attention by {lead}"
     if len(leads) == 1 and 0.01 < leads[0] < SEEDS_DIFFER_BY:
-        return f"One seed cannot say if this set can judge attention: {detail}, within what seeds differ by."
+        return f"One seed cannot say if this set can judge attention: {detail}, within the spread of seeds."
     if leads.min() > 0 and leads.mean() > 0.01:
         return f"This set can judge attention: {detail}, for every seed."
     return f"This set cannot judge attention: {detail}, which is next to nothing or changes with the seed."

@@ -8,7 +8,7 @@ from ccsegformer.errors import OutputError
 from ccsegformer.files import write_atomically
 
 
-def test_writes_text_and_bytes_and_makes_folders(tmp_path: Path) -> None:
+def test_writes_text_and_bytes_and_creates_folders(tmp_path: Path) -> None:
     write_atomically(tmp_path / "new" / "a.txt", "naïve")
     write_atomically(str(tmp_path / "b.bin"), b"\x00\xff")
     assert (tmp_path / "new" / "a.txt").read_bytes() == "naïve".encode()
@@ -31,7 +31,7 @@ def test_a_full_disk_keeps_the_old_file_and_leaves_nothing_behind(
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_folder_in_the_way_is_named(tmp_path: Path) -> None:
+def test_a_path_that_is_a_folder_or_below_a_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "taken").mkdir()
     with pytest.raises(OutputError, match="taken"):
         write_atomically(tmp_path / "taken", "text")

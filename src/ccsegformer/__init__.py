@@ -5,7 +5,7 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-# Loaded when first used, so that importing the package costs nothing.
+# Names are imported on first use, so that importing the package is fast.
 _HOMES = {
     "CCSegformerError": "ccsegformer.errors",
     "CrissCrossSegformerConfig": "ccsegformer.models",

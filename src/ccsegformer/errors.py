@@ -1,37 +1,37 @@
-"""The exceptions that users can catch. Every message is one line that says what was wrong, and where."""
+"""Exceptions that users can catch. Each message is one line that states the problem and where it is."""
 
 
 class CCSegformerError(Exception):
-    """Base of every error that ccsegformer raises for a wrong input."""
+    """Base of all errors that ccsegformer raises for wrong input."""
 
 
 class DataError(CCSegformerError):
-    """A data set, image or mask that cannot be used; the message names the file."""
+    """A data set, image, mask or raster cannot be used; the message names the file."""
 
 
 class RecipeError(CCSegformerError):
-    """A recipe or protocol that cannot be used; the message names the file and the key."""
+    """A recipe or protocol is not valid; the message names the file and the key."""
 
 
 class CheckpointError(CCSegformerError):
-    """Weights that cannot be loaded; the message names the checkpoint and the keys."""
+    """Weights cannot be loaded; the message names the checkpoint and the keys."""
 
 
 class OutputError(CCSegformerError):
-    """An output folder or file that cannot be written; the message names it."""
+    """An output file or folder cannot be written; the message names it."""
 
 
 class TrainingError(CCSegformerError):
-    """Training that cannot go on, such as a loss that is no longer finite."""
+    """Training cannot continue, for instance because the loss is not finite."""
 
 
 class ExportError(CCSegformerError):
-    """A model that cannot be exported, or whose export disagrees with it; the message says why."""
+    """A model cannot be exported, or its export gives other results; the message says why."""
 
 
 class EngineError(CCSegformerError):
-    """An engine that cannot run a model, or logits that are not finite; the message says why."""
+    """An engine cannot run a model, or its logits are not finite; the message says why."""
 
 
 class OutOfMemoryError(EngineError):
-    """An image or a window that does not fit into a device's memory; the message names it."""
+    """An image or window does not fit in the device's memory; the message names it."""

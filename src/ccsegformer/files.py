@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all; nothing but the errors is imported from the package."""
+"""Write files that appear whole or not at all."""
 
 import os
 import shutil
@@ -11,9 +11,10 @@ from ccsegformer.errors import OutputError
 
 
 def write_atomically(path: str | Path, content: bytes | str) -> None:
-    """Write `content` (text as UTF-8) beside `path`, then rename it into place; missing folders are made.
+    """Write `content` (text as UTF-8) to a temporary file next to `path`, then rename it into place.
 
-    A reader finds the old file or the whole new one, never a part, and nothing is left behind by a failure.
+    A reader finds the old file or the whole new one, and a failure leaves nothing behind. Missing folders are
+    created.
 
     Raises:
         OutputError: the file cannot be written; the message names it and the reason, such as a full disk.
@@ -23,10 +24,10 @@ def write_atomically(path: str | Path, content: bytes | str) -> None:
 
 
 def check_writable(path: str | Path) -> None:
-    """Make sure, before long work, that a file may be written; missing folders are not made yet.
+    """Check, before long work, that a file can be written. Missing folders are not created yet.
 
     Raises:
-        OutputError: it is a folder, or its folder cannot be written.
+        OutputError: `path` is a folder, or its folder cannot be written to.
     """
     path = Path(path)
     folder = next(parent for parent in path.absolute().parents if parent.exists())
@@ -35,7 +36,7 @@ def check_writable(path: str | Path) -> None:
     if not folder.is_dir():
         raise OutputError(f"{path}: cannot be written: {folder} is not a folder")
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise OutputError(f"{path}: cannot be written: {folder} may not be changed")
+        raise OutputError(f"{path}: cannot be written: no permission to write to {folder}")
 
 
 def require_space(folder: Path, size: int) -> None:
@@ -53,12 +54,13 @@ def require_space(folder: Path, size: int) -> None:
 
 @contextmanager
 def written_aside(path: str | Path) -> Iterator[Path]:
-    """Where to write a file so that it appears whole: beside `path`, hidden, with its suffix; then renamed.
+    """Yield a temporary path next to `path`; rename it into place on success, delete it on failure.
 
-    For libraries that write files themselves. What they leave next to it goes with a failure, as they do.
+    The temporary file is hidden and has the same suffix. This is for libraries that write files themselves:
+    companion files whose names begin with the temporary name are deleted in any case.
 
     Raises:
-        OutputError: as `write_atomically`, for any OSError on the way.
+        OutputError: as `write_atomically`, for any OSError in the `with` block.
     """
     path = Path(path)
     partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")

@@ -2,8 +2,8 @@
 
 python -m studies.closing_the_gap --data DIR
 
-An interrupted study goes on where it was. In the folder of the published experiment, which is
-the default, it finds that study's efficient models and begins with them.
+An interrupted study resumes. In the folder of the published experiment, the default, it reuses that study's
+efficient models.
 """
 
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ GROUPS = {"from_scratch": "From scratch", "from_efficient": "From the trained ef
 
 
 def run(study: Study, group: str, name: str, design: Design, seed: int) -> dict[str, float]:
-    """mIoU of a design on the whole validation split, by what the network is shown at a time."""
+    """Return the mIoU of a design on the validation split, shown as whole images and in windows."""
     folder, plan = study.folder(seed), design.plan
     start = study.pretrained(seed) if plan.keep else None
     training = PRETRAINED if name == BASE else f"{group}-{name}"
@@ -42,13 +42,13 @@ def run(study: Study, group: str, name: str, design: Design, seed: int) -> dict[
 
 
 def gigaflops(design: Design, classes: Classes) -> list[float]:
-    """Of one image of 512 x 512 and of 2048 x 2048, a multiply-add counted as two operations."""
+    """Count the GFLOPs of an image of 512 x 512 and of 2048 x 2048; a multiply-add is two operations."""
     model = build(replace(design.plan, keep=None), classes, 0, None)
     return [round(count_flops(model, side, side) / 1e9, 1) for side in SIDES]
 
 
 def run_group(study: Study, group: str, designs: Mapping[str, Design]) -> dict[str, dict[str, Any]]:
-    """mIoU of every seed, and what a design costs."""
+    """Return each design's guess, cost and mIoU of every seed."""
     results: dict[str, dict[str, Any]] = {}
     for name, design in designs.items():
         scores = []
@@ -65,7 +65,7 @@ def run_group(study: Study, group: str, designs: Mapping[str, Design]) -> dict[s
 
 
 def write_group(study: Study, group: str, designs: Mapping[str, Design], results: dict[str, Any]) -> str:
-    """Write a group's plot; returns its table."""
+    """Write a group's plot and return its table."""
     rows = {name: of["miou"] for name, of in results.items()}
     texts = {
         "": {name: designs[name].what for name in results},
@@ -81,7 +81,7 @@ def write_group(study: Study, group: str, designs: Mapping[str, Design], results
 
 
 def main() -> None:
-    """Run what has not been run yet, then write the tables and the plots."""
+    """Run what is missing, then write the tables and the plots."""
     study = parse_study(__doc__)
     efficient = Design(
         "Efficient Self-Attention", "", study.from_scratch(overrides=(("attention", "efficient"),))

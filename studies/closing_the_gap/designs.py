@@ -1,4 +1,4 @@
-"""The designs that are compared, each with what was expected of it, written before its first run."""
+"""The designs, each with a guess of its result that was written down before its first run."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +17,10 @@ from studies.options import Study
 
 @dataclass(frozen=True)
 class Design:
-    """A training, and what was expected of its mIoU."""
+    """A training and the guess of its mIoU.
+
+    The guesses are a record: do not edit them.
+    """
 
     what: str
     guess: str
@@ -25,10 +28,10 @@ class Design:
 
 
 class Normalised(CrissCrossAttention):
-    """Criss-cross attention whose queries and keys go through a layer norm of their own, head by head."""
+    """Criss-cross attention with a layer norm on the queries and keys of each head."""
 
     def attend(self, hidden_states: Tensor, height: int, width: int) -> Tensor:
-        """One application."""
+        """Apply the attention once to (batch, H W, C)."""
         grid = (hidden_states.shape[0], height, width, self.num_heads, -1)
         query, key, value = (
             projection(hidden_states).view(grid).permute(0, 3, 1, 2, 4)
@@ -40,7 +43,7 @@ class Normalised(CrissCrossAttention):
 
 
 class DetourAlone(nn.Module):
-    """The detour without the attention beside it: values, depthwise convolution, output projection."""
+    """LePE without the attention: value projection, depthwise convolution, output projection."""
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
@@ -49,13 +52,13 @@ class DetourAlone(nn.Module):
         self.o_proj = nn.Linear(hidden_size, hidden_size)
 
     def forward(self, tokens: Tensor, height: int, width: int, **_: Any) -> tuple[Tensor, None]:
-        """(batch, H W, C) to the same."""
+        """Map (batch, H W, C) to the same shape."""
         values = self.v_proj(tokens).unflatten(1, (height, width)).permute(0, 3, 1, 2)
         return self.o_proj(self.lepe(values).flatten(2).transpose(1, 2)), None
 
 
 class TwiceUnshared(nn.Module):
-    """Two criss-cross modules with weights of their own, the second one seeing what the first added."""
+    """Two criss-cross modules with separate weights; the second sees what the first added."""
 
     def __init__(self, hidden_size: int, num_heads: int) -> None:
         super().__init__()
@@ -63,13 +66,13 @@ class TwiceUnshared(nn.Module):
         self.second = CrissCrossAttention(hidden_size, num_heads, 1)
 
     def forward(self, tokens: Tensor, height: int, width: int, **_: Any) -> tuple[Tensor, None]:
-        """(batch, H W, C) to the same."""
+        """Map (batch, H W, C) to the same shape."""
         added = self.first.attend(tokens, height, width)
         return added + self.second.attend(tokens + added, height, width), None
 
 
 def replace_attention(make: Callable[[int, int], nn.Module]) -> Callable[[Model], None]:
-    """An edit that puts what `make(hidden_size, num_heads)` returns in place of every attention."""
+    """Return an edit that replaces every attention with `make(hidden_size, num_heads)`."""
 
     def edit(model: Model) -> None:
         for block in model.modules():
@@ -96,7 +99,7 @@ def _last_twice(model: Model) -> None:
 
 
 def _group_norm(model: Model) -> None:
-    """A decode head whose norm is of each image by itself."""
+    """Replace the decode head's batch norm with a norm over each image."""
     model.decode_head.batch_norm = nn.GroupNorm(32, model.config.decoder_hidden_size)
 
 
@@ -105,7 +108,7 @@ def _attention(*stages: str, **more: Any) -> tuple[tuple[str, Any], ...]:
 
 
 def from_scratch(study: Study) -> dict[str, Design]:
-    """Trained from scratch, all with the same recipe and budget as the efficient model."""
+    """Return the designs to train from scratch, with the efficient model's recipe and budget."""
     e, c = "efficient", "criss_cross"
     designs: dict[str, tuple[str, str, dict[str, Any]]] = {
         "cross": ("criss-cross attention, R = 1", "equal: two blocks a stage see the whole image", {}),
@@ -135,7 +138,7 @@ def from_scratch(study: Study) -> dict[str, Design]:
             {"overrides": _attention(c, lepe=True)},
         ),
         "detour alone": (
-            "that convolution without the attention: is it the detour that is better?",
+            "that convolution without the attention: does it explain the gain?",
             "as no attention: Mix-FFN has such a convolution",
             {"edits": (replace_attention(lambda hidden_size, _: DetourAlone(hidden_size)),)},
         ),
@@ -160,12 +163,12 @@ def from_scratch(study: Study) -> dict[str, Design]:
             {"edits": (_last_twice,)},
         ),
         "batches of one": (
-            "cross, each step's four images one at a time: batch norm sees one",
+            "cross, each step's four images one at a time, so batch norm sees one",
             "0.01 lost",
             {"batch_size": 1, "accumulation": 4},
         ),
         "batches of one, group norm": (
-            "the same, the decode head's norm over 32 groups of channels of one image",
+            "the same, with group norm (32 groups) in the decode head",
             "nothing lost: scored with the statistics it was trained with",
             {"batch_size": 1, "accumulation": 4, "edits": (_group_norm,)},
         ),
@@ -178,25 +181,25 @@ def from_scratch(study: Study) -> dict[str, Design]:
 
 
 def from_efficient(study: Study) -> dict[str, Design]:
-    """Begun with all of the trained efficient model, for a quarter of its steps."""
+    """Return the designs that start from the trained efficient model, for a quarter of its steps."""
     late = ("efficient", "efficient", "criss_cross", "criss_cross")
     cross: dict[str, Any] = {"keep": everything}
     designs: dict[str, tuple[str, str, dict[str, Any]]] = {
         "efficient, longer": (
-            "the efficient model trained on: what the steps alone give",
+            "the efficient model trained further: the effect of the steps alone",
             "better by 0.01",
             {**cross, "overrides": _attention("efficient")},
         ),
         "untrained": ("projections reused, not a step of training", "0.05 lost", {**cross, "steps": 0}),
-        "fresh": ("fresh projections, all is trained", "0.02 lost", {"keep": all_but_attention}),
+        "fresh": ("fresh projections, everything trained", "0.02 lost", {"keep": all_but_attention}),
         "fresh, frozen": (
-            "fresh projections; only attention and head are trained, as in the report",
+            "fresh projections; only attention and head trained, as in the report",
             "0.03 lost",
             {"keep": all_but_attention, "freeze": freeze_the_rest},
         ),
-        "reused": ("projections reused, all is trained", "nothing lost", cross),
+        "reused": ("projections reused, everything trained", "nothing lost", cross),
         "reused, frozen": (
-            "projections reused; only attention and head are trained",
+            "projections reused; only attention and head trained",
             "0.01 lost",
             {**cross, "freeze": freeze_the_rest},
         ),
@@ -206,12 +209,12 @@ def from_efficient(study: Study) -> dict[str, Design]:
             {**cross, "learning_rate": 3e-4},
         ),
         "fresh, fast attention": (
-            "fresh projections that learn three times as fast as the rest, which is at 3e-4",
+            "fresh projections at three times the learning rate of the rest, 3e-4",
             "between fresh and reused",
             {"keep": all_but_attention, "learning_rate": 3e-4, "factor": _attention_faster},
         ),
         "reused, detour": (
-            "projections reused, a detour that begins at 0",
+            "projections reused, LePE starting at 0",
             "as reused or a little better",
             {**cross, "overrides": _attention("criss_cross", lepe=True), "keep": _but_detour},
         ),
@@ -232,12 +235,12 @@ def from_efficient(study: Study) -> dict[str, Design]:
 
 
 def everything(name: str) -> bool:
-    """All that both models have."""
+    """Keep every tensor that both models have."""
     return True
 
 
 def all_but_attention(name: str) -> bool:
-    """All but the attention, which is made afresh."""
+    """Keep everything but the attention."""
     return ".attention." not in name
 
 
@@ -250,5 +253,5 @@ def _attention_faster(name: str) -> float:
 
 
 def freeze_the_rest(model: Model) -> None:
-    """Train the attention and the decode head alone."""
+    """Train only the attention and the decode head."""
     freeze(model, "report", None)

@@ -1,1 +1,1 @@
-"""What each difference between the report's code and its text did to mIoU."""
+"""How each difference between the report's code and its text changes mIoU."""

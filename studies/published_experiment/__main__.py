@@ -2,8 +2,8 @@
 
 python -m studies.published_experiment --data DIR
 
-An interrupted study goes on where it was. Each run begins with the encoder of a SegFormer that was trained
-with efficient attention on the same images, as the report began with one trained on ImageNet.
+An interrupted study resumes. Each run starts with the encoder of a SegFormer trained with efficient attention
+on the same images; the report's started with one trained on ImageNet.
 """
 
 import json
@@ -27,7 +27,7 @@ COLUMNS = {"proper": "mIoU, scored properly", "reported": "as this code would re
 
 
 def arms(classes: Classes, study: Study) -> dict[str, tuple[str, Experiment]]:
-    """Every experiment by name, with what it is."""
+    """Return every experiment with its description, by name."""
     correct = Experiment(study.begun(keep=_encoder_but_attention))
     efficient = change_plan(correct, overrides=(("attention", "efficient"),), keep=_encoder)
     defects = all_defects(classes)
@@ -38,7 +38,7 @@ def arms(classes: Classes, study: Study) -> dict[str, tuple[str, Experiment]]:
         "correct": ("criss-cross attention as the report describes it", correct),
         "efficient": ("efficient attention, the same recipe", efficient),
         "efficient, frozen": (
-            "efficient attention, the decode head alone is trained",
+            "efficient attention, only the decode head trained",
             change_plan(efficient, freeze=_freeze_encoder),
         ),
         "none": (
@@ -46,12 +46,12 @@ def arms(classes: Classes, study: Study) -> dict[str, tuple[str, Experiment]]:
             change_plan(correct, overrides=(("attention", "none"),)),
         ),
         **{name: (str(defect.__doc__), defect(correct)) for name, defect in defects.items()},
-        "all": ("The published notebook: all of them", notebook),
+        "all": ("the published notebook: all of them", notebook),
     }
 
 
 def properly(matrices: Matrices, experiment: Experiment, classes: int) -> float:
-    """mIoU over the data set of the labels themselves, whatever the experiment calls them."""
+    """Return mIoU over the data set, with the experiment's labels mapped back to the original ones."""
     matrix = matrices.sum(axis=0)
     if experiment.plan.relabel is not None:  # truth and predictions are one too high, and 0 is ignored
         places = np.r_[1 : classes + 1, 0, classes + 1]
@@ -61,14 +61,14 @@ def properly(matrices: Matrices, experiment: Experiment, classes: int) -> float:
 
 
 def as_reported(matrices: Matrices, experiment: Experiment, classes: int) -> float:
-    """mIoU as the experiment's own code takes it."""
+    """Return mIoU as the experiment's own code computes it."""
     if not experiment.per_image:
         return mean_iou(matrices.sum(axis=0), classes)
     return float(np.nanmean([mean_iou(matrix, classes) for matrix in matrices]))
 
 
 def run_arm(study: Study, experiment: Experiment, training: str, seed: int) -> dict[str, Any]:
-    """Train, or take the training that another arm shares, and score."""
+    """Train, unless a shared training is on disk, and score."""
     folder, start = study.folder(seed), study.pretrained(seed)
     plan, classes = experiment.plan, len(study.validation.classes)
     weights = trained_weights(folder, training, plan, study.training, seed, start)[experiment.checkpoint]
@@ -86,7 +86,7 @@ def run_arm(study: Study, experiment: Experiment, training: str, seed: int) -> d
 
 
 def shared_training(name: str, experiments: dict[str, Experiment], images: Any) -> str:
-    """The first arm whose training this one's is."""
+    """Return the first experiment with the same training as this one."""
     plan = experiments[name].plan
     if plan.admit is not None and all(plan.admit(sample["image"]) for sample in images):
         plan = replace(plan, admit=None)  # no image is left out, so nothing changes
@@ -94,13 +94,13 @@ def shared_training(name: str, experiments: dict[str, Experiment], images: Any) 
 
 
 def summarize(study: Study, runs: dict[str, list[dict[str, Any]]], descriptions: dict[str, str]) -> None:
-    """Write published_experiment.{json,md,svg} from the runs."""
+    """Write published_experiment.{json,md,svg}."""
     rows = {name: {column: [run[column] for run in of] for column in COLUMNS} for name, of in runs.items()}
     notes = []
     if {"efficient", "none"} <= rows.keys():
         notes.append(can_judge(rows, "proper", ("correct", "efficient"), "none"))
     shared = [name for name, of in runs.items() if of[0]["training"] != name]
-    notes.append(f"Trained as `correct`, and but for the scoring the same: {', '.join(shared)}.")
+    notes.append(f"Same training as `correct`, other scoring: {', '.join(shared)}.")
     table = markdown_table(rows, {"": descriptions}, COLUMNS, "correct") + "\n" + "\n\n".join(notes) + "\n"
     written = study.output / "published_experiment"
     content = {"settings": study.settings, "machine": describe_machine(), "runs": runs}
@@ -113,7 +113,7 @@ def summarize(study: Study, runs: dict[str, list[dict[str, Any]]], descriptions:
 
 
 def main() -> None:
-    """Run what has not been run yet, then write the table and the plot."""
+    """Run what is missing, then write the table and the plot."""
     study = parse_study(__doc__)
     described = arms(study.validation.classes, study)
     experiments = {name: experiment for name, (_, experiment) in described.items()}

@@ -1,6 +1,7 @@
-"""The fifteen ways in which the report's published notebook differs from the report, each by itself.
+"""The fifteen ways in which the report's published notebook differs from its text, one function each.
 
-D1 to D11 and D15 change the training, D12 to D14 the scoring; D6 changes both.
+D1 to D11 and D15 change the training, D12 to D14 the scoring; D6 changes both. The docstrings of the
+functions are rows of the study's table.
 """
 
 from collections.abc import Callable
@@ -18,7 +19,13 @@ from studies.harness import Model, Plan
 
 @dataclass(frozen=True)
 class Experiment:
-    """A training and how it is scored. Without a defect: as the report describes it."""
+    """A training and its scoring; the defaults score as the report describes.
+
+    Attributes:
+        in_training_mode: D12, score with dropout and batch statistics active.
+        per_image: D13, average each image's own mIoU.
+        checkpoint: "end", or "half" for D14.
+    """
 
     plan: Plan
     in_training_mode: bool = False
@@ -27,14 +34,14 @@ class Experiment:
 
 
 class ScrambledLayout(nn.Module):
-    """D1: (batch, N, C) tokens read as if they were (batch, C, H, W), and written back the same way."""
+    """D1: read (batch, N, C) tokens as if they were (batch, C, H, W), and write them back the same way."""
 
     def __init__(self, attention: nn.Module) -> None:
         super().__init__()
         self.attention = attention
 
     def forward(self, tokens: Tensor, height: int, width: int, **_: Any) -> tuple[Tensor, None]:
-        """(batch, H W, C) to the same."""
+        """Map (batch, H W, C) to the same shape."""
         batch, positions, channels = tokens.shape
         scrambled = tokens.reshape(batch, channels, positions).transpose(1, 2)
         attended, _weights = self.attention(scrambled, height, width)
@@ -42,7 +49,7 @@ class ScrambledLayout(nn.Module):
 
 
 class SecondResidual(nn.Module):
-    """D2: gamma times the attention plus its own, layer-normed, input; gamma is learned and begins at 0."""
+    """D2: add the layer-normed input to gamma times the attention; gamma is learned and starts at 0."""
 
     def __init__(self, attention: nn.Module) -> None:
         super().__init__()
@@ -50,12 +57,12 @@ class SecondResidual(nn.Module):
         self.gamma = nn.Parameter(torch.zeros(1))
 
     def forward(self, tokens: Tensor, height: int, width: int, **_: Any) -> tuple[Tensor, None]:
-        """(batch, H W, C) to the same."""
+        """Map (batch, H W, C) to the same shape."""
         return self.gamma * self.attention(tokens, height, width)[0] + tokens, None
 
 
 def wrap_attention(wrapper: Callable[[nn.Module], nn.Module]) -> Callable[[Model], None]:
-    """An edit that wraps the attention of every block."""
+    """Return an edit that wraps the attention of every block."""
 
     def edit(model: Model) -> None:
         for block in model.modules():
@@ -69,7 +76,7 @@ _scramble, _add_input = wrap_attention(ScrambledLayout), wrap_attention(SecondRe
 
 
 def _fix_gamma(model: Model) -> None:
-    """CCNet's gamma held at 1: what begins at 0 is D2's."""
+    """Hold CCNet's gamma at 1; the gamma that starts at 0 is D2's."""
     for name, parameter in model.named_parameters():
         if name.endswith("attention.gamma"):
             nn.init.ones_(parameter).requires_grad_(False)
@@ -91,7 +98,7 @@ def _has_color(image: Tensor) -> bool:
 
 
 def change_plan(experiment: Experiment, **changes: Any) -> Experiment:
-    """The experiment with another plan."""
+    """Return the experiment with a changed plan."""
     return replace(experiment, plan=replace(experiment.plan, **changes))
 
 
@@ -116,7 +123,7 @@ def defect_d3(experiment: Experiment) -> Experiment:
 
 
 def defect_d4(experiment: Experiment) -> Experiment:
-    """All is frozen but the attention and the decode head."""
+    """Everything is frozen except the attention and the decode head."""
     return change_plan(experiment, freeze=_freeze_as_reported)
 
 
@@ -142,7 +149,7 @@ def defect_d8(experiment: Experiment) -> Experiment:
 
 
 def defect_d9(experiment: Experiment) -> Experiment:
-    """Crops of a share of the area instead of resizing, and every image squashed to a square."""
+    """Crops by area instead of resizing, and every image squashed to a square."""
     return _augment(experiment, area_crops=True)
 
 
@@ -168,7 +175,7 @@ def defect_d13(experiment: Experiment) -> Experiment:
 
 
 def defect_d14(experiment: Experiment) -> Experiment:
-    """The weights from half of the training."""
+    """The weights from half-way through the training."""
     return replace(experiment, checkpoint="half")
 
 
@@ -178,7 +185,7 @@ def defect_d15(experiment: Experiment) -> Experiment:
 
 
 def all_defects(classes: Classes) -> dict[str, Callable[[Experiment], Experiment]]:
-    """The fifteen by name, in the order in which they are applied to make the notebook."""
+    """Return the defects by name, in the order in which they are combined into the notebook."""
 
     def d6(experiment: Experiment) -> Experiment:
         return defect_d6(experiment, classes)

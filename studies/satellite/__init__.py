@@ -1,1 +1,1 @@
-"""Whether, and from which window size, criss-cross attention suits large scenes."""
+"""From which window size, if any, criss-cross attention suits large scenes."""

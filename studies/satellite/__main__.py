@@ -1,9 +1,9 @@
-"""Train on windows of scenes with each attention, map other scenes in windows of several sizes, and tabulate.
+"""Train each attention on windows of scenes, map other scenes with several window sizes, and tabulate.
 
 python -m studies.satellite --data DIR
 
-An interrupted study goes on where it was. The same command given twice at once shares the trainings between
-the two processes; maps are made one at a time, once every training is done, so that their times are right.
+An interrupted study resumes. Two processes of the same command share the trainings. Maps are timed, so they
+are made one at a time, after all trainings.
 """
 
 import json
@@ -19,11 +19,11 @@ from ccsegformer.training.trainer import train
 from studies.runs import write_json
 from studies.satellite.mapping import mapped
 from studies.satellite.options import Run, Study, parse_study
-from studies.satellite.summary import draw, tell
+from studies.satellite.summary import draw, markdown_page
 
 
 def train_all(study: Study) -> None:
-    """Train what is not trained yet; what another process is at is left to it, and waited for at the end."""
+    """Train what is missing; leave runs of other processes to them, and wait for those at the end."""
     study.output.mkdir(parents=True, exist_ok=True)
     for seconds in (0, -1):
         for run in study.runs:
@@ -31,11 +31,11 @@ def train_all(study: Study) -> None:
                 with FileLock(study.output / f"{run}.lock", timeout=seconds):
                     train_once(study, run)
             except Timeout:
-                print(f"{run}: in another process", flush=True)
+                print(f"{run}: running in another process", flush=True)
 
 
 def train_once(study: Study, run: Run) -> None:
-    """Train, or go on with a training that was broken off, or do nothing if there is its model."""
+    """Train or resume a run, unless it has finished."""
     folder = study.folder(run)
     if (folder / "model.safetensors").is_file():  # written last
         return
@@ -52,7 +52,7 @@ def train_once(study: Study, run: Run) -> None:
 
 
 def map_all(study: Study) -> list[dict[str, Any]]:
-    """A result for each training and each size of the windows that scenes are mapped with."""
+    """Return one result for each training and mapping window."""
     results = []
     for run in study.runs:
         log = json.loads((study.folder(run) / "training_log.json").read_text())
@@ -66,7 +66,7 @@ def map_all(study: Study) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    """Run what has not been run yet, then write the table and the plot."""
+    """Run what is missing, then write the table and the plot."""
     study = parse_study(__doc__)
     try:
         train_all(study)
@@ -79,10 +79,10 @@ def main() -> None:
     date = datetime.now(UTC).date().isoformat()
     content = {"date": date, "machine": machine, "settings": study.settings, "runs": results}
     write_json(content, study.output / "satellite.json")
-    told = tell(study, results, names, str(machine["processor"]))
-    (study.output / "satellite.md").write_text(told)
+    page = markdown_page(study, results, names, str(machine["processor"]))
+    (study.output / "satellite.md").write_text(page)
     draw(results, names, f"Maps of {study.data.name}", study.output / "satellite.svg")
-    print(told)
+    print(page)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
-"""Maps of the validation scenes, each made in fresh processes, one for the time and one for the memory.
+"""Map the validation scenes in fresh processes: one measures the time, another the memory.
 
-As a program it is such a process: `python -m studies.satellite.mapping seconds|peak_bytes MODEL SCENE OUTPUT
-WINDOW`.
+Such a process is `python -m studies.satellite.mapping seconds|peak_bytes MODEL SCENE OUTPUT WINDOW`.
 """
 
 import json
@@ -28,9 +27,13 @@ ROOT = Path(__file__).parents[2]
 
 
 def mapped(folder: Path, scenes: Scenes, window: int) -> dict[str, Any]:
-    """Scores and costs of the model in `folder` with windows of this side, now or when they were taken.
+    """Return scores and costs of mapping all scenes; map first unless the results are on disk.
 
-    The maps are kept beside them. A map that was broken off begins afresh, for the sake of its time.
+    Maps and results are kept in `folder`. Interrupted maps start over, since they are timed.
+
+    Args:
+        folder: Folder of the trained model.
+        window: Side of the mapping window, in pixels.
     """
     kept = folder / f"map-{window}"
     if not kept.is_dir():
@@ -61,7 +64,7 @@ def mapped(folder: Path, scenes: Scenes, window: int) -> dict[str, Any]:
 
 
 def score(path: Path, scenes: Scenes, number: int) -> torch.Tensor:
-    """The confusion matrix, int64 (K, K), of a map of scene `number`; pixels without data do not count."""
+    """Return the confusion matrix, int64 (K, K), of a map of scene `number`, over pixels with data."""
     scene, classes = scenes.scenes[number], scenes.classes
     matrix = torch.zeros(len(classes), len(classes), dtype=torch.int64)
     with open_raster(path) as source:
@@ -73,9 +76,9 @@ def score(path: Path, scenes: Scenes, number: int) -> torch.Tensor:
 
 
 def _map(model: Path, scene: Path, output: Path, window: int) -> dict[str, Any]:
-    """Device and threads, the seconds that the map took and the bytes that it needed beyond the model.
+    """Map a scene twice; return the seconds, the peak bytes beyond the model, the device and the threads.
 
-    Made twice: memory is measured with an allocator that gives everything back at once, which takes time.
+    Memory needs a run of its own: its allocator returns everything to the system at once, which takes time.
     """
     again = output.with_stem(f"{output.stem}-again")
     costs: dict[str, Any] = {}
@@ -84,16 +87,17 @@ def _map(model: Path, scene: Path, output: Path, window: int) -> dict[str, Any]:
         command = [sys.executable, "-m", "studies.satellite.mapping", measure, *places, str(window)]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         if done.returncode:
-            killed = "it was killed, perhaps for want of memory"
+            killed = "the process was killed, perhaps for lack of memory"
             said = done.stderr.strip().splitlines() if done.returncode > 0 else []
-            raise CCSegformerError(f"{scene}: not mapped with {window}: {said[-1] if said else killed}")
+            why = said[-1] if said else killed
+            raise CCSegformerError(f"{scene}: cannot be mapped with windows of {window}: {why}")
         costs |= json.loads(done.stdout)
     again.unlink()
     return costs
 
 
 def main() -> None:
-    """Map one scene; print what the call took, or what it needed beyond the loaded model."""
+    """Map one scene; print its seconds or its peak bytes beyond the loaded model."""
     measure, folder, scene, output, window = sys.argv[1:]
     model, classes = load_model(folder)
 

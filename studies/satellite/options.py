@@ -1,4 +1,4 @@
-"""What the study is told on the command line."""
+"""The command line of the study of scenes."""
 
 import argparse
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 from ccsegformer.errors import CCSegformerError
-from ccsegformer.labelling.tiling import STEP
+from ccsegformer.labelling.windows import STEP
 from ccsegformer.raster.dataset import Scenes
 from ccsegformer.training.recipe import Attention, Recipe, load_recipe
 from studies.runs import check_settings
@@ -18,10 +18,14 @@ ATTENTIONS: tuple[Attention, ...] = get_args(Attention)
 
 
 class Run(NamedTuple):
-    """One training."""
+    """One training.
+
+    Attributes:
+        window: Side of the training window, in pixels.
+    """
 
     attention: Attention
-    window: int  # side in pixels
+    window: int
     seed: int
 
     def __str__(self) -> str:
@@ -33,9 +37,9 @@ class Study:
     """Scenes, a budget and a folder of runs.
 
     Attributes:
-        windows: sides of the training windows, in pixels.
-        maps: sides of the windows that the validation scenes are mapped with; none: train only.
-        pixels: of an optimizer step, whatever the window.
+        windows: Sides of the training windows, in pixels.
+        maps: Sides of the mapping windows, in pixels; empty: train only.
+        pixels: Pixels per optimizer step, for every window.
     """
 
     data: Path
@@ -50,25 +54,29 @@ class Study:
 
     @cached_property
     def validation(self) -> Scenes:
-        """The scenes that are mapped."""
+        """The scenes to map."""
         return Scenes(self.data, "validation")
 
     @property
     def runs(self) -> list[Run]:
-        """Every training, those that are compared one after the other."""
+        """All trainings; those to compare are next to each other."""
         wanted = product(self.seeds, self.windows, self.attentions)
         return [Run(attention, window, seed) for seed, window, attention in wanted]
 
     def folder(self, run: Run) -> Path:
-        """Of a run, and of no other."""
+        """Return the folder of a run."""
         return self.output / str(run)
 
     def recipe(self, run: Run) -> Recipe:
-        """`recipes/aerial.yaml` with the study's budget; half the windows are centred on a rare class."""
+        """Return `recipes/aerial.yaml` with the study's budget and half the windows centred on a rare class.
+
+        Raises:
+            CCSegformerError: A step is not a whole number of windows, or a value of the budget is invalid.
+        """
         batch_size, rest = divmod(self.pixels, run.window**2)
         if rest or not batch_size:
             raise CCSegformerError(
-                f"--pixels {self.pixels}: is no whole number of windows of {run.window} x {run.window}"
+                f"--pixels {self.pixels} is not a whole number of windows of {run.window} x {run.window}"
             )
         names = [transform.name for transform in load_recipe(RECIPE).transforms]
         changes = {
@@ -86,12 +94,12 @@ class Study:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All that decides every run, and not what sets one apart from another."""
+        """Everything that all runs have in common."""
         scenes = {
             split: {scene.name: [scene.height, scene.width] for scene in Scenes(self.data, split).scenes}
             for split in ("training", "validation")
         }
-        # A recipe as JSON gives it back, without what the runs differ in.
+        # Without the keys in which runs differ.
         recipe = self.recipe(Run("efficient", self.windows[0], 0)).model_dump(mode="json")
         del recipe["model"]["attention"], recipe["training"]["batch_size"], recipe["training"]["seed"]
         for transform in recipe["transforms"]:
@@ -100,24 +108,30 @@ class Study:
 
 
 def default_output(data: Path) -> Path:
-    """The folder of the runs on these scenes."""
+    """Return the default folder of the runs on these scenes."""
     return Path("runs/studies") / f"satellite-{data.name}"
 
 
 def parse_study(description: str | None) -> Study:
-    """The study that the command line asks for."""
+    """Read the study from the command line."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--data", type=Path, required=True, help="a folder of georeferenced scenes")
-    add("--output", type=Path, help="the folder of the runs; default: runs/studies/satellite-NAME")
+    add("--data", type=Path, required=True, help="folder of georeferenced scenes")
+    add("--output", type=Path, help="folder of the runs; default: runs/studies/satellite-NAME")
     add("--seeds", type=int, nargs="+", default=[0])
     add("--attentions", nargs="+", choices=ATTENTIONS, default=["efficient", "criss_cross"])
-    add("--windows", type=int, nargs="+", default=[256, 512], help="sides of the training windows")
-    add("--map", type=int, nargs="*", default=[512, 1024, 2048, 4096], help="with; nothing: train only")
+    add("--windows", type=int, nargs="+", default=[256, 512], help="sides of training windows, in pixels")
+    add(
+        "--map",
+        type=int,
+        nargs="*",
+        default=[512, 1024, 2048, 4096],
+        help="sides of mapping windows; none: train only",
+    )
     add("--steps", type=int, default=300)
-    add("--pixels", type=int, default=2 * 512**2, help="of a step; more of small windows make a batch")
+    add("--pixels", type=int, default=2 * 512**2, help="pixels per step; sets the batch size")
     add("--learning-rate", type=float, default=1e-3)
     given = parser.parse_args()
     lists = (given.seeds, given.attentions, given.windows, given.map)
@@ -127,7 +141,7 @@ def parse_study(description: str | None) -> Study:
     study = Study(given.data, output, seeds, attentions, tuple(sorted(windows)), tuple(sorted(maps)), *budget)
     try:
         if small := [side for side in (*windows, *maps) if side < STEP]:
-            raise CCSegformerError(f"a window of {small[0]}: the smallest has {STEP} pixels a side")
+            raise CCSegformerError(f"--windows and --map must be at least {STEP} pixels, not {small[0]}")
         for run in study.runs:
             study.recipe(run)
         check_settings(output, study.settings)

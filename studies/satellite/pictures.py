@@ -1,4 +1,4 @@
-"""Draw a validation scene, its truth and the map of each attention side by side, from a finished study.
+"""Draw a validation scene, its truth and each attention's map side by side, from a finished study.
 
 python -m studies.satellite.pictures --data DIR --output FILE.jpg
 """
@@ -20,14 +20,18 @@ from studies.satellite.options import Run, default_output
 from studies.satellite.summary import NAMES
 from studies.tables import INK
 
-SIDE = 640  # of a panel, in pixels
+SIDE = 640  # longer side of a panel, in pixels
 
 
 def panels(data: Path, runs: Path, window: int, size: int, seed: int) -> dict[str, NDArray[np.uint8]]:
-    """The first validation scene, its truth and its maps, 8-bit RGB (H, W, 3) by title.
+    """Return the first validation scene, its truth and its maps, uint8 RGB (H, W, 3) by title.
+
+    Args:
+        window: Side of the training window, in pixels.
+        size: Side of the mapping window, in pixels.
 
     Raises:
-        CCSegformerError: there are no such maps, or a scene cannot be read.
+        CCSegformerError: There are no such maps, or a scene cannot be read.
     """
     scenes = Scenes(data, "validation")
     scene = scenes.scenes[0]
@@ -41,7 +45,7 @@ def panels(data: Path, runs: Path, window: int, size: int, seed: int) -> dict[st
         if path.exists():
             with open_raster(path) as source:
                 labels = source.read(1).astype(np.int32)
-            # Without data a map of bytes has 255, even where the ignore index is larger.
+            # A uint8 map holds 255 where there are no data, even if the ignore index is larger.
             labels[labels >= len(scenes.classes)] = scenes.classes.ignore_index
             found[NAMES[attention]] = colorize(labels, scenes.classes)
     if len(found) == 2:
@@ -50,7 +54,7 @@ def panels(data: Path, runs: Path, window: int, size: int, seed: int) -> dict[st
 
 
 def draw(shown: dict[str, NDArray[np.uint8]], classes: Classes, path: Path) -> None:
-    """Write the panels, two a row, with the classes' colours below."""
+    """Write the panels, two per row, with a legend of the classes below."""
     rows = -(-len(shown) // 2)
     height, width = next(iter(shown.values())).shape[:2]
     scale = SIDE / max(height, width)
@@ -73,16 +77,16 @@ def draw(shown: dict[str, NDArray[np.uint8]], classes: Classes, path: Path) -> N
 
 
 def main() -> None:
-    """Draw what the command line asks for."""
+    """Draw the picture that the command line asks for."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, required=True, help="the study's scenes")
-    parser.add_argument("--runs", type=Path, help="the study's folder; default: as the study's")
-    parser.add_argument("--window", type=int, default=512, help="the training window")
-    parser.add_argument("--map", type=int, default=1024, help="the mapping window")
+    parser.add_argument("--data", type=Path, required=True, help="folder of the study's scenes")
+    parser.add_argument("--runs", type=Path, help="folder of the study's runs; default: the study's own")
+    parser.add_argument("--window", type=int, default=512, help="side of the training window, in pixels")
+    parser.add_argument("--map", type=int, default=1024, help="side of the mapping window, in pixels")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, required=True, help="a JPEG file")
+    parser.add_argument("--output", type=Path, required=True, help="JPEG file to write")
     given = parser.parse_args()
     try:
         runs = given.runs or default_output(given.data)

@@ -1,4 +1,4 @@
-"""The study's table, its verdict and its plot."""
+"""The table, the verdict and the plot of the study of scenes."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,27 +15,27 @@ from studies.tables import BLUE, INK, ORANGE, QUIET, RULE, SEEDS_DIFFER_BY, can_
 NAMES: dict[Attention, str] = {"efficient": "efficient", "criss_cross": "criss-cross", "none": "none"}
 COLORS = {"efficient": BLUE, "criss_cross": ORANGE, "none": QUIET}
 STYLES = ("--", "-", ":", "-.")
-CLEAR_IOU, CLEAR_COST = 0.01, 0.3  # equal models differed by that in time
-"""By how much one must be ahead to win: IoU for every seed, and a share of the other's time or memory."""
+CLEAR_IOU, CLEAR_COST = 0.01, 0.3  # models that differ only in weights differed by 30% in time
+"""Lead that wins: in IoU for every seed, and as a share of the other's time or memory."""
 
 Result = Mapping[str, Any]
 
 
 class Column(NamedTuple):
-    """A figure of the table."""
+    """A column of the table."""
 
     title: str
     value: Callable[[Result], float]
 
 
 def columns(names: Sequence[str]) -> list[Column]:
-    """What is compared, by the names of the classes: first what decides, last time and memory.
+    """Return the columns for these classes: first the deciding score, last time and memory.
 
-    Of two classes the second is the object that is looked for, and its IoU decides; of more, mIoU.
+    With two classes the second is the object, and its IoU decides; with more, mIoU does.
     """
     found = [Column("mIoU", lambda result: result["mIoU"])]
     if len(names) == 2:
-        # A class in neither map nor truth has no IoU.
+        # The IoU is None if the class is in neither map nor truth.
         found.insert(0, Column(f"IoU of {names[1]}", lambda result: result["IoU"][names[1]] or 0.0))
     return [
         *found,
@@ -45,18 +45,18 @@ def columns(names: Sequence[str]) -> list[Column]:
 
 
 def values(results: Sequence[Result], column: Column, window: int, attention: str, size: int) -> list[float]:
-    """Of every seed."""
+    """Return a column's value for every seed."""
     key = (window, attention, size)
     return [column.value(r) for r in results if (r["window"], r["attention"], r["map"]) == key]
 
 
 def sizes(results: Sequence[Result]) -> list[int]:
-    """Of the windows that scenes are mapped with."""
+    """Return the sides of the mapping windows."""
     return sorted({result["map"] for result in results})
 
 
 def table(results: Sequence[Result], names: Sequence[str]) -> str:
-    """A line for each training window, attention and mapping window: means over seeds."""
+    """Return a table with one line per training window, attention and mapping window, averaged over seeds."""
     shown = columns(names)
     heads = ["trained with", "attention", "mapped with", *(column.title for column in shown)]
     lines = ["| " + " | ".join(heads) + " |", "|---:|---|" + "---:|" * (1 + len(shown))]
@@ -75,9 +75,9 @@ def table(results: Sequence[Result], names: Sequence[str]) -> str:
 
 
 def verdict(results: Sequence[Result], names: Sequence[str], window: int) -> str:
-    """From which mapping window on which of the two attentions wins, in IoU, time and memory."""
+    """Say with which mapping windows each attention wins, in IoU, time and memory."""
     score, *_, seconds, memory = columns(names)
-    told = []
+    verdicts = []
     for title, column in ((score.title, score), ("time", seconds), ("memory", memory)):
         won, lost = [], []
         for size in sizes(results):
@@ -91,12 +91,12 @@ def verdict(results: Sequence[Result], names: Sequence[str], window: int) -> str
                 won.append(bool(cross.mean() < (1 - CLEAR_COST) * efficient.mean()))
                 lost.append(bool(efficient.mean() < (1 - CLEAR_COST) * cross.mean()))
         tried = sizes(results)
-        told.append(f"{title}: criss-cross wins {where(tried, won)}, efficient {where(tried, lost)}")
-    return f"Trained with {window}, by the size of the mapping window. {'; '.join(told)}."
+        verdicts.append(f"{title}: criss-cross wins {where(tried, won)}, efficient {where(tried, lost)}")
+    return f"Trained with {window}, by the size of the mapping window. {'; '.join(verdicts)}."
 
 
 def where(tried: Sequence[int], won: Sequence[bool]) -> str:
-    """At which of the sizes, in words."""
+    """Describe the sizes that won."""
     places = [size for size, is_won in zip(tried, won, strict=True) if is_won]
     if not places:
         return "nowhere"
@@ -107,8 +107,8 @@ def where(tried: Sequence[int], won: Sequence[bool]) -> str:
     return f"at {', '.join(map(str, places))}"
 
 
-def tell(study: Study, results: Sequence[Result], names: Sequence[str], processor: str) -> str:
-    """The table with what it was made of, and the verdicts."""
+def markdown_page(study: Study, results: Sequence[Result], names: Sequence[str], processor: str) -> str:
+    """Return the study's page: its setup, its table and the verdicts."""
     scenes, score = study.validation.scenes, columns(names)[0]
     best = max(results, key=lambda result: np.mean(_alike(results, score, result)))
     paragraphs = [
@@ -125,9 +125,9 @@ def tell(study: Study, results: Sequence[Result], names: Sequence[str], processo
     )
     if {"efficient", "criss_cross"} <= set(study.attentions):
         paragraphs += [verdict(results, names, window) for window in study.windows]
-        noise = f" One seed says little: they were seen to differ by up to {SEEDS_DIFFER_BY}."
+        noise = f" One seed says little: seeds were seen to differ by up to {SEEDS_DIFFER_BY}."
         paragraphs.append(
-            f"To win in IoU takes a lead of {CLEAR_IOU} with every seed, in time or memory one of "
+            f"A win in IoU is a lead of {CLEAR_IOU} with every seed; in time or memory, a lead of "
             f"{CLEAR_COST:.0%}.{noise if len(study.seeds) == 1 else ''}"
         )
     attending = [name for name in study.attentions if name != "none"]
@@ -147,19 +147,18 @@ def _protocol(study: Study, results: Sequence[Result], processor: str) -> str:
     devices = " and ".join(sorted({result["device"] for result in results}))
     shapes = ", ".join(f"{scene.height} x {scene.width}" for scene in study.validation.scenes)
     return (
-        f"SegFormer-B0 from scratch by recipes/aerial.yaml, but {study.steps} steps of {study.pixels:,} "
+        f"SegFormer-B0 from scratch by recipes/aerial.yaml, with {study.steps} steps of {study.pixels:,} "
         f"pixels, a learning rate of {study.learning_rate:g}, and half the windows centred on a class drawn "
-        f"uniformly; {count} seed{'s' * (count > 1)}. Mapped: {shapes} pixels (height x width), with the "
-        "default overlap "
-        "and blending. Time is that of the whole call of `predict_scene`, which reads, labels, blends and "
-        f"writes, without the start of the process and the loading of the model; device {devices}, threads "
-        f"{threads}, {processor}. Memory is the peak beyond the loaded model, in a run of its own; "
-        "every run is in a fresh process."
+        f"uniformly; {count} seed{'s' * (count > 1)}. Mapped scenes: {shapes} pixels (height x width), with "
+        "the default overlap and blending. Time is the whole call of `predict_scene`, which reads, labels, "
+        "blends and writes, without starting the process or loading the model; "
+        f"device {devices}, threads {threads}, {processor}. Memory is the peak beyond the loaded model, in a "
+        "separate run. Every run is a fresh process."
     )
 
 
 def draw(results: Sequence[Result], names: Sequence[str], title: str, path: Path) -> None:
-    """What decides, time and memory against the mapping window; dots are seeds, lines their means."""
+    """Plot score, time and memory against the mapping window; dots are seeds, lines their means."""
     score, *_, seconds, memory = columns(names)
     figure = Figure(figsize=(12, 4.2), layout="constrained")
     attentions = [name for name in NAMES if any(result["attention"] == name for result in results)]
@@ -179,7 +178,7 @@ def draw(results: Sequence[Result], names: Sequence[str], title: str, path: Path
         axes.set_xticks(sizes(results), [str(size) for size in sizes(results)])
         if column is not score:
             axes.set_ylim(bottom=0)
-        axes.set_xlabel("mapped with windows of, pixels", color=QUIET)
+        axes.set_xlabel("side of the mapping window, pixels", color=QUIET)
         axes.set_title(column.title, loc="left", color=INK, fontsize=11)
         axes.grid(color=RULE)
         axes.set_axisbelow(True)
@@ -193,5 +192,5 @@ def draw(results: Sequence[Result], names: Sequence[str], title: str, path: Path
 
 
 def _alike(results: Sequence[Result], column: Column, like: Result) -> list[float]:
-    """Of every seed of the same training and mapping."""
+    """Return a column's value for every seed of the same training and mapping."""
     return values(results, column, like["window"], like["attention"], like["map"])

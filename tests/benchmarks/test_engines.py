@@ -13,7 +13,7 @@ from benchmarks import engines
 
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """The specifications that were measured, each of them a second's work; bf16 at 2048 fails."""
+    """Replace the measurement: each specification takes a second, bf16 at 2048 fails; return them."""
     asked: list[dict[str, Any]] = []
 
     def contest(specifications: dict[str, dict[str, Any]], rounds: int, folder: Path) -> dict[str, Any]:

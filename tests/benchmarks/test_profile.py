@@ -1,4 +1,4 @@
-"""The families of the profile."""
+"""The families of operators in the profile."""
 
 import pytest
 

@@ -16,7 +16,7 @@ SHIPPED = sorted((Path(__file__).parents[2] / "recipes" / "protocols").glob("*.y
 
 
 def complaint(name_or_path: str | Path) -> str:
-    """What load_protocol says, which must be one line."""
+    """Return the message of load_protocol's error, which must be one line."""
     with pytest.raises(RecipeError) as error:
         load_protocol(name_or_path)
     message = str(error.value)
@@ -24,17 +24,17 @@ def complaint(name_or_path: str | Path) -> str:
     return message
 
 
-def test_the_recipes_are_the_known_protocols() -> None:
+def test_recipes_holds_the_built_in_protocols() -> None:
     assert [path.stem for path in SHIPPED] == known_protocols() == ["mmsegmentation", "report", "segformer"]
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
-def test_every_shipped_protocol_says_all_and_where_it_comes_from(path: Path) -> None:
+def test_every_built_in_protocol_is_complete_and_names_its_source(path: Path) -> None:
     protocol = load_protocol(path)
     assert protocol == load_protocol(path.stem)
     assert protocol.name == path.stem
     text = path.read_text()
-    assert all(f"\n{key}:" in text for key in EvaluationProtocol.model_fields), "a key is left to its default"
+    assert all(f"\n{key}:" in text for key in EvaluationProtocol.model_fields), "a key is missing"
     header = text.partition("\nresize:")[0]
     assert all(line.startswith("#") for line in header.splitlines())
     assert all(f"# {word}:" in header for word in ("Command", "Source", "Figures"))
@@ -48,7 +48,7 @@ def test_the_published_protocols() -> None:
     assert load_protocol("report") == EvaluationProtocol(score="mean_image_iou")
 
 
-def test_a_saved_protocol_is_the_same(tmp_path: Path) -> None:
+def test_a_saved_protocol_loads_unchanged(tmp_path: Path) -> None:
     protocol = EvaluationProtocol(
         window=WindowSection(size=1024, stride=768), scales=(0.5, 1.75), flip=True, precision="bf16"
     )
@@ -63,7 +63,7 @@ def test_an_empty_file_is_the_default(tmp_path: Path) -> None:
     assert load_protocol(tmp_path / "empty") == EvaluationProtocol()
 
 
-def test_the_summary_says_what_is_done() -> None:
+def test_summary() -> None:
     assert EvaluationProtocol().summary() == (
         "images at their own size; whole image; one scale; no flip; fp32; score: mean IoU of the data set"
     )
@@ -81,10 +81,8 @@ def test_the_summary_says_what_is_done() -> None:
     )
 
 
-def test_an_unknown_name_lists_the_known_ones() -> None:
-    expected = (
-        "unknown protocol 'pascal': give the name of one, mmsegmentation, report, segformer, or a YAML file"
-    )
+def test_an_unknown_name_lists_the_built_in_ones() -> None:
+    expected = "unknown protocol 'pascal': must be one of mmsegmentation, report, segformer, or a YAML file"
     assert complaint("pascal") == expected
 
 
@@ -96,9 +94,9 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
         ("window: {sise: 512, stride: 1}", "unknown key 'window.sise'; did you mean 'window.size'?"),
         ("window: {size: 512}", "key 'window.stride' is missing"),
         ("window: {size: 16, stride: 8}", "'window.size' should be greater than or equal to 32"),
-        ("window: {size: 512, stride: 513}", "'window': stride 513 is above size 512, which leaves gaps"),
-        ("resize: {long_side: 512}", "'resize': long_side is a limit beside short_side"),
-        ("resize: {short_side: 512, long_side: 511}", "'resize': long_side is a limit beside short_side"),
+        ("window: {size: 512, stride: 513}", "'window': stride 513 is larger than size 512"),
+        ("resize: {long_side: 512}", "'resize': long_side needs a short_side"),
+        ("resize: {short_side: 512, long_side: 511}", "'resize': long_side needs a short_side"),
         ("resize: {short_side: big}", "'resize.short_side' should be a valid integer, not \"big\""),
         ("scales: []", "'scales'"),
         ("scales: [0]", "'scales.0' should be greater than 0"),
@@ -110,7 +108,7 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
         ("flip: true\nflip: false", "line 2: key 'flip' is given twice"),
     ],
 )
-def test_what_is_wrong_is_named(tmp_path: Path, text: str, expected: str) -> None:
+def test_invalid_keys_and_values_are_named(tmp_path: Path, text: str, expected: str) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(text)
     message = complaint(path)
@@ -118,8 +116,8 @@ def test_what_is_wrong_is_named(tmp_path: Path, text: str, expected: str) -> Non
     assert expected in message
 
 
-def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+def test_unreadable_files(tmp_path: Path) -> None:
     missing = tmp_path / "missing.yaml"
     assert complaint(missing) == f"{missing}: cannot be read: No such file or directory"
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
-    assert "is not text in UTF-8" in complaint(tmp_path / "binary")
+    assert "is not UTF-8 text" in complaint(tmp_path / "binary")

@@ -235,7 +235,7 @@ class Handler(BaseHTTPRequestHandler):
         if asked and self.server.failures and not asked.startswith("bytes=0-"):
             self.server.failures -= 1
             self.server.failed += 1
-            self.send_response(404)
+            self.send_response(503)
             self.send_header("Content-Length", "0")
             self.end_headers()
             return
@@ -270,7 +270,7 @@ def server(folder):
 
 
 def test_a_remote_read_that_fails_and_comes_back(server, trained, whole, tmp_path, monkeypatch):
-    monkeypatch.setattr(rasters, "PAUSE", 0)
+    monkeypatch.setitem(rasters.GDAL_OPTIONS, "GDAL_HTTP_RETRY_DELAY", 0.001)
     model, classes = trained
     address = f"/vsicurl/http://127.0.0.1:{server.server_port}/a.tif"
     server.failures = 2
@@ -280,7 +280,7 @@ def test_a_remote_read_that_fails_and_comes_back(server, trained, whole, tmp_pat
 
 
 def test_a_remote_scene_that_stays_away_can_be_continued(server, trained, whole, tmp_path, monkeypatch):
-    monkeypatch.setattr(rasters, "PAUSE", 0)
+    monkeypatch.setitem(rasters.GDAL_OPTIONS, "GDAL_HTTP_RETRY_DELAY", 0.001)
     model, classes = trained
     address = f"/vsicurl/http://127.0.0.1:{server.server_port}/b.tif"
     server.failures = 1000

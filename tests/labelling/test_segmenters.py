@@ -223,7 +223,7 @@ def test_an_interrupted_run_of_another_model_goes_on(tmp_path: Path, monkeypatch
         (lambda pixels: "labels", "the model returns str, not logits"),
         (lambda pixels: pixels * float("nan"), "logits are not finite"),
         (lambda pixels: pixels[:, [0, 1]], "2 logits a pixel for 3 classes"),
-        ("text", "no such|not a|cannot"),
+        ("/nowhere/model", "/nowhere/model: "),
         (3, "not a model"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Scenes and their labels: masks in any grid, polygons in any CRS, and what is refused."""
+"""Scenes with masks in any grid or polygons in any CRS, and the errors for invalid ones."""
 
 import json
 import pickle
@@ -33,7 +33,7 @@ X, Y = Transformer.from_crs(CRS, "EPSG:3857", always_xy=True).transform(500_000,
 
 
 def write(path: Path, values: NDArray[np.generic], **profile: Any) -> Path:
-    """A GeoTIFF of (bands, H, W)."""
+    """Write a GeoTIFF of pixels (bands, H, W)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     bands, height, width = values.shape
     shape = {"driver": "GTiff", "count": bands, "height": height, "width": width, "dtype": values.dtype}
@@ -51,13 +51,13 @@ def image(
 
 
 def blobs() -> NDArray[np.uint8]:
-    """Labels 0-2 in patches of ten pixels."""
+    """Return labels 0-2 in patches of 10 x 10 pixels."""
     ids = np.random.default_rng(1).integers(0, 3, (HEIGHT // 10, WIDTH // 10)).astype(np.uint8)
     return ids.repeat(10, 0).repeat(10, 1)[None]
 
 
 def geojson(path: Path, shapes: list[Any], crs: str | None = None, **columns: list[Any]) -> Path:
-    """Polygons in WGS 84, unless a CRS is named as older GeoJSON does."""
+    """Write polygons in WGS 84, or in a CRS named as in GeoJSON before RFC 7946."""
     path.parent.mkdir(parents=True, exist_ok=True)
     features = [
         {
@@ -74,8 +74,8 @@ def geojson(path: Path, shapes: list[Any], crs: str | None = None, **columns: li
     return path
 
 
-def on_the_ground(top: int, left: int, bottom: int, right: int, crs: str = CRS) -> shapely.Polygon:
-    """A box of pixels of the scene."""
+def box_on_map(top: int, left: int, bottom: int, right: int, crs: str = CRS) -> shapely.Polygon:
+    """Return the outline of a box of the scene's pixels."""
     box = shapely.box(500_000 + 2 * left, 5_000_000 - 2 * bottom, 500_000 + 2 * right, 5_000_000 - 2 * top)
     transformer = Transformer.from_crs(CRS, crs, always_xy=True)
     return shapely.transform(box, transformer.transform, interleaved=False)
@@ -83,7 +83,7 @@ def on_the_ground(top: int, left: int, bottom: int, right: int, crs: str = CRS) 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """One scene with its mask and three classes."""
+    """A data set of one scene with a mask and three classes."""
     root = tmp_path / "data"
     write(root / "training" / "a.tif", image())
     write(root / "training" / "a_mask.tif", blobs())
@@ -92,7 +92,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def whole(scenes: Scenes) -> NDArray[np.generic]:
-    """The mask of the only tile."""
+    """Return the mask of the only tile."""
     (sample,) = scenes
     return sample["mask"].numpy()
 
@@ -137,7 +137,7 @@ def test_few_rasters_stay_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
-def test_pixels_without_data_are_ignored_and_look_like_the_mean(dtype: str, root: Path) -> None:
+def test_pixels_without_data_are_ignored_and_get_the_mean(dtype: str, root: Path) -> None:
     values = image(3, dtype)
     values[:, :20] = 0
     write(root / "training" / "a.tif", values, nodata=0)
@@ -149,7 +149,7 @@ def test_pixels_without_data_are_ignored_and_look_like_the_mean(dtype: str, root
     np.testing.assert_array_equal(sample["image"][:, 20:], values[:, 20:])
 
 
-def test_alpha_is_left_out_and_named(root: Path) -> None:
+def test_alpha_is_no_image_band(root: Path) -> None:
     values = image(4)
     values[3] = 255
     values[3, :, 90:] = 0
@@ -198,14 +198,14 @@ def test_a_mask_in_another_grid_is_aligned(kind: str, nodata: int | None, root: 
     assert (found == expected)[covered & ~edges].all()
 
 
-def test_what_a_mask_does_not_cover_is_ignored(root: Path) -> None:
+def test_pixels_outside_the_mask_are_ignored(root: Path) -> None:
     write(root / "training" / "a_mask.tif", blobs()[:, :30, :40])
     found = whole(Scenes(root))
     np.testing.assert_array_equal(found[:30, :40], blobs()[0, :30, :40])
     assert (found[30:] == 255).all() and (found[:, 40:] == 255).all()
 
 
-def test_scene_and_mask_without_georeference_fit_by_their_size(root: Path) -> None:
+def test_without_georeference_scene_and_mask_must_have_the_same_size(root: Path) -> None:
     bare = {"crs": None, "transform": Affine.identity()}
     write(root / "training" / "a.tif", image(), **bare)
     write(root / "training" / "a_mask.tif", blobs(), **bare)
@@ -219,12 +219,12 @@ def test_scene_and_mask_without_georeference_fit_by_their_size(root: Path) -> No
 
 @pytest.mark.parametrize("crs", ["EPSG:4326", "EPSG:3857", CRS])
 @pytest.mark.parametrize("name", ["a", "polygons"])
-def test_polygons_are_rasterised_where_they_lie(crs: str, name: str, root: Path) -> None:
+def test_polygons_are_rasterised(crs: str, name: str, root: Path) -> None:
     (root / "training" / "a_mask.tif").unlink()
     shapes = [
-        on_the_ground(5, 10, 40, 60, crs),
-        on_the_ground(20, 50, 30, 90, crs),
-        on_the_ground(60, 0, 70, 9, crs),
+        box_on_map(5, 10, 40, 60, crs),
+        box_on_map(20, 50, 30, 90, crs),
+        box_on_map(60, 0, 70, 9, crs),
     ]
     known = None if crs == "EPSG:4326" else crs
     geojson(
@@ -241,10 +241,10 @@ def test_polygons_are_rasterised_where_they_lie(crs: str, name: str, root: Path)
     np.testing.assert_array_equal(scenes.labels(0, module.Box(18, 45, 35, 95)), expected[18:35, 45:95])
 
 
-def test_polygons_without_a_class_are_the_object(root: Path) -> None:
+def test_polygons_without_a_class_column_are_class_1(root: Path) -> None:
     (root / "training" / "a_mask.tif").unlink()
     (root / "classes.json").unlink()
-    ring = on_the_ground(10, 10, 50, 50).difference(on_the_ground(20, 20, 30, 30))
+    ring = box_on_map(10, 10, 50, 50).difference(box_on_map(20, 20, 30, 30))
     geojson(root / "training" / "polygons.geojson", [ring], CRS, height=[3.5])
     expected = np.zeros((HEIGHT, WIDTH), np.uint8)
     expected[10:50, 10:50], expected[20:30, 20:30] = 1, 0
@@ -253,13 +253,11 @@ def test_polygons_without_a_class_are_the_object(root: Path) -> None:
 
 def test_polygons_by_number_in_a_geopackage(root: Path) -> None:
     (root / "training" / "a_mask.tif").unlink()
-    shapes = np.array(
-        [shapely.to_wkb(on_the_ground(0, 0, 30, 30)), shapely.to_wkb(on_the_ground(10, 10, 20, 20))]
-    )
+    shapes = np.array([shapely.to_wkb(box_on_map(0, 0, 30, 30)), shapely.to_wkb(box_on_map(10, 10, 20, 20))])
     pyogrio.raw.write(
         root / "training" / "a.gpkg",
         shapes,
-        [np.array([2.0, 255.0])],  # the ignore index: not looked at there
+        [np.array([2.0, 255.0])],  # 255 is the ignore index
         np.array(["class_id"]),
         crs=CRS,
         geometry_type="Polygon",
@@ -269,7 +267,7 @@ def test_polygons_by_number_in_a_geopackage(root: Path) -> None:
     np.testing.assert_array_equal(whole(Scenes(root)), expected)
 
 
-def test_a_scene_of_its_own_may_have_no_polygons(root: Path) -> None:
+def test_the_polygons_of_one_scene_may_be_empty(root: Path) -> None:
     (root / "training" / "a_mask.tif").unlink()
     geojson(root / "training" / "a.geojson", [])
     (root / "classes.json").unlink()
@@ -279,13 +277,13 @@ def test_a_scene_of_its_own_may_have_no_polygons(root: Path) -> None:
 def polygons(name: str = "a", shape: Any = None, **columns: list[Any]) -> Callable[[Path], None]:
     def harm(root: Path) -> None:
         (root / "training" / "a_mask.tif").unlink()
-        geojson(root / "training" / f"{name}.geojson", [shape or on_the_ground(0, 0, 30, 30)], CRS, **columns)
+        geojson(root / "training" / f"{name}.geojson", [shape or box_on_map(0, 0, 30, 30)], CRS, **columns)
 
     return harm
 
 
 def change(name: str, **profile: Any) -> Callable[[Path], None]:
-    """Another form of the scene or its mask."""
+    """Return a function that rewrites the scene or its mask."""
 
     def harm(root: Path) -> None:
         values = profile.pop("values", None)
@@ -350,7 +348,7 @@ FAR = Affine(2.0, 0, 700_000, 0, -2.0, 5_000_000)
         ),
     ],
 )
-def test_what_does_not_fit_is_one_line(harm: Callable[[Path], None], message: str, root: Path) -> None:
+def test_invalid_data_is_a_one_line_error(harm: Callable[[Path], None], message: str, root: Path) -> None:
     harm(root)
     folder = root / "training"
     with pytest.raises(DataError) as caught:
@@ -390,12 +388,12 @@ def test_damaged_files_never_show_a_traceback(name: str, root: Path) -> None:
     assert refused > 5
 
 
-def test_a_crs_of_no_place_on_earth_is_one_line(root: Path) -> None:
+def test_a_local_crs_is_a_one_line_error(root: Path) -> None:
     local = 'LOCAL_CS["site",UNIT["metre",1]]'
     write(root / "training" / "a_mask.tif", blobs(), crs=local)
-    with pytest.raises(DataError, match=r"a_mask\.tif: its CRS and that beside it have no common ground: "):
+    with pytest.raises(DataError, match=r"a_mask\.tif: no transformation exists between the two CRSs: "):
         Scenes(root)
-    for split in ("training", "validation"):  # they may be trained on; how they lie is told
+    for split in ("training", "validation"):  # usable for training, with a warning
         crs = local if split == "training" else CRS
         write(root / split / "b.tif", image(), crs=crs)
         write(root / split / "b_mask.tif", blobs(), crs=crs)
@@ -404,25 +402,25 @@ def test_a_crs_of_no_place_on_earth_is_one_line(root: Path) -> None:
     assert len(Scenes(root)) == 1
 
 
-def test_polygons_need_a_place(root: Path) -> None:
+def test_polygons_need_a_crs(root: Path) -> None:
     (root / "training" / "a_mask.tif").unlink()
     path = root / "training" / "a.gpkg"
-    shapes = np.array([shapely.to_wkb(on_the_ground(0, 0, 30, 30))])
+    shapes = np.array([shapely.to_wkb(box_on_map(0, 0, 30, 30))])
     with pytest.warns(UserWarning, match="'crs' was not provided"):
         pyogrio.raw.write(path, shapes, [np.array(["wood"])], np.array(["class"]), geometry_type="Polygon")
-    with pytest.raises(DataError, match=r"a\.gpkg: has no CRS, without which its polygons have no place"):
+    with pytest.raises(DataError, match=r"a\.gpkg: has no CRS"):
         Scenes(root)
     path.unlink()
-    geojson(root / "training" / "a.geojson", [on_the_ground(0, 0, 30, 30)], CRS, label=["wood"])
+    geojson(root / "training" / "a.geojson", [box_on_map(0, 0, 30, 30)], CRS, label=["wood"])
     write(root / "training" / "a.tif", image(), crs=None)
-    with pytest.raises(DataError, match=r"a\.tif: has no CRS, without which the polygons of .*a\.geojson"):
+    with pytest.raises(DataError, match=r"a\.tif: has no CRS, which the polygons of .*a\.geojson"):
         Scenes(root)
     (root / "training" / "a.geojson").write_text("{}")
-    with pytest.raises(DataError, match=r"a\.geojson: not polygons that can be read: "):
+    with pytest.raises(DataError, match=r"a\.geojson: polygons cannot be read: "):
         Scenes(root)
 
 
-def test_scenes_of_a_set_are_alike(root: Path) -> None:
+def test_scenes_must_have_the_same_bands(root: Path) -> None:
     write(root / "training" / "b_mask.tif", blobs())
     for values, found in ((image(4, "uint16"), "4 bands of uint16"), (image(3, "int16"), "3 bands of int16")):
         write(root / "training" / "b.tif", values)
@@ -460,14 +458,14 @@ def test_an_empty_split_and_a_missing_one(root: Path) -> None:
         open_dataset(root, "test")
 
 
-def test_classes_may_be_named_behind_the_folder(root: Path, tmp_path: Path) -> None:
+def test_classes_may_be_given_after_the_folder(root: Path, tmp_path: Path) -> None:
     write_classes(Classes(("a", "b", "c", "d")), tmp_path / "own.json")
     assert open_dataset(f"{root}?classes={tmp_path / 'own.json'}", "training").classes.names[3] == "d"
     with pytest.raises(DataError, match="has no parquet files"):
         open_dataset(f"{root}?image=pixels", "training")
 
 
-def test_splits_on_the_same_ground_are_told_once(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_overlapping_splits_are_warned_about_once(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def place(crs: str, transform: Affine) -> None:
         write(root / "validation" / "v.tif", image(), crs=crs, transform=transform)
         write(root / "validation" / "v_mask.tif", blobs(), crs=crs, transform=transform)
@@ -479,7 +477,7 @@ def test_splits_on_the_same_ground_are_told_once(root: Path, capsys: pytest.Capt
     place(CRS, Affine(2.0, 0, 500_190, 0, -2.0, 5_000_000))
     for _ in range(2):
         Scenes(root, "validation")
-    line = "{one}: lies on the same ground as {two}: split by area, or scores flatter\n"
+    line = "{one}: overlaps {two} of the other split, so scores will be too high; split scenes by area\n"
     files = {"one": root / "validation" / "v.tif", "two": root / "training" / "a.tif"}
     assert capsys.readouterr().err == line.format(**files)
     place("EPSG:3857", Affine(2.5, 0, X + 100, 0, -2.5, Y))
@@ -488,4 +486,6 @@ def test_splits_on_the_same_ground_are_told_once(root: Path, capsys: pytest.Capt
     write(root / "training" / "a.tif", image(), crs=None)
     write(root / "training" / "a_mask.tif", blobs(), crs=None)
     Scenes(root)
-    assert capsys.readouterr().err.startswith(f"{files['two']}: has no CRS: whether splits overlap")
+    assert capsys.readouterr().err.startswith(
+        f"{files['two']}: has no CRS; cannot check whether the splits overlap"
+    )

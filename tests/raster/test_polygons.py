@@ -1,4 +1,4 @@
-"""Label maps written as polygons and read back by GDAL."""
+"""Label maps written as polygons and read back with GDAL."""
 
 import json
 import resource
@@ -48,7 +48,7 @@ def read(path: Path) -> tuple[dict[str, list[Any]], list[shapely.Geometry]]:
 
 
 def zone(south: float, north: float, degrees: float) -> float:
-    """Area in m2 between two parallels of WGS 84, over so many degrees of longitude (Snyder 1987, 3-12)."""
+    """Return the area in m2 between two WGS 84 parallels, over `degrees` of longitude (Snyder 1987, 3-12)."""
     squared = (2 - 1 / 298.257223563) / 298.257223563
     eccentricity = np.sqrt(squared)
     sine = np.sin(np.deg2rad([south, north]))
@@ -91,7 +91,7 @@ def test_features_of_a_map_with_confidence(
 
 @pytest.mark.parametrize("suffix", [".gpkg", ".geojson"])
 def test_areas_on_the_ellipsoid(label_map: Any, tmp_path: Path, suffix: str) -> None:
-    """Of a 1 degree cell, of a ring of cells, in two kinds of coordinates, and of over half the Earth."""
+    """Check a 1 degree cell, a ring of cells, Web Mercator, and a polygon of over half the Earth."""
     output = tmp_path / f"out{suffix}"
     degrees = Affine(1, 0, 10, 0, -1, 48)
     write_polygons(label_map([[1]], degrees, "EPSG:4326"), output, classes=CLASSES)
@@ -111,8 +111,8 @@ def test_areas_on_the_ellipsoid(label_map: Any, tmp_path: Path, suffix: str) -> 
     assert read(output)[0]["area_m2"] == pytest.approx([zone(-60, 90, 360), zone(-90, -60, 360)], rel=1e-7)
 
 
-def test_a_long_straight_line_of_the_map_stays_in_place(label_map: Any, tmp_path: Path) -> None:
-    """A parallel of 60 degrees is straight in Mercator, and bends by kilometres from the shortest way."""
+def test_long_lines_of_the_map_are_densified(label_map: Any, tmp_path: Path) -> None:
+    """The 60th parallel is straight in Mercator, but kilometres away from the geodesic between its ends."""
     output = tmp_path / "out.gpkg"
     y = [6378137.0 * np.arcsinh(np.tan(np.deg2rad(latitude))) for latitude in (60, 61)]
     wide = Affine(6378137.0 * np.deg2rad(10), 0, 0, 0, y[0] - y[1], y[1])
@@ -165,7 +165,7 @@ def test_a_pole_in_the_map(label_map: Any, tmp_path: Path) -> None:
     write_polygons(path, output, classes=CLASSES)
     columns, (shape,) = read(output)
     assert shape.is_valid and shape.covers(shapely.Point(0, 90)) and shape.covers(shapely.Point(100, 85))
-    assert columns["area_m2"][0] == pytest.approx(4e12, rel=0.07)  # true in scale at 70 degrees alone
+    assert columns["area_m2"][0] == pytest.approx(4e12, rel=0.07)  # to scale only at 70 degrees
 
 
 def test_a_rotated_map(label_map: Any, tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ def test_a_rotated_map(label_map: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".gpkg", ".geojson"])
-def test_nothing_but_nodata(label_map: Any, tmp_path: Path, suffix: str) -> None:
+def test_a_map_without_data(label_map: Any, tmp_path: Path, suffix: str) -> None:
     output = tmp_path / f"out{suffix}"
     assert write_polygons(label_map(np.full((4, 4), NODATA)), output, classes=CLASSES) == 0
     info = pyogrio.read_info(output)
@@ -208,7 +208,7 @@ def test_simplified_in_map_units(label_map: Any, tmp_path: Path) -> None:
         assert columns["area_m2"] == pytest.approx([shape.area / 0.9996**2 for shape in shapes], rel=1e-6)
 
 
-def test_without_crs_areas_are_those_of_the_map(label_map: Any, tmp_path: Path) -> None:
+def test_without_crs_areas_are_in_map_units_or_pixels(label_map: Any, tmp_path: Path) -> None:
     output = tmp_path / "out.gpkg"
     write_polygons(label_map([[1, 1]], Affine(3, 0, 7, 0, -3, 9), None), output, classes=CLASSES)
     columns, (shape,) = read(output)
@@ -219,7 +219,7 @@ def test_without_crs_areas_are_those_of_the_map(label_map: Any, tmp_path: Path) 
     assert pyogrio.read_info(output)["crs"] is None
 
 
-def test_bad_input_is_one_line_and_leaves_the_old_file(
+def test_invalid_input_is_a_one_line_error_and_keeps_the_old_file(
     label_map: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(polygons, "STRIP_PIXELS", 2)
@@ -275,7 +275,7 @@ def test_a_full_disk_leaves_nothing(label_map: Any, tmp_path: Path, suffix: str)
     assert [path.name for path in tmp_path.iterdir()] == ["map.tif"]
 
 
-def test_geojson_is_plain_json(label_map: Any, tmp_path: Path) -> None:
+def test_geojson_is_valid_utf_8_json(label_map: Any, tmp_path: Path) -> None:
     write_polygons(label_map([[2, 2]]), tmp_path / "streets.geojson", classes=CLASSES)
     content = json.loads((tmp_path / "streets.geojson").read_text(encoding="utf-8"))
     assert content["type"] == "FeatureCollection" and "crs" not in content

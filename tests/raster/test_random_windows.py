@@ -1,4 +1,4 @@
-"""Random windows: where they lie, what they depend on, and the statistics of their bands."""
+"""Random windows of scenes, their determinism, and band statistics."""
 
 import json
 import pickle
@@ -36,7 +36,7 @@ forks = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning
 def add(
     root: Path, name: str, values: NDArray[np.generic], labels: NDArray[np.uint8], **profile: Any
 ) -> None:
-    """A scene (bands, H, W) and its mask (H, W), on ground of their own."""
+    """Write a scene (bands, H, W) and its mask (H, W) where no other scene is."""
     root.mkdir(parents=True, exist_ok=True)
     grid = Affine(1.0, 0, 500_000 + 10_000 * len(list(root.iterdir())), 0, -1.0, 5_000_000)
     for path, array in ((f"{name}.tif", values), (f"{name}_mask.tif", labels[None])):
@@ -50,7 +50,7 @@ def add(
 
 
 def positions(height: int, width: int) -> NDArray[np.uint16]:
-    """Two bands that say where each pixel is."""
+    """Return two bands that hold the row and column of each pixel."""
     return np.stack(np.meshgrid(np.arange(height), np.arange(width), indexing="ij")).astype(np.uint16)
 
 
@@ -58,7 +58,7 @@ def seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def test_a_window_lies_anywhere_in_its_scene(tmp_path: Path) -> None:
+def test_windows_cover_the_whole_scene(tmp_path: Path) -> None:
     add(tmp_path / "training", "a", positions(200, 90), np.zeros((200, 90), np.uint8))
     add(tmp_path / "training", "b", positions(30, 300) + np.uint16(1000), np.zeros((30, 300), np.uint8))
     windows = RandomWindows(Scenes(tmp_path), size=64)
@@ -103,7 +103,7 @@ def two_scenes(tmp_path: Path) -> Path:
 
 @forks
 @pytest.mark.parametrize("workers", [1, 2])
-def test_what_is_drawn_depends_on_seed_and_number_alone(workers: int, two_scenes: Path) -> None:
+def test_samples_depend_on_seed_and_index_only(workers: int, two_scenes: Path) -> None:
     alone = stream(two_scenes)
     forwards = [alone[n]["pixel_values"] for n in range(24)]
     other = pickle.loads(pickle.dumps(stream(two_scenes)))
@@ -123,7 +123,7 @@ def test_what_is_drawn_depends_on_seed_and_number_alone(workers: int, two_scenes
         )
 
 
-def test_epochs_meet_other_windows_and_mix_the_scenes(two_scenes: Path) -> None:
+def test_epochs_differ_and_mix_scenes(two_scenes: Path) -> None:
     windows = RandomWindows(Scenes(two_scenes), size=64)
     assert len(windows) == 18
     statistics = BandStatistics((0.0, 0.0), (1.0, 1.0))
@@ -134,7 +134,7 @@ def test_epochs_meet_other_windows_and_mix_the_scenes(two_scenes: Path) -> None:
     assert len(seen) == 36
 
 
-def test_rare_classes_are_met_on_request(tmp_path: Path) -> None:
+def test_share_of_windows_centred_on_rare_classes(tmp_path: Path) -> None:
     common, rare = np.zeros((700, 700), np.uint8), np.zeros((300, 300), np.uint8)
     rare[200:203, 290:292] = 2
     rare[:10, :10] = 1
@@ -154,7 +154,7 @@ def test_rare_classes_are_met_on_request(tmp_path: Path) -> None:
             assert count / 300 == pytest.approx(share / 3, abs=0.08)  # of three classes that occur
 
 
-def test_a_window_about_a_class_is_centred_on_its_pixels_alike(tmp_path: Path) -> None:
+def test_all_pixels_of_a_class_are_equally_likely_centres(tmp_path: Path) -> None:
     labels = np.full((400, 400), 255, np.uint8)
     labels[100:104, 200:210] = 1  # two squares of 64 pixels, unequally full
     add(tmp_path / "training", "a", positions(400, 400), labels)
@@ -168,21 +168,21 @@ def test_a_window_about_a_class_is_centred_on_its_pixels_alike(tmp_path: Path) -
     assert counts.min() > 20 and counts.max() < 85  # 50 each
 
 
-def test_mostly_empty_windows_are_drawn_again(tmp_path: Path) -> None:
+def test_windows_with_few_labels_are_drawn_again(tmp_path: Path) -> None:
     values = positions(200, 400) + np.uint16(1)
     values[:, :, 200:] = 0
     add(tmp_path / "training", "a", values, np.zeros((200, 400), np.uint8), nodata=0)
     windows = RandomWindows(Scenes(tmp_path), size=50)
     shares = [(windows.draw(0, seeded(seed))["mask"] == 0).float().mean().item() for seed in range(200)]
-    assert min(shares) >= 0.5  # by a chance of 0.5 ** 10 not
+    assert min(shares) >= 0.5  # fails by chance once in 2 ** 10 windows
     values[:, 60:] = 0
     add(tmp_path / "training", "a", values, np.zeros((200, 400), np.uint8), nodata=0)
-    windows = RandomWindows(Scenes(tmp_path), size=190)  # never half full: the fullest of ten
+    windows = RandomWindows(Scenes(tmp_path), size=190)  # never half labelled: the best of ten draws
     shares = [(windows.draw(0, seeded(seed))["mask"] == 0).float().mean().item() for seed in range(40)]
     assert min(shares) > 0.15 and max(shares) < 0.32
 
 
-def test_a_scene_with_nothing_in_it_is_one_line(two_scenes: Path) -> None:
+def test_a_scene_without_labelled_pixels_is_a_one_line_error(two_scenes: Path) -> None:
     add(
         two_scenes / "training", "c", np.zeros((2, 40, 40), np.uint16), np.zeros((40, 40), np.uint8), nodata=0
     )
@@ -192,9 +192,9 @@ def test_a_scene_with_nothing_in_it_is_one_line(two_scenes: Path) -> None:
     assert str(caught.value) == f"{two_scenes}/training/c.tif: has nothing but nodata and unlabelled pixels"
 
 
-def test_statistics_are_those_of_all_pixels_with_data(tmp_path: Path) -> None:
+def test_statistics_cover_all_pixels_with_data(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
-    offsets = np.array([1e5, -40, 7])[:, None, None]  # far from 0, where sums of squares lose their digits
+    offsets = np.array([1e5, -40, 7])[:, None, None]  # far from 0, where sums of squares lose precision
     first, second = (offsets + generator.normal(0, s, (3, 700, 520)) for s in (1.0, 5.0))
     second[2] = 7
     first[2] = 7
@@ -207,10 +207,12 @@ def test_statistics_are_those_of_all_pixels_with_data(tmp_path: Path) -> None:
     pixels = pixels.astype(np.float32).astype(np.float64)
     np.testing.assert_allclose(found.means, pixels.mean(axis=1), rtol=1e-9)
     np.testing.assert_allclose(found.stds[:2], pixels[:2].std(axis=1), rtol=1e-9)
-    assert found.stds[2] == 1  # of one value only
+    assert found.stds[2] == 1  # a constant band
 
 
-def test_statistics_of_many_tiles_take_some_evenly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_statistics_of_many_tiles_use_evenly_spaced_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(scene_windows, "STATISTICS_TILES", 3)
     monkeypatch.setattr(scene_windows, "TILE", 10)
     values = np.zeros((1, 10, 90), np.float32)

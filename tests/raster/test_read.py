@@ -1,4 +1,4 @@
-"""Rasters read in boxes, whatever is missing, damaged or far away."""
+"""Boxes of rasters that are complete, partly empty, damaged or remote."""
 
 import threading
 from collections.abc import Iterator
@@ -11,6 +11,7 @@ import rasterio
 from affine import Affine
 from numpy.typing import NDArray
 from rasterio.enums import ColorInterp
+from rasterio.env import get_gdal_config
 
 from ccsegformer.errors import DataError
 from ccsegformer.raster import read as rasters
@@ -20,7 +21,7 @@ UTM = {"crs": "EPSG:32633", "transform": Affine(0.5, 0, 500_000, 0, -0.5, 5_000_
 
 
 def write(path: Path, values: NDArray[np.generic], **profile: object) -> Path:
-    """A GeoTIFF of (bands, H, W)."""
+    """Write a GeoTIFF of pixels (bands, H, W)."""
     bands, height, width = values.shape
     shape = {"driver": "GTiff", "count": bands, "height": height, "width": width, "dtype": values.dtype}
     with rasterio.open(path, "w", **shape, **(UTM | profile)) as target:
@@ -32,8 +33,8 @@ def numbers(bands: int, height: int, width: int, dtype: str = "uint8") -> NDArra
     return np.random.default_rng(0).integers(1, 200, (bands, height, width)).astype(dtype)
 
 
-@pytest.mark.parametrize("dtype", rasters.DTYPES)
-def test_a_box_is_read_in_the_raster_s_own_type(dtype: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", rasters.PIXEL_DTYPES)
+def test_a_box_has_the_raster_s_dtype(dtype: str, tmp_path: Path) -> None:
     values = numbers(4, 20, 30, dtype)
     with open_raster(write(tmp_path / "a.tif", values, photometric="MINISBLACK")) as source:
         read, valid = read_box(source, Box(3, 5, 11, 25))
@@ -44,7 +45,7 @@ def test_a_box_is_read_in_the_raster_s_own_type(dtype: str, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     "box", [Box(-4, -7, 6, 8), Box(15, 20, 40, 50), Box(-5, -5, 30, 40), Box(0, 3, 20, 4)]
 )
-def test_outside_there_is_no_data(box: Box, tmp_path: Path) -> None:
+def test_pixels_outside_the_raster_have_no_data(box: Box, tmp_path: Path) -> None:
     values = numbers(2, 20, 30)
     wide = np.pad(values, ((0, 0), (50, 50), (50, 50)))
     inside = np.pad(np.ones((20, 30), bool), 50)
@@ -57,17 +58,17 @@ def test_outside_there_is_no_data(box: Box, tmp_path: Path) -> None:
     assert read.shape == (2, 10, 20) and not read.any() and not valid.any()
 
 
-def test_a_pixel_is_empty_where_every_band_is_nodata(tmp_path: Path) -> None:
+def test_a_pixel_is_empty_if_all_bands_are_nodata(tmp_path: Path) -> None:
     values = numbers(3, 8, 9, "int16")
     values[:, 2, 3] = -1
-    values[1, 5, 5] = -1  # a value like any other
+    values[1, 5, 5] = -1  # one band of three
     with open_raster(write(tmp_path / "a.tif", values, nodata=-1)) as source:
         read, valid = read_box(source, Box(0, 0, 8, 9))
     assert (~valid).nonzero() == (2, 3)
     assert read[:, 2, 3].tolist() == [0, 0, 0] and read[1, 5, 5] == -1
 
 
-def test_a_pixel_is_empty_where_a_band_has_no_number(tmp_path: Path) -> None:
+def test_a_pixel_is_empty_if_a_band_is_nan_or_infinite(tmp_path: Path) -> None:
     values = numbers(3, 8, 9, "float32")
     values[0, 1, 1], values[2, 3, 4] = np.nan, np.inf
     with open_raster(write(tmp_path / "a.tif", values)) as source:
@@ -76,7 +77,7 @@ def test_a_pixel_is_empty_where_a_band_has_no_number(tmp_path: Path) -> None:
     assert not read[:, ~valid].any() and np.isfinite(read).all()
 
 
-def test_alpha_is_no_band_of_the_image(tmp_path: Path) -> None:
+def test_alpha_is_no_image_band_but_empties_pixels(tmp_path: Path) -> None:
     values = numbers(4, 8, 9)
     values[3] = 255
     values[3, 4, 2:5] = 0
@@ -88,7 +89,21 @@ def test_alpha_is_no_band_of_the_image(tmp_path: Path) -> None:
     assert np.argwhere(~valid).tolist() == [[4, 2], [4, 3], [4, 4]]
 
 
-def test_a_mask_band_says_what_is_empty(tmp_path: Path) -> None:
+@pytest.mark.parametrize("nodata", [0, 255])
+def test_alpha_and_nodata_both_count(nodata: int, tmp_path: Path) -> None:
+    values = numbers(4, 8, 9)
+    values[3] = 255
+    values[3, 4, 2:5] = 0
+    values[:3, 6, 7] = nodata
+    values[1, 7, 7] = nodata
+    with open_raster(
+        write(tmp_path / "a.tif", values, photometric="RGB", alpha="YES", nodata=nodata)
+    ) as source:
+        _, valid = read_box(source, Box(0, 0, 8, 9))
+    assert np.argwhere(~valid).tolist() == [[4, 2], [4, 3], [4, 4], [6, 7]]
+
+
+def test_a_mask_band_empties_pixels(tmp_path: Path) -> None:
     path, mask = write(tmp_path / "a.tif", numbers(3, 8, 9)), np.full((8, 9), 255, np.uint8)
     mask[:, 0] = 0
     with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(path, "r+") as target:
@@ -98,7 +113,7 @@ def test_a_mask_band_says_what_is_empty(tmp_path: Path) -> None:
     np.testing.assert_array_equal(valid, mask[1:5, :4] > 0)
 
 
-def test_what_is_no_raster_is_one_line(tmp_path: Path) -> None:
+def test_an_unusable_file_is_a_one_line_error(tmp_path: Path) -> None:
     (tmp_path / "text.tif").write_text("not a raster")
     write(tmp_path / "double.tif", numbers(1, 4, 4, "float64"))
     for name, message in (
@@ -143,7 +158,12 @@ def test_damaged_files_never_show_a_traceback(tmp_path: Path) -> None:
     assert 20 < refused < 200
 
 
-def test_what_is_remote() -> None:
+def test_gdal_caches_64_mb() -> None:
+    with rasters.gdal_options("a.tif"):
+        assert get_gdal_config("GDAL_CACHEMAX") == 64 * 2**20  # in bytes
+
+
+def test_remote_paths() -> None:
     remote = (
         "/vsicurl/https://example.org/a.tif",
         "s3://bucket/a.tif",
@@ -155,13 +175,13 @@ def test_what_is_remote() -> None:
 
 
 class Server(ThreadingHTTPServer):
-    """Serves one file in ranges; of the requests beyond `good`, the next `bad` fail."""
+    """Serves one file in ranges under any name, and fails the next `bad` requests."""
 
     daemon_threads = True
 
     def __init__(self, content: bytes) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.content, self.good, self.bad, self.failed = content, 10**6, 0, 0
+        self.content, self.bad, self.failed = content, 0, 0
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -177,7 +197,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.server.bad:
             self.server.bad -= 1
             self.server.failed += 1
-            self.send_error(404)  # GDAL itself does not ask again after this
+            self.send_error(503)
             return
         first, last = self.headers["Range"].removeprefix("bytes=").split("-")
         part = self.server.content[int(first) : int(last) + 1]
@@ -205,28 +225,26 @@ def served(tmp_path: Path) -> Iterator[Server]:
     server.server_close()
 
 
-def test_a_remote_read_that_fails_twice_is_asked_for_again(
-    served: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("box", [Box(400, 0, 500, 512), Box(400, 400, 500, 500)])  # one range, and several
+def test_a_server_error_is_retried(
+    box: Box, served: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rasters, "PAUSE", 0.0)
-    box = Box(400, 400, 500, 500)
+    monkeypatch.setitem(rasters.GDAL_OPTIONS, "GDAL_HTTP_RETRY_DELAY", 0.001)
     with open_raster(tmp_path / "a.tif") as source:
         expected, _ = read_box(source, box)
-    with open_raster(f"/vsicurl/http://127.0.0.1:{served.server_port}/a.tif") as source:
+    with open_raster(f"/vsicurl/http://127.0.0.1:{served.server_port}/{box.left}.tif") as source:
         served.bad = 2
         read, valid = read_box(source, box)
         np.testing.assert_array_equal(read, expected)
         assert valid.all() and served.failed == 2
 
 
-def test_a_remote_read_that_goes_on_failing_is_one_line(
-    served: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(rasters, "PAUSE", 0.0)
+def test_a_lasting_server_error_is_a_one_line_error(served: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(rasters.GDAL_OPTIONS, "GDAL_HTTP_RETRY_DELAY", 0.001)
     path = f"/vsicurl/http://127.0.0.1:{served.server_port}/b.tif"
     with open_raster(path) as source:
         served.bad = 10**6
         with pytest.raises(DataError) as caught:
             read_box(source, Box(400, 400, 500, 500))
     assert str(caught.value).startswith(f"{path}: rows 400-499, columns 400-499 cannot be read: ")
-    assert served.failed >= rasters.READS
+    assert served.failed > rasters.GDAL_OPTIONS["GDAL_HTTP_MAX_RETRY"]

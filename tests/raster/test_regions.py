@@ -1,4 +1,4 @@
-"""Regions traced strip by strip against a flood fill of the whole map."""
+"""Regions traced strip by strip, compared with a flood fill of the whole map."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from ccsegformer.raster._regions import NOTHING, trace_regions
+from ccsegformer.raster._regions import NO_LABEL, trace_regions
 
 MAPS = arrays.arrays(np.int32, st.tuples(st.integers(1, 9), st.integers(1, 9)), elements=st.integers(-1, 2))
 RING = np.array([[0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]], np.int32)  # holes that touch
@@ -21,8 +21,8 @@ def strips(labels: np.ndarray, rows: int) -> list[np.ndarray]:
 
 
 def flood(labels: np.ndarray) -> list[tuple[int, shapely.Polygon]]:
-    """Every region as the union of its pixels, found one pixel at a time."""
-    regions, left = [], {tuple(place) for place in np.argwhere(labels != NOTHING).tolist()}
+    """Find each region pixel by pixel and return the union of its pixels."""
+    regions, left = [], {tuple(place) for place in np.argwhere(labels != NO_LABEL).tolist()}
     while left:
         found = [left.pop()]
         for row, column in found:
@@ -31,12 +31,12 @@ def flood(labels: np.ndarray) -> list[tuple[int, shapely.Polygon]]:
                     left.remove(place)
                     found.append(place)
         union = shapely.union_all([shapely.box(x, y, x + 1, y + 1) for y, x in found])
-        regions.append((int(labels[found[0]]), union.simplify(0)))  # no vertices within straight lines
+        regions.append((int(labels[found[0]]), union.simplify(0)))  # drop vertices within straight lines
     return regions
 
 
 def by_shape(regions: list[tuple[int, shapely.Polygon]]) -> list[tuple[int, str]]:
-    # The start of a ring may lie within a straight line after `simplify`: compare what is exactly the same.
+    # `simplify` keeps the start of a ring even within a straight line, so this compares traced regions only.
     return sorted((label, shapely.normalize(polygon).wkt) for label, polygon in regions)
 
 
@@ -44,7 +44,7 @@ def by_shape(regions: list[tuple[int, shapely.Polygon]]) -> list[tuple[int, str]
 @given(MAPS, st.integers(1, 9))
 @example(RING, 1)
 @example(SPIRAL, 2)
-def test_any_strips_give_the_regions_of_the_whole(labels: np.ndarray, rows: int) -> None:
+def test_strips_of_any_height_give_the_same_regions(labels: np.ndarray, rows: int) -> None:
     whole = list(trace_regions([labels]))
     assert by_shape(list(trace_regions(strips(labels, rows)))) == by_shape(whole)
     expected = flood(labels)
@@ -56,21 +56,21 @@ def test_any_strips_give_the_regions_of_the_whole(labels: np.ndarray, rows: int)
 @settings(max_examples=60, deadline=None)
 @given(MAPS, st.integers(1, 9), st.sampled_from([0.5, 1.0, 2.5]))
 @example(SPIRAL, 2, 2.5)
-def test_simplified_neighbours_keep_their_border(labels: np.ndarray, rows: int, tolerance: float) -> None:
-    """Nothing overlaps, nothing is left out but what has no data, and no region is lost."""
+def test_simplified_neighbours_keep_a_common_border(labels: np.ndarray, rows: int, tolerance: float) -> None:
+    """Simplified regions do not overlap, and cover a map that is labelled everywhere."""
     traced = list(trace_regions(strips(labels, rows), tolerance))
     polygons = [polygon for _, polygon in traced]
     assert sorted(label for label, _ in traced) == sorted(label for label, _ in flood(labels))
     assert all(polygon.is_valid and polygon.geom_type == "Polygon" for polygon in polygons)
     total = sum(polygon.area for polygon in polygons)
     assert shapely.union_all(polygons).area == pytest.approx(total, abs=1e-9)
-    if (labels != NOTHING).all():
+    if (labels != NO_LABEL).all():
         assert total == pytest.approx(labels.size, abs=1e-9)
 
 
-@pytest.mark.parametrize("other", [1, NOTHING])
+@pytest.mark.parametrize("other", [1, NO_LABEL])
 @pytest.mark.parametrize("rows", [64, 16])
-def test_simplifying_cuts_stairs_across_strips(rows: int, other: int) -> None:
+def test_simplifying_cuts_stairs_in_strips(rows: int, other: int) -> None:
     stairs = np.where(np.arange(64)[:, None] > np.arange(64), 0, other).astype(np.int32)
     for _, polygon in trace_regions(strips(stairs, rows)):
         assert len(polygon.exterior.coords) > 120
@@ -78,8 +78,8 @@ def test_simplifying_cuts_stairs_across_strips(rows: int, other: int) -> None:
         assert len(polygon.exterior.coords) < 16
 
 
-def test_only_what_reaches_the_last_row_waits() -> None:
-    """A region comes out with the strip after the one it ends in, at the latest."""
+def test_finished_regions_are_yielded_early() -> None:
+    """A region is yielded no later than with the strip after its last one."""
     seen = []
 
     def rows() -> list[np.ndarray]:

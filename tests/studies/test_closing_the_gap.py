@@ -1,4 +1,4 @@
-"""The designs: each differs from criss-cross attention in what it says, and begins where it says."""
+"""The designs: each differs from criss-cross attention, and starts, as its description says."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ CLASSES = Classes(("red", "green", "blue"))
 STUDY = Study("data", Path("runs"), (0,), 1, 32, 4, 8, only=())
 
 
-def test_normalised_queries_do_not_care_for_their_length() -> None:
+def test_normalised_queries_ignore_their_length() -> None:
     module, tokens = Normalised(32, 2, 1), torch.randn(1, 20, 32)
     before = module.attend(tokens, 4, 5)
     for projection in (module.q_proj, module.k_proj):
@@ -24,7 +24,7 @@ def test_normalised_queries_do_not_care_for_their_length() -> None:
     torch.testing.assert_close(module.attend(tokens, 4, 5), before, rtol=1e-3, atol=1e-3)
 
 
-def test_the_second_of_two_sees_what_the_first_added() -> None:
+def test_the_second_module_sees_what_the_first_added() -> None:
     both, tokens = TwiceUnshared(32, 2), torch.randn(1, 20, 32)
     first = both.first.attend(tokens, 4, 5)
     torch.testing.assert_close(
@@ -46,7 +46,7 @@ def test_operations_are_counted_at_both_sizes() -> None:
 
 
 @pytest.mark.parametrize("name", from_efficient(STUDY))
-def test_every_conversion_takes_what_it_says(name: str) -> None:
+def test_every_conversion_keeps_the_right_weights(name: str) -> None:
     efficient = build(STUDY.from_scratch(overrides=(("attention", "efficient"),)), CLASSES, 1, None)
     start = efficient.state_dict()
     plan = from_efficient(STUDY)[name].plan

@@ -1,4 +1,4 @@
-"""The studies' training loop and scoring pass, on images that are generated on the spot."""
+"""The studies' training loop and scoring pass, on generated images."""
 
 from dataclasses import replace
 
@@ -36,37 +36,37 @@ class Scenes:
         return {"image": tv_tensors.Image(image), "mask": tv_tensors.Mask(mask), "name": self.names[index]}
 
 
-def test_scores_are_those_of_the_package() -> None:
+def test_scores_match_the_package() -> None:
     model = build(PLAN, CLASSES, 0, None)
     matrix = score(model, Scenes(), PLAN).sum(axis=0)
     assert mean_iou(matrix, 3) == pytest.approx(evaluate(model, Scenes()).metrics.mean_iou)
 
 
-def test_smaller_images_are_scored_at_their_original_resolution() -> None:
+def test_shrunk_images_are_scored_at_their_original_resolution() -> None:
     plan = replace(PLAN, shrink=2)
     sample = Admitted(Scenes(), plan)[0]
     assert sample["image"].shape == (3, 32, 48) and sample["mask"].shape == (32, 48)
     agrees = sample["mask"] == sample["image"].argmax(0)
-    assert agrees.float().mean() > 0.8  # all but where antialiasing mixes two blocks
+    assert agrees.float().mean() > 0.8  # except where antialiasing mixes two blocks
     matrices = score(build(plan, CLASSES, 0, None), Scenes(), plan)
     assert matrices.sum(axis=(1, 2)).tolist() == [64 * 96] * 4
 
 
-def test_a_window_as_large_as_the_image_is_the_image() -> None:
+def test_a_window_as_large_as_the_image_gives_the_same_scores() -> None:
     model = build(PLAN, CLASSES, 0, None)
     whole, large, small = (score(model, Scenes(), PLAN, window=window) for window in (None, 96, 32))
     assert (whole == large).all()
     assert not (whole == small).all()
 
 
-def test_training_mode_changes_scores_but_repeats_them() -> None:
+def test_training_mode_changes_scores_reproducibly() -> None:
     model = build(PLAN, CLASSES, 0, None)
     first, second = (score(model, Scenes(), PLAN, in_training_mode=True) for _ in range(2))
     assert (first == second).all()
     assert not (first == score(build(PLAN, CLASSES, 0, None), Scenes(), PLAN)).all()
 
 
-def test_training_depends_on_the_seed_alone() -> None:
+def test_training_depends_only_on_the_seed() -> None:
     def trained(seed: int) -> torch.Tensor:
         model = build(PLAN, CLASSES, seed, None)
         assert list(train(model, Scenes(), PLAN, seed)) == [1, 2, 3, 4]
@@ -76,7 +76,7 @@ def test_training_depends_on_the_seed_alone() -> None:
     assert not torch.equal(trained(0), trained(1))
 
 
-def test_faster_parts_move_further() -> None:
+def test_a_higher_learning_rate_factor_moves_weights_further() -> None:
     def moved(factor: float) -> float:
         plan = replace(PLAN, steps=1, factor=lambda name: factor if "decode_head" in name else 1.0)
         model = build(plan, CLASSES, 0, None)
@@ -87,7 +87,7 @@ def test_faster_parts_move_further() -> None:
     assert moved(3.0) == pytest.approx(3 * moved(1.0), rel=1e-3)
 
 
-def test_one_seed_cannot_tell_a_small_lead_from_noise() -> None:
+def test_one_seed_cannot_separate_a_small_lead_from_noise() -> None:
     def verdict(*attending: float) -> str:
         rows = {"cross": {"whole": attending}, "none": {"whole": [0.3] * len(attending)}}
         return can_judge(rows, "whole", ["cross"], "none")

@@ -1,4 +1,4 @@
-"""Each defect of the published experiment does what it is named for, and nothing else."""
+"""Each defect of the published experiment does what its name says, and nothing else."""
 
 import json
 import sys
@@ -27,7 +27,7 @@ CORRECT = Experiment(Plan(Augmentation(32), steps=16))
 
 
 def sample(height: int = 40, width: int = 60) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
-    """An image whose first channel repeats its mask, so that a shift between the two shows."""
+    """Return an image whose first channel repeats its mask, so that a shift between the two shows."""
     mask = torch.arange(height * width, dtype=torch.uint8).view(height, width) % 3
     return tv_tensors.Image(mask.expand(3, -1, -1).clone()), tv_tensors.Mask(mask)
 
@@ -50,7 +50,7 @@ def test_d1_mixes_positions_and_channels() -> None:
     attention = CrissCrossAttention(16, 2, 1)
     tokens = torch.randn(2, 12, 16)
     scrambled, _ = ScrambledLayout(attention)(tokens, 3, 4, norm=NO_NORM)
-    as_map = tokens.reshape(2, 16, 3, 4)  # what the notebook takes for a feature map
+    as_map = tokens.reshape(2, 16, 3, 4)  # what the notebook treats as a feature map
     expected = attention.attend(as_map.flatten(2).mT, 3, 4).mT.reshape(2, 12, 16)
     torch.testing.assert_close(scrambled, expected)
     assert not torch.allclose(scrambled, attention.attend(tokens, 3, 4), atol=1e-4)
@@ -66,7 +66,7 @@ def test_d2_returns_its_input_until_gamma_has_learned() -> None:
     )
 
 
-def test_the_three_defects_of_the_attention_add_up_to_the_notebooks() -> None:
+def test_d1_to_d3_combine_into_the_notebooks_attention() -> None:
     experiment = defects.defect_d3(defects.defect_d2(defects.defect_d1(CORRECT)))
     model = build(experiment.plan, CLASSES, 0, None)
     outer = model.segformer.stages[0].blocks[0].attention
@@ -79,7 +79,7 @@ def test_the_three_defects_of_the_attention_add_up_to_the_notebooks() -> None:
     assert not outer.attention.attention.gamma.requires_grad
 
 
-def test_d4_trains_attention_and_head_alone() -> None:
+def test_d4_trains_only_attention_and_head() -> None:
     model = build(defects.defect_d4(CORRECT).plan, CLASSES, 0, None)
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert trained == {n for n, _ in model.named_parameters() if "attention." in n or "decode_head." in n}
@@ -139,21 +139,21 @@ def test_d10_and_d11_keep_the_number_of_steps_and_images(tmp_path: Path) -> None
 
 
 def test_scoring_undoes_the_shifted_labels() -> None:
-    # Two images; the truth is class 1 (shifted: 2) everywhere but for an ignored pixel (shifted: 0).
+    # Two images; the truth is class 1 (shifted: 2) everywhere except in ignored pixels (shifted: 0).
     matrices = np.zeros((2, 5, 5), dtype=np.int64)
     matrices[0, 2, 2], matrices[0, 0, 2], matrices[1, 2, 3] = 8, 4, 8
     shifted = defects.defect_d6(CORRECT, CLASSES)
     assert properly(matrices, shifted, 3) == pytest.approx(
         (8 / 16 + 0) / 2
     )  # the ignored pixels do not count
-    # As reported: ids 0 to 2; "other" missed, id 2 hit on 8 of 20, id 3 never looked at.
+    # As reported: ids 0 to 2; "other" is missed, id 2 is right on 8 of 20, id 3 is never scored.
     assert as_reported(matrices, shifted, 3) == pytest.approx((0 + 8 / 20) / 2)
     per_image = defects.defect_d13(CORRECT)
     assert as_reported(matrices, per_image, 3) == pytest.approx(np.mean([(0 + 8 / 12) / 2, 0]))
     assert np.isnan(mean_iou(np.zeros((5, 5), dtype=np.int64), 3))
 
 
-def test_arms_share_the_trainings_that_they_have_in_common(tmp_path: Path) -> None:
+def test_experiments_share_equal_trainings(tmp_path: Path) -> None:
     described = arms(CLASSES, Study("data", tmp_path, (0,), 1, 32, 16, 16, only=()))
     assert list(described)[4:] == [*(f"D{number}" for number in range(1, 16)), "all"]
     experiments = {name: experiment for name, (_, experiment) in described.items()}
@@ -164,7 +164,7 @@ def test_arms_share_the_trainings_that_they_have_in_common(tmp_path: Path) -> No
     assert shared_training("D15", experiments, grey) == "D15"
 
 
-def test_the_study_runs_goes_on_and_draws(
+def test_the_study_runs_resumes_and_draws(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def run(*changes: str) -> str:
@@ -195,7 +195,7 @@ def test_the_study_runs_goes_on_and_draws(
     assert "<svg" in (tmp_path / "runs" / "published_experiment.svg").read_text()
     with pytest.raises(SystemExit, match="holds runs with other settings"):
         run("--steps", "2")
-    with pytest.raises(SystemExit, match="no row 'D99'; there are correct; efficient"):
+    with pytest.raises(SystemExit, match="no row 'D99'; choose from correct; efficient"):
         run("--only", "D99")
     with pytest.raises(SystemExit, match="nowhere: no such folder"):
         run("--data", str(tmp_path / "nowhere"))

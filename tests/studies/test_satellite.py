@@ -1,4 +1,4 @@
-"""The study of scenes: its runs share, resume and end in a table that says what the figures say."""
+"""The study of scenes: its runs are shared and resumed, and its page states what the figures show."""
 
 import fcntl
 import json
@@ -21,11 +21,11 @@ from ccsegformer.raster.dataset import Scenes
 from studies.satellite import __main__ as program
 from studies.satellite import mapping, pictures
 from studies.satellite.options import Run, Study
-from studies.satellite.summary import columns, draw, tell, verdict, where
+from studies.satellite.summary import columns, draw, markdown_page, verdict, where
 
 NAMES = ("background", "object")
 KNOWN = 96 * 80 - 10 * 20
-"""Pixels with data, of each scene."""
+"""Pixels with data in each scene."""
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +47,7 @@ def write(path: Path, values: NDArray[np.uint8], east: int, **profile: Any) -> P
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """A training scene and two for validation, one with a hole in its data; objects are bright."""
+    """A training scene and two for validation, each with a corner without data; objects are bright."""
     generator = np.random.default_rng(0)
     for place, name in enumerate(("training/a", "validation/b", "validation/c")):
         mask = generator.integers(0, 2, (6, 5)).repeat(16, 0).repeat(16, 1).astype(np.uint8)
@@ -88,11 +88,11 @@ def result(attention: str, size: int, iou: float, seconds: float, peak: float, *
     return {"attention": attention, "window": 32, "seed": 0, "map": size, **scores, **costs, **more}
 
 
-def test_the_study_runs_and_goes_on(
+def test_the_study_runs_and_resumes(
     data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for path in (data / "validation").glob("c*"):
-        path.unlink()  # one map, and so one fresh process, is enough here
+        path.unlink()  # one map, hence one scene to map, is enough here
     run(monkeypatch, data, "--attentions", "criss_cross")
     out, runs = capsys.readouterr().out, data.parent / "runs"
     assert "criss_cross-32-seed-0: trained in" in out and "| 32 | criss-cross | 64 |" in out
@@ -109,7 +109,7 @@ def test_the_study_runs_and_goes_on(
         run(monkeypatch, data, "--steps", "5")
 
 
-def test_a_training_that_was_broken_off_goes_on(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_training_resumes(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(monkeypatch, data, "--attentions", "none", "--map")
     folder = data.parent / "runs" / "none-32-seed-0"
     weights = load_file(folder / "model.safetensors")
@@ -120,7 +120,7 @@ def test_a_training_that_was_broken_off_goes_on(data: Path, monkeypatch: pytest.
     assert all(bool((again[name] == weights[name]).all()) for name in weights)
 
 
-def test_a_run_of_another_process_is_left_to_it(
+def test_a_run_of_another_process_is_skipped_and_awaited(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shared, trained = study(tmp_path / "data"), []
@@ -130,19 +130,19 @@ def test_a_run_of_another_process_is_left_to_it(
 
     def train_once(_study: Study, each: Run) -> None:
         trained.append(each.attention)
-        other.close()  # the other process has ended
+        other.close()  # the other process ends
 
     monkeypatch.setattr(program, "train_once", train_once)
     program.train_all(shared)
     assert trained == ["criss_cross", "efficient", "criss_cross"]
-    assert capsys.readouterr().out == "efficient-32-seed-0: in another process\n"
+    assert capsys.readouterr().out == "efficient-32-seed-0: running in another process\n"
 
 
-def test_maps_are_scored_where_there_are_data(data: Path) -> None:
+def test_only_pixels_with_data_are_scored(data: Path) -> None:
     with rasterio.open(data / "validation" / "b_mask.tif") as source:
         wrong = source.read()
     wrong[0, 50, 60:70] = 1 - wrong[0, 50, 60:70]
-    wrong[0, :10, :20] = 255  # as maps have it in the hole
+    wrong[0, :10, :20] = 255  # what maps hold where there are no data
     path = write(data / "map.tif", wrong, 501_000, nodata=255)
     matrix = mapping.score(path, Scenes(data, "validation"), 0)
     assert int(matrix.sum()) == KNOWN and int(matrix.trace()) == KNOWN - 10
@@ -160,7 +160,7 @@ def test_scenes_are_mapped_one_by_one_and_scored_together(
 
     monkeypatch.setattr(mapping, "_map", perfect)
     folder = data / "model"
-    (folder / ".map-64").mkdir(parents=True)  # of a study that was broken off
+    (folder / ".map-64").mkdir(parents=True)  # left by an interrupted study
     found = mapping.mapped(folder, Scenes(data, "validation"), 64)
     assert found["mIoU"] == 1 and np.sum(found["confusion"]) == 2 * KNOWN
     assert found["seconds_per_megapixel"] == pytest.approx(3 / (2 * 0.00768))
@@ -170,21 +170,21 @@ def test_scenes_are_mapped_one_by_one_and_scored_together(
 
 
 @pytest.mark.parametrize(
-    ("code", "said", "told"),
-    [(1, "Traceback\nDataError: no model\n", "DataError: no model"), (-9, "", "it was killed, perhaps")],
+    ("code", "stderr", "reason"),
+    [(1, "Traceback\nDataError: no model\n", "DataError: no model"), (-9, "", "the process was killed")],
 )
-def test_a_map_that_fails_is_told_in_one_line(
-    code: int, said: str, told: str, data: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_failed_map_ends_in_one_line(
+    code: int, stderr: str, reason: str, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    done = subprocess.CompletedProcess([], code, stdout="", stderr=said)
+    done = subprocess.CompletedProcess([], code, stdout="", stderr=stderr)
     monkeypatch.setattr(mapping.subprocess, "run", lambda *_, **__: done)
     (data / "model").mkdir()
-    with pytest.raises(CCSegformerError, match=rf"b\.tif: not mapped with 64: {told}"):
+    with pytest.raises(CCSegformerError, match=rf"b\.tif: .* windows of 64: {reason}"):
         mapping.mapped(data / "model", Scenes(data, "validation"), 64)
     assert not (data / "model" / "map-64").exists()
 
 
-def test_steps_see_as_many_pixels_whatever_the_window(data: Path) -> None:
+def test_steps_have_the_same_number_of_pixels_for_every_window(data: Path) -> None:
     both = study(data, windows=(32, 16))
     recipes = [both.recipe(each) for each in both.runs]
     assert [recipe.training.batch_size for recipe in recipes] == [2, 2, 8, 8]
@@ -196,14 +196,14 @@ def test_steps_see_as_many_pixels_whatever_the_window(data: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (["--windows", "48"], "--pixels 2048: is no whole number of windows of 48 x 48"),
-        (["--windows", "64"], "--pixels 2048: is no whole number of windows of 64 x 64"),
-        (["--map", "16"], "a window of 16: the smallest has 32 pixels a side"),
+        (["--windows", "48"], "--pixels 2048 is not a whole number of windows of 48 x 48"),
+        (["--windows", "64"], "--pixels 2048 is not a whole number of windows of 64 x 64"),
+        (["--map", "16"], "--windows and --map must be at least 32 pixels, not 16"),
         (["--data", "nowhere"], "nowhere"),
         (["--steps", "0"], "training.steps"),
     ],
 )
-def test_what_is_refused(
+def test_wrong_arguments_end_in_one_line(
     changes: list[str], message: str, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(SystemExit) as refused:
@@ -212,7 +212,7 @@ def test_what_is_refused(
     assert not (data.parent / "runs").exists()
 
 
-def test_where_one_wins() -> None:
+def test_where_describes_the_sizes() -> None:
     tried = [512, 1024, 2048]
     assert where(tried, [False, False, False]) == "nowhere"
     assert where(tried, [True, True, True]) == "at every size"
@@ -220,7 +220,7 @@ def test_where_one_wins() -> None:
     assert where(tried, [True, False, True]) == "at 512, 2048"
 
 
-def test_the_verdict_is_what_the_figures_say() -> None:
+def test_the_verdict_follows_from_the_figures() -> None:
     results = [
         result("efficient", 64, 0.5, 2.0, 100),
         result("criss_cross", 64, 0.505, 2.05, 200),
@@ -232,13 +232,13 @@ def test_the_verdict_is_what_the_figures_say() -> None:
         "efficient nowhere; time: criss-cross wins from 128 on, efficient nowhere; memory: criss-cross wins "
         "from 128 on, efficient at 64."
     )
-    # A second seed that disagrees takes the win in IoU away.
+    # A second seed that disagrees cancels the win in IoU.
     results += [{**each, "seed": 1} for each in results[:3]]
     results.append(result("criss_cross", 128, 0.45, 2.0, 200, seed=1))
     assert "IoU of object: criss-cross wins nowhere, efficient nowhere;" in verdict(results, NAMES, 32)
 
 
-def test_of_many_classes_the_mean_decides() -> None:
+def test_with_many_classes_miou_decides() -> None:
     assert columns(("a", "b", "c"))[0].title == "mIoU"
 
 
@@ -249,7 +249,7 @@ def test_the_page_and_the_plot_show_every_row(data: Path) -> None:
         for size in (64, 128)
     ]
     three = study(data, attentions=("efficient", "criss_cross", "none"))
-    page = tell(three, results, NAMES, "a processor")
+    page = markdown_page(three, results, NAMES, "a processor")
     assert "| 32 | criss-cross | 128 | 0.600 | 0.600 | 2.00 | 100 |" in page
     assert "Windows of 128 are cut to the scene" in page
     assert "Best IoU of object: criss-cross, trained with 32, mapped with 64: 0.600." in page

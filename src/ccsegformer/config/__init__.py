@@ -1,1 +1,6 @@
-"""Recipes and protocols as YAML files: read, overridden and validated."""
+"""Configuration files.
+
+yaml_files: read YAML and apply overrides from the command line.
+validation: validate the content with pydantic, with one-line messages.
+protocol: evaluation protocols.
+"""

@@ -1,4 +1,4 @@
-"""Protocols: how a model is shown an image and how it is scored, as a validated YAML file."""
+"""Evaluation protocols: how a model sees an image and how it is scored, as validated YAML files."""
 
 from importlib.resources import as_file, files
 from importlib.resources.abc import Traversable
@@ -18,10 +18,10 @@ SCORES = {"mean_iou": "mean IoU of the data set", "mean_image_iou": "mean of the
 
 
 class ResizeSection(Section):
-    """To what size the network is given an image; with no key, its own.
+    """Size of the images that the network sees; without keys, their own size.
 
-    The sides keep their ratio: the shorter one becomes `short_side`, unless the longer one would exceed
-    `long_side`, which then decides. Afterwards both are stretched up to the next multiple of `multiple_of`.
+    The shorter side becomes `short_side`, or less where the longer side would otherwise exceed `long_side`;
+    the aspect ratio is kept. Then each side is stretched to the next multiple of `multiple_of`.
     """
 
     short_side: Pixels | None = None
@@ -31,12 +31,12 @@ class ResizeSection(Section):
     @model_validator(mode="after")
     def _long_is_longer(self) -> Self:
         if self.long_side is not None and (self.short_side is None or self.short_side > self.long_side):
-            raise ValueError("long_side is a limit beside short_side, and not below it")
+            raise ValueError("long_side needs a short_side that is not larger")
         return self
 
 
 class WindowSection(Section):
-    """Square windows of `size` pixels, one every `stride`; the last ones end where the image does."""
+    """Square windows of `size` pixels, `stride` pixels apart; the last one ends at the image's edge."""
 
     size: Annotated[int, Field(ge=32)]
     stride: Pixels
@@ -44,22 +44,23 @@ class WindowSection(Section):
     @model_validator(mode="after")
     def _covers(self) -> Self:
         if self.stride > self.size:
-            raise ValueError(f"stride {self.stride} is above size {self.size}, which leaves gaps")
+            raise ValueError(f"stride {self.stride} is larger than size {self.size}, which leaves gaps")
         return self
 
 
 class EvaluationProtocol(Section):
-    """Everything that decides a score beside the model and the images; the default is the plainest.
+    """All settings that affect a score, apart from the model and the images.
 
-    Labels are always compared at an image's original resolution, to which the logits are resized.
+    Logits are resized to the original resolution of an image before labels are compared. The default is one
+    pass over each image at its own size.
 
     Attributes:
-        resize: the size at which the network is given an image.
-        window: windows that slide over the resized image; None shows it whole.
-        scales: factors on that size; the probabilities of all are averaged.
-        flip: whether each scale is seen mirrored as well.
-        precision: of the network; bf16 and fp16 through autocast.
-        score: which of the figures, all of which are always taken, stands at the head.
+        resize: Size of the images that the network sees.
+        window: Sliding windows over the resized image; None for the whole image at once.
+        scales: Factors of the image size; class probabilities are averaged over them.
+        flip: Whether to average over each scale and its mirror image.
+        precision: Precision of the network; bf16 and fp16 use autocast.
+        score: Headline score. All scores are computed in any case.
     """
 
     resize: ResizeSection = ResizeSection()
@@ -73,14 +74,14 @@ class EvaluationProtocol(Section):
 
     @property
     def name(self) -> str:
-        """Of the known protocols the one that is equal to this, else "default", else "own"."""
+        """Name of the built-in protocol that equals this one, or "default" or "own"."""
         for name in known_protocols():
             if load_protocol(name) == self:
                 return name
         return "default" if self == EvaluationProtocol() else "own"
 
     def summary(self) -> str:
-        """The protocol in one sentence."""
+        """Describe the protocol on one line."""
         size, window = "images at their own size", self.window
         if self.resize.short_side is not None:
             size = f"shorter side resized to {self.resize.short_side}"
@@ -105,44 +106,42 @@ DEFAULT = EvaluationProtocol()
 
 
 def known_protocols() -> list[str]:
-    """The names that `load_protocol` knows."""
+    """Return the names of the built-in protocols."""
     return sorted(
         path.name.removesuffix(".yaml") for path in _folder().iterdir() if path.name.endswith(".yaml")
     )
 
 
 def load_protocol(name_or_path: str | Path) -> EvaluationProtocol:
-    """Read a known protocol by its name, or a YAML file.
+    """Read a built-in protocol by its name, or a YAML file.
 
     Raises:
-        RecipeError: one line: an unknown name, with the known ones, or what is wrong in the file.
+        RecipeError: there is no protocol of that name, or the file is not valid.
     """
     name, known = str(name_or_path), known_protocols()
     if name in known:
         with as_file(_folder() / f"{name}.yaml") as path:
-            return _read(path)
+            return _read_protocol(path)
     if not name.endswith((".yaml", ".yml")) and not Path(name).is_file():
-        raise RecipeError(
-            f"unknown protocol '{name}': give the name of one, {', '.join(known)}, or a YAML file"
-        )
-    return _read(Path(name))
+        raise RecipeError(f"unknown protocol '{name}': must be one of {', '.join(known)}, or a YAML file")
+    return _read_protocol(Path(name))
 
 
 def with_precision(protocol: EvaluationProtocol, precision: str) -> EvaluationProtocol:
-    """The protocol with another precision of the network.
+    """Return the protocol with another precision of the network.
 
     Raises:
-        RecipeError: an unknown precision.
+        RecipeError: there is no such precision.
     """
     return validate(EvaluationProtocol, {**protocol.model_dump(), "precision": precision}, "--precision")
 
 
 def save_protocol(protocol: EvaluationProtocol, path: str | Path) -> None:
-    """Write a protocol with all its keys, so that `load_protocol` gives back the same one."""
+    """Write a protocol with all its keys; `load_protocol` reads back an equal one."""
     write_atomically(path, yaml.safe_dump(protocol.model_dump(mode="json"), sort_keys=False))
 
 
-def _read(path: Path) -> EvaluationProtocol:
+def _read_protocol(path: Path) -> EvaluationProtocol:
     return validate(EvaluationProtocol, read_yaml(path, "keys such as 'resize:' and 'flip:'"), path)
 
 

@@ -1,4 +1,8 @@
-"""Validate recipes and protocols: one line names every wrong key, with the nearest right name."""
+"""Validate recipes and protocols with pydantic, with a one-line message that names every wrong key.
+
+Pydantic lists one error per line, by its own names of types, and suggests no keys; the messages here are
+built from its error details.
+"""
 
 import difflib
 import json
@@ -13,11 +17,12 @@ from pydantic_core import ErrorDetails
 from ccsegformer.config.yaml_files import brief
 from ccsegformer.errors import RecipeError
 
-Location = tuple[int | str, ...]  # of an error, as pydantic gives it
+Location = tuple[int | str, ...]
+"""Location of an error as pydantic gives it."""
 
 
 class Section(BaseModel):
-    """Keys that belong together; none but these, and none changed afterwards."""
+    """Immutable section of a file; unknown keys are an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -31,37 +36,37 @@ def validate(
     path: str | Path,
     locate: Callable[[Location], tuple[list[str], Iterable[str] | None]] | None = None,
 ) -> Settings:
-    """Make `settings` of what was read from the file `path`.
+    """Validate the content of a file and return it as `settings`.
 
     Args:
-        settings: the class of the settings.
-        content: keys and values.
-        path: what the message calls the file.
-        locate: gives the keys that lead to an error, and the right names for the last of them where they are
-            not those of `settings` and its sections; by default the location as it stands.
+        settings: Class of the settings.
+        content: Keys and values of the file.
+        path: Name of the file in messages.
+        locate: Function from the location of an error to the keys that lead there and, if the last of them is
+            not a key of `settings` or its sections, the valid names for it. By default, the location.
 
     Raises:
-        RecipeError: one line that names the file and every key that is wrong, with the nearest right name.
+        RecipeError: one line that names the file and every wrong key, with the nearest valid name.
     """
     try:
-        # Through JSON: its strict mode takes a list for a tuple, but no word for a number and no yes for a 1.
+        # JSON's strict mode accepts a list for a tuple, but neither "1" nor true for a number.
         return settings.model_validate_json(json.dumps(content, default=str), strict=True)
     except ValidationError as error:
         find = locate or (lambda location: ([str(key) for key in location], None))
         problems = [_describe(detail, settings, *find(detail["loc"])) for detail in error.errors()]
         raise RecipeError(f"{path}: " + "; ".join(problems)) from None
-    except ValueError as error:  # what JSON cannot hold, such as a list inside itself
+    except ValueError as error:  # JSON cannot represent it, for instance a list that contains itself
         raise RecipeError(f"{path}: {error}") from None
 
 
 def _describe(
-    detail: ErrorDetails, settings: type[Section], path: list[str], right_names: Iterable[str] | None
+    detail: ErrorDetails, settings: type[Section], path: list[str], valid_names: Iterable[str] | None
 ) -> str:
-    """One pydantic error as "'section.key' ...", with the nearest right name where one is near."""
+    """Return one pydantic error as "'section.key' ...", with the nearest valid name if one is close."""
     value, context, name = detail["input"], detail.get("ctx", {}), ".".join(path)
     match detail["type"]:
-        case "extra_forbidden" if right_names is not None:
-            return f"unknown key '{name}'" + _nearest(path[-1], right_names, path[:-1])
+        case "extra_forbidden" if valid_names is not None:
+            return f"unknown key '{name}'" + _nearest(path[-1], valid_names, path[:-1])
         case "extra_forbidden":
             return f"unknown key '{name}'" + _nearest_key(path, settings)
         case "missing":
@@ -79,7 +84,7 @@ def _describe(
 
 
 def _nearest_key(path: list[str], settings: type[Section]) -> str:
-    """The same key in another section, where it belongs, or else a right name for this one."""
+    """Suggest the section that has this key, or else the nearest key of this section."""
     *parents, key = path
     sections = {
         name: [

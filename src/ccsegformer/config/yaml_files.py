@@ -1,4 +1,4 @@
-"""YAML files as plain values: no key twice, `6e-5` is a number, and `section.key=value` overrides one."""
+"""Read YAML files strictly, and apply `section.key=value` overrides to their content."""
 
 import json
 import re
@@ -11,17 +11,21 @@ from ccsegformer.errors import RecipeError
 
 
 def read_yaml(path: str | Path, wanted: str) -> dict[str, Any]:
-    """Read a YAML file of keys and values, which a message calls `wanted`; an empty file has none.
+    """Read a YAML file that holds a mapping; an empty file is an empty mapping.
+
+    Args:
+        path: Path of the file.
+        wanted: Description of the expected keys, for the error message.
 
     Raises:
-        RecipeError: one line that names the file, and the line where the file is not YAML.
+        RecipeError: the file cannot be read or is not such a file; the message names file and line.
     """
     try:
         content = parse(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
-        raise RecipeError(f"{path}: is not text in UTF-8") from error
+        raise RecipeError(f"{path}: is not UTF-8 text") from error
     except RecipeError as error:
         raise RecipeError(f"{path}: {error}") from error
     content = {} if content is None else content
@@ -31,10 +35,10 @@ def read_yaml(path: str | Path, wanted: str) -> dict[str, Any]:
 
 
 def parse(text: str) -> Any:
-    """Read YAML into plain Python values.
+    """Parse YAML to plain Python values.
 
     Raises:
-        RecipeError: the text is not YAML, or gives a key twice; the message names the line.
+        RecipeError: the text is not YAML or has a duplicate key; the message names the line.
     """
     try:
         return yaml.load(text, Loader=_Loader)
@@ -45,10 +49,12 @@ def parse(text: str) -> Any:
 
 
 def apply_override(override: str, content: dict[str, Any]) -> None:
-    """Set one `"section.key=value"` in `content`; a number steps into a list, and missing sections are made.
+    """Apply one override `"section.key=value"` to `content`, in place.
+
+    A number as key is an index of a list. Missing sections are created.
 
     Raises:
-        RecipeError: not of that form, or a path through something that has no keys.
+        RecipeError: the override does not have that form, or leads through a value that has no keys.
     """
     name, equals, text = override.partition("=")
     *keys, last = name.strip().split(".")
@@ -67,13 +73,13 @@ def apply_override(override: str, content: dict[str, Any]) -> None:
 
 
 def brief(value: object) -> str:
-    """A value as a message shows it: on one line and not too long."""
+    """Return a value as JSON, on one line of at most 60 characters."""
     text = json.dumps(value, default=str)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 with the floats of 1.2 (6e-5 is a number), and no key given twice."""
+    """YAML 1.1 with the floats of YAML 1.2, so that 6e-5 is a number, and without duplicate keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -94,7 +100,7 @@ _Loader.add_implicit_resolver(
 
 
 def _step(at: Any, key: str) -> str | int:
-    """The key as `at`, a mapping or a list, takes it."""
+    """Return the key as an index of `at`, a mapping or a list."""
     if isinstance(at, dict):
         return key
     if not isinstance(at, list):

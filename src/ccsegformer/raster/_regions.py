@@ -1,4 +1,4 @@
-"""Connected regions of a label map as polygons in pixel coordinates, strip by strip; nothing of files."""
+"""Trace the connected regions of a label map, strip by strip, as polygons in pixel coordinates."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -9,12 +9,13 @@ from numpy.typing import NDArray
 from rasterio.features import shapes
 from shapely.geometry import shape
 
-NOTHING = -1
+NO_LABEL = -1
+"""Label of pixels that belong to no region."""
 
 
 @dataclass
 class _Region:
-    """A region that may go on in the next strip, and its parts so far."""
+    """Region that may continue in the next strip: the parts found so far."""
 
     label: int
     parts: list[shapely.Polygon]
@@ -23,21 +24,23 @@ class _Region:
 def trace_regions(
     strips: Iterable[NDArray[np.int32]], simplify: float = 0.0
 ) -> Iterator[tuple[int, shapely.Polygon]]:
-    """Trace the regions of a map that comes as strips of rows (h, W) of labels, from the top down.
+    """Trace the regions of a map given as strips of rows (h, W) of labels, from top to bottom.
 
-    A region is all pixels of one label that share edges; `NOTHING` is traced around, never as a region. Comes
-    out as (label, polygon), x to the right and y downwards in pixels, with a vertex at every turn and nowhere
-    else. Held in memory are one strip and the regions that reach its last row. Strips of other heights give
-    the same polygons in another order.
+    A region is a set of pixels of one label, connected by their edges. Pixels of `NO_LABEL` belong to none.
+    Yield each region as (label, polygon), with x to the right and y downwards in pixels, and vertices only
+    where the outline turns. Memory holds one strip and the regions that reach its last row. The height of the
+    strips changes the order of the polygons and nothing else.
 
     Args:
-        strips: of one width; a strip has at least one row.
-        simplify: corners whose triangle is smaller than the square of this, in pixels, are cut (Visvalingam
-            and Whyatt, "Line generalisation by repeated elimination of points", 1993). Neighbours keep their
-            border in common and polygons stay valid; points where a border crosses into another strip stay.
+        strips: Strips of the same width, each of at least one row.
+        simplify: Tolerance in pixels. Corners are cut if their triangle has an area below its square
+            (Visvalingam and Whyatt, "Line generalisation by repeated elimination of points", 1993).
+            Neighbours keep a common border, and polygons stay valid. Points where a border crosses from one
+            strip to the next are kept.
     """
     waiting: dict[int, _Region] = {}
-    above: tuple[NDArray[np.int32], NDArray[np.int64]] | None = None  # the last row's labels and regions
+    # Labels and region numbers of the last row.
+    above: tuple[NDArray[np.int32], NDArray[np.int64]] | None = None
     top = named = 0
     for values in strips:
         bottom = top + len(values)
@@ -52,41 +55,41 @@ def trace_regions(
             waiting[number] = _Region(int(labels[number - named]), [parts[number - named]])
         renamed: dict[int, int] = {}
         if above is not None:
-            meet = (values[0] == above[0]) & (values[0] != NOTHING)
+            meet = (values[0] == above[0]) & (values[0] != NO_LABEL)
             owner = _owners(parts[at_edge], numbers, top, values.shape[1])
-            renamed = _join(waiting, np.unique(np.stack([above[1][meet], owner[meet]]), axis=1))
+            renamed = _merge_regions(waiting, np.unique(np.stack([above[1][meet], owner[meet]]), axis=1))
         owner = _owners(parts[at_edge], numbers, bottom, values.shape[1])
         present, place = np.unique(owner, return_inverse=True)
         owner = np.array([_root(renamed, number) for number in present.tolist()])[place]
         for number in sorted(waiting.keys() - set(owner.tolist())):
-            yield _whole(waiting.pop(number), simplify)
+            yield _union_of_parts(waiting.pop(number), simplify)
         above = values[-1].copy(), owner
         top, named = bottom, named + len(parts)
     for region in waiting.values():
-        yield _whole(region, simplify)
+        yield _union_of_parts(region, simplify)
 
 
 def _trace_strip(
     values: NDArray[np.int32], top: int, simplify: float
 ) -> tuple[NDArray[np.int64], NDArray[np.object_]]:
-    """The labels (N,) and polygons (N,) of one strip's own regions."""
-    mask = None if simplify else values != NOTHING
+    """Return the labels (N,) and polygons (N,) of the regions of one strip."""
+    mask = None if simplify else values != NO_LABEL
     found = [(int(label), shape(outline)) for outline, label in shapes(values, mask=mask, connectivity=4)]
     labels = np.array([label for label, _ in found], np.int64)
     parts = np.array([part for _, part in found], object)
     if simplify and len(parts):
-        # What has no data takes part, so that borders to it are simplified too. The strip's outline is kept.
+        # Pixels without label take part, so borders to them are simplified too; the strip's edge is kept.
         dense = shapely.transform(shapely.segmentize(parts, 1), np.rint)  # neighbours share every vertex
         parts = shapely.coverage_simplify(dense, simplify, simplify_boundary=False)
-        parts, labels = parts[labels != NOTHING], labels[labels != NOTHING]
+        parts, labels = parts[labels != NO_LABEL], labels[labels != NO_LABEL]
     return labels, shapely.transform(parts, lambda points: points + np.array([0, top]))
 
 
 def _owners(
     parts: NDArray[np.object_], numbers: NDArray[np.int64], row: int, width: int
 ) -> NDArray[np.int64]:
-    """Whose pixel each one is along a strip's edge at y = `row`: one of `numbers`, or `NOTHING`; (W,)."""
-    owner = np.full(width, NOTHING, np.int64)
+    """Return the region number (W,) of each pixel along the line y = `row`, or `NO_LABEL`."""
+    owner = np.full(width, NO_LABEL, np.int64)
     points, part = shapely.get_coordinates(shapely.get_exterior_ring(parts), return_index=True)
     on_row = points[:, 1] == row
     edges = np.flatnonzero(on_row[1:] & on_row[:-1] & (part[1:] == part[:-1]))
@@ -96,8 +99,8 @@ def _owners(
     return owner
 
 
-def _join(waiting: dict[int, _Region], pairs: NDArray[np.int64]) -> dict[int, int]:
-    """Make one region of each pair (2, N); returns under which number a joined one is to be found."""
+def _merge_regions(waiting: dict[int, _Region], pairs: NDArray[np.int64]) -> dict[int, int]:
+    """Merge each pair (2, N) of regions; return which number replaces which."""
     renamed: dict[int, int] = {}
     for pair in pairs.T.tolist():
         first, second = (_root(renamed, number) for number in pair)
@@ -115,19 +118,19 @@ def _root(renamed: dict[int, int], number: int) -> int:
     return number
 
 
-def _whole(region: _Region, simplify: float) -> tuple[int, shapely.Polygon]:
-    """The union of a region's parts."""
+def _union_of_parts(region: _Region, simplify: float) -> tuple[int, shapely.Polygon]:
+    """Return label and polygon of a region, the union of its parts."""
     parts = np.array(region.parts, object)
     if len(parts) == 1 and not simplify:
         return region.label, parts[0]
-    # A hole never reaches the strip's edge, so that outlines alone have to be joined.
+    # Holes of a part do not reach the edge of its strip, so only the outlines need a union.
     joined = shapely.union_all(shapely.polygons(shapely.get_exterior_ring(parts)))
     holes = [hole for part in parts for hole in part.interiors]
     return region.label, _straighten(shapely.Polygon(joined.exterior, [*joined.interiors, *holes]))
 
 
 def _straighten(polygon: shapely.Polygon) -> shapely.Polygon:
-    """The same polygon without vertices in the middle of a straight line; exact, as coordinates are whole."""
+    """Remove vertices within straight lines; exact, since coordinates are integers."""
     rings = []
     for ring in (polygon.exterior, *polygon.interiors):
         points = shapely.get_coordinates(ring)[:-1]

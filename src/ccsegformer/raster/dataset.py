@@ -1,4 +1,4 @@
-"""Georeferenced scenes with their labels, read in windows and never whole."""
+"""Data set of georeferenced scenes with labels, read in windows."""
 
 import os
 from collections import OrderedDict
@@ -24,22 +24,22 @@ from ccsegformer.raster.read import (
     RASTER_SUFFIXES,
     Box,
     fill_gaps,
-    hold_raster,
     image_bands,
     open_raster,
     read_box,
 )
 
 TILE = 512
-"""Side of the windows, side by side, in which a split is scored."""
+"""Side, in pixels, of the tiles in which a split is scored."""
 POLYGON_SUFFIXES = (".gpkg", ".geojson")
-# Without classes.json 255 is no label: in some masks it means the object, in others nothing.
 DEFAULT_CLASSES = Classes(("background", "object"), ignore_index=65535)
+"""Classes without a classes.json. 255 is not ignored: some masks use it for the object, others for nodata."""
 OPEN_RASTERS = 8
+"""Number of rasters that a process keeps open."""
 
 
 class Scene(NamedTuple):
-    """A scene and what labels it."""
+    """Scene and its labels."""
 
     path: Path
     name: str
@@ -49,17 +49,18 @@ class Scene(NamedTuple):
 
 
 class Bands(NamedTuple):
-    """What a pixel of every scene of a set is made of."""
+    """Bands that all scenes of a data set have in common."""
 
     number: int
+    """Number of bands without alpha."""
     dtype: str
-    has_alpha: bool  # beside them
+    has_alpha: bool
     rgb: tuple[int, int, int] | None
-    """Which of them, from 0, are red, green and blue, where the files say so."""
+    """Indices, from 0, of the red, green and blue bands, if the files name them."""
 
     @property
     def is_rgb(self) -> bool:
-        """Whether they are those of a photograph, three of 8 bits."""
+        """Whether a scene has three 8-bit bands, as a photograph."""
         return self.number == 3 and self.dtype == "uint8"
 
     def __str__(self) -> str:
@@ -67,42 +68,36 @@ class Bands(NamedTuple):
 
 
 class Scenes(Dataset[Sample]):
-    """The scenes `DIR/SPLIT/NAME.tif`, labelled by `NAME_mask.tif` or by polygons.
+    """Scenes `DIR/SPLIT/NAME.tif`, labelled by `NAME_mask.tif` or by polygons.
 
     Polygons are in `NAME.gpkg` or `NAME.geojson`, or in one `polygons.gpkg` or `polygons.geojson` for the
-    whole split. Sample i is tile i of 512 pixels: all scenes by name, each row by row, smaller at the edges.
-    Pixels without data or label are ignored. Where a scene has no data the image has the mean of the rest of
-    the window, band by band. Rasters are opened when they are needed, by each process for itself.
+    whole split. Sample i is tile i of 512 x 512 pixels, smaller at the edges: scenes in order of their names,
+    each row by row. Pixels without data or label are ignored. Pixels without data get the mean of the other
+    pixels of their window, band by band. Each process opens rasters when it needs them.
 
     Args:
-        root: the folder DIR. Its `classes.json` names the classes; without it they are background and object.
-        split: "training", "validation" or another.
-        classes: the path of another `classes.json`.
+        root: Folder DIR. Its `classes.json` names the classes; without it they are background and object.
+        split: "training", "validation" or the name of another folder.
+        classes: Path of another `classes.json`.
 
     Raises:
-        DataError: no scenes, a scene without labels, scenes of different bands, or files that cannot be used.
+        DataError: there are no scenes, a scene has no labels, the bands of scenes differ, or a file cannot be
+            used.
     """
 
     def __init__(self, root: str | Path, split: str = "training", *, classes: str | None = None) -> None:
         self.root = Path(root)
         folder, listing = self.root / split, Path(classes or self.root / "classes.json")
-        rasters = files_by_stem(folder, RASTER_SUFFIXES)
-        images = {name: path for name, path in rasters.items() if not name.endswith(MASK)}
-        masks = {name.removesuffix(MASK): path for name, path in rasters.items() if name.endswith(MASK)}
-        if not images:
-            raise DataError(f"{folder}: no scenes ({', '.join(RASTER_SUFFIXES)}) in this split")
-        if orphans := sorted(masks.keys() - images.keys()):
-            raise DataError(f"{masks[orphans[0]]}: mask without a scene{and_more(orphans)}")
-        self._knows_classes = classes is not None or listing.exists()
-        self.classes: Classes = read_classes(listing) if self._knows_classes else DEFAULT_CLASSES
+        images, masks = _images_and_masks(folder)
+        self._has_class_file = classes is not None or listing.exists()
+        self.classes: Classes = read_classes(listing) if self._has_class_file else DEFAULT_CLASSES
         self._open = _OpenRasters()
         polygons = files_by_stem(folder, POLYGON_SUFFIXES)
-        shared = polygons.get("polygons")
-        shared_file = None
-        if shared is not None and images.keys() - masks.keys() - polygons.keys():
-            shared_file = read_polygon_file(shared, self.classes)
-            if shared_file.bounds is None:
-                raise DataError(f"{shared}: holds no polygons")
+        shared = None
+        if "polygons" in polygons and images.keys() - masks.keys() - polygons.keys():
+            shared = read_polygon_file(polygons["polygons"], self.classes)
+            if shared.bounds is None:
+                raise DataError(f"{shared.path}: holds no polygons")
         self.scenes: list[Scene] = []
         for name, path in images.items():
             with open_raster(path) as source:
@@ -112,8 +107,8 @@ class Scenes(Dataset[Sample]):
                     labels = MaskRaster(masks[name], source, self.classes)
                 elif name in polygons:
                     labels = Polygons(read_polygon_file(polygons[name], self.classes), source, self.classes)
-                elif shared_file is not None:
-                    labels = Polygons(shared_file, source, self.classes)
+                elif shared is not None:
+                    labels = Polygons(shared, source, self.classes)
                 else:
                     raise DataError(
                         f"{folder / name}{MASK}.tif: mask is missing; a scene needs one, or polygons in "
@@ -134,11 +129,11 @@ class Scenes(Dataset[Sample]):
         return len(self._tiles)
 
     def __getitem__(self, index: int) -> Sample:
-        """Read a tile."""
+        """Read tile `index`."""
         return self.sample(*self._tiles[index], self.names[index])
 
     def sample(self, number: int, box: Box, name: str) -> Sample:
-        """Read a box inside scene `number`; the image is uint8, or float32 where the scene is not."""
+        """Read a box inside scene `number`. The image is uint8 if the scene is, else float32."""
         values, valid = self.pixels(number, box)
         labels = self.labels(number, box)
         labels[~valid] = self.classes.ignore_index
@@ -150,28 +145,28 @@ class Scenes(Dataset[Sample]):
         }
 
     def pixels(self, number: int, box: Box) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
-        """Values (bands, H, W) of a box in the scene's own type, and which pixels (H, W) have data."""
+        """Read a box as `read_box` does: pixels (bands, H, W), and a mask (H, W) of those with data."""
         path = self.scenes[number].path
-        return read_box(self._open.get(path, lambda: hold_raster(path)), box)
+        return read_box(self._open.get(path, lambda: open_raster(path)), box)
 
     def labels(self, number: int, box: Box) -> NDArray[np.int32]:
-        """Class ids (H, W) of a box inside scene `number`, whether or not the scene has data there."""
+        """Read the class ids (H, W) of a box inside scene `number`, also where the scene has no data."""
         source = self.scenes[number].labels
         labels = source.read(self._open.get(source.path, source.open), box)
         try:
             check_labels(torch.from_numpy(labels), self.classes, source.path, top=box.top, left=box.left)
         except DataError as error:
-            if self._knows_classes:
+            if self._has_class_file:
                 raise
             raise DataError(f"{error}; name the classes in {self.root / 'classes.json'}") from None
         return labels
 
     def _check_bands(self, path: Path, source: Any) -> None:
-        """Make sure that the scene has the bands of those before it."""
+        """Check that a scene has the same bands as those before it."""
         numbers = image_bands(source)
         colors = [source.colorinterp[band - 1] for band in numbers]
         if ColorInterp.palette in colors:
-            raise DataError(f"{path}: holds palette indices; make it RGB with gdal_translate -expand rgb")
+            raise DataError(f"{path}: holds palette indices; convert to RGB with gdal_translate -expand rgb")
         wanted = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
         red_green_blue = [colors.index(color) for color in wanted if color in colors]
         rgb = (red_green_blue[0], red_green_blue[1], red_green_blue[2]) if len(red_green_blue) == 3 else None
@@ -185,7 +180,7 @@ class Scenes(Dataset[Sample]):
 
 
 def tiles(height: int, width: int, size: int) -> list[Box]:
-    """Boxes of at most `size` pixels a side that lie side by side over a scene, row by row."""
+    """Divide a scene into boxes of at most `size` pixels a side, row by row."""
     return [
         Box(top, left, min(top + size, height), min(left + size, width))
         for top in range(0, height, size)
@@ -193,8 +188,20 @@ def tiles(height: int, width: int, size: int) -> list[Box]:
     ]
 
 
+def _images_and_masks(folder: Path) -> tuple[dict[str, Path], dict[str, Path]]:
+    """Return the paths of scenes and of masks by the name of the scene."""
+    rasters = files_by_stem(folder, RASTER_SUFFIXES)
+    images = {name: path for name, path in rasters.items() if not name.endswith(MASK)}
+    masks = {name.removesuffix(MASK): path for name, path in rasters.items() if name.endswith(MASK)}
+    if not images:
+        raise DataError(f"{folder}: no scenes ({', '.join(RASTER_SUFFIXES)}) in this split")
+    if orphans := sorted(masks.keys() - images.keys()):
+        raise DataError(f"{masks[orphans[0]]}: mask without a scene{and_more(orphans)}")
+    return images, masks
+
+
 class _OpenRasters:
-    """The rasters used last, kept open; a copy in another process opens its own."""
+    """Cache of the rasters used last. Every process, forked or unpickled, opens its own."""
 
     def __init__(self) -> None:
         self._process = os.getpid()
@@ -203,12 +210,12 @@ class _OpenRasters:
     def __reduce__(self) -> tuple[type, tuple[()]]:
         return _OpenRasters, ()
 
-    def get(self, path: Path, opened: Callable[[], Any]) -> Any:
-        """The raster of a path, made by `opened` where it is not open yet."""
-        if self._process != os.getpid():  # forked: the parent reads from the same handles
+    def get(self, path: Path, opener: Callable[[], Any]) -> Any:
+        """Return the raster of `path`, opened by `opener` if it is not open yet."""
+        if self._process != os.getpid():  # forked: these handles are the parent's
             self._process, self._sources = os.getpid(), OrderedDict()
         if path not in self._sources:
-            self._sources[path] = opened()
+            self._sources[path] = opener()
             if len(self._sources) > OPEN_RASTERS:
                 _, oldest = self._sources.popitem(last=False)
                 if oldest is not None:

@@ -1,4 +1,4 @@
-"""Warn where scenes of two splits show the same ground."""
+"""Warn if scenes of two splits show the same area."""
 
 import os
 import sys
@@ -12,53 +12,65 @@ from ccsegformer.errors import DataError
 from ccsegformer.raster.georeference import footprint, is_georeferenced, project
 from ccsegformer.raster.read import MASK, RASTER_SUFFIXES, open_raster
 
+UNKNOWN = "cannot check whether the splits overlap"
 
-class _Place(NamedTuple):
+
+class _Footprint(NamedTuple):
     path: Path
-    crs: str  # as WKT
+    crs: str
+    """CRS as WKT."""
     outline: Any
-    pixel: float  # its side
+    pixel: float
+    """Side of a pixel in map units."""
 
 
 def warn_about_overlaps(root: Path, split: str, scenes: Iterable[Path]) -> None:
-    """Say so, once, where a scene lies on the ground of one that the model is trained or scored on, too."""
+    """Warn on stderr, once for each pair, if scenes of the training and validation splits overlap.
+
+    `scenes` are those of `split`; they are compared with the validation split, or, for any split other than
+    training, with the training split.
+    """
     other = "validation" if split == "training" else "training"
     if not (root / other).is_dir():
         return
-    theirs = [
-        path for path in files_by_stem(root / other, RASTER_SUFFIXES).values() if not path.stem.endswith(MASK)
-    ]
-    grounds = list(_places(theirs))
-    for mine in _places(scenes):
-        for ground in grounds:
-            # Without a pixel on every side, since neighbours share an edge.
+    others = list(
+        _footprints(
+            path
+            for path in files_by_stem(root / other, RASTER_SUFFIXES).values()
+            if not path.stem.endswith(MASK)
+        )
+    )
+    for one in _footprints(scenes):
+        for two in others:
             try:
-                one, two = mine.outline, project(ground.outline, ground.crs, mine.crs)
+                outlines = one.outline, project(two.outline, two.crs, one.crs)
             except DataError as error:
-                _warn(f"{mine.path}: {error}: whether splits overlap on the ground is not known")
+                _warn_once(f"{one.path} and {two.path}: {error}; {UNKNOWN}")
                 return
-            if one.buffer(-mine.pixel).intersects(two.buffer(-mine.pixel)):
-                _warn(
-                    f"{mine.path}: lies on the same ground as {ground.path}: split by area, or scores flatter"
+            # Neighbours share an edge: shrink both by a pixel.
+            if outlines[0].buffer(-one.pixel).intersects(outlines[1].buffer(-one.pixel)):
+                _warn_once(
+                    f"{one.path}: overlaps {two.path} of the other split, so scores will be too high; split "
+                    "scenes by area"
                 )
 
 
-def _places(paths: Iterable[Path]) -> Iterator[_Place]:
-    """Where the scenes lie that say so."""
-    nowhere = []
+def _footprints(paths: Iterable[Path]) -> Iterator[_Footprint]:
+    """Yield the footprints of scenes with a CRS; warn if others have none."""
+    without_crs = []
     for path in paths:
         with open_raster(path) as source:
             if source.crs is None or not is_georeferenced(source):
-                nowhere.append(path)
+                without_crs.append(path)
                 continue
             pixel = abs(source.transform.determinant) ** 0.5
-            yield _Place(path, source.crs.to_wkt(), footprint(source), pixel)
-    if nowhere:
-        more = and_more([str(path) for path in nowhere])
-        _warn(f"{nowhere[0]}: has no CRS{more}: whether splits overlap on the ground is not known")
+            yield _Footprint(path, source.crs.to_wkt(), footprint(source), pixel)
+    if without_crs:
+        more = and_more([str(path) for path in without_crs])
+        _warn_once(f"{without_crs[0]}: has no CRS{more}; {UNKNOWN}")
 
 
 @cache
-def _warn(message: str) -> None:
+def _warn_once(message: str) -> None:
     if os.environ.get("RANK", "0") == "0":
         print(message, file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Label maps as polygons for QGIS and other GIS: GeoPackage or GeoJSON, in bounded memory."""
+"""Write the regions of a label map as polygons, to GeoPackage or GeoJSON, in bounded memory."""
 
 import io
 import json
@@ -20,82 +20,85 @@ from shapely.geometry import mapping, shape
 from ccsegformer.data.labels import Classes
 from ccsegformer.errors import DataError, OutputError
 from ccsegformer.files import written_aside
-from ccsegformer.raster._areas import Ground, find_ground
-from ccsegformer.raster._regions import NOTHING, trace_regions
-from ccsegformer.raster.read import Box, open_raster, reason_of
+from ccsegformer.raster._areas import MapGeometry, map_geometry
+from ccsegformer.raster._regions import NO_LABEL, trace_regions
+from ccsegformer.raster.read import Box, gdal_options, open_raster, reason_of
 
 SUFFIXES = (".gpkg", ".geojson")
-STRIP_PIXELS = 8_000_000  # traced at a time
-BATCH = 2000  # features written at a time
+STRIP_PIXELS = 8_000_000
+"""Number of pixels read and traced at a time."""
+BATCH = 2000
+"""Number of features written at a time."""
 
 
 class _Features(NamedTuple):
     labels: NDArray[np.int32]  # (N,)
-    polygons: NDArray[np.object_]  # (N,), on the map
+    polygons: NDArray[np.object_]  # (N,), in map coordinates
     areas: NDArray[np.float64]  # (N,)
 
 
 def write_polygons(
     label_map: str | Path, output: str | Path, *, classes: Classes, simplify: float | None = None
 ) -> int:
-    """Write the connected regions of a label map, one feature each; returns how many there are.
+    """Write each connected region of a label map as a feature, and return the number of features.
 
-    A feature has `class`, `class_id` and `area_m2`, its area on the ellipsoid of the map's CRS. A map without
-    CRS has `area_map_units` instead, and one without any georeference `area_pixels`, with y = -row as QGIS
-    places such rasters. Pixels of one class that share an edge are one region; pixels without data and those
-    of the ignore index belong to none. The map is read by strips of rows.
+    A feature has the fields `class`, `class_id` and `area_m2`, the area on the ellipsoid of the map's CRS.
+    Without a CRS, `area_map_units` replaces `area_m2`. Without any georeference, `area_pixels` does, and
+    y = -row, as in QGIS. A region is all pixels of one class that are connected by their edges. Pixels
+    without data and those of the ignore index belong to none. The map is read in strips of rows.
 
     Args:
-        label_map: class ids in the first band of a raster; a second band (confidence) is not read.
-        output: `.gpkg`, in the map's CRS; or `.geojson` as RFC 7946 has it: longitude and latitude, cut at
-            the antimeridian. Missing folders are made.
-        classes: names by id.
-        simplify: in the map's units. Corners whose triangle is smaller than its square are cut off, and
-            neighbours keep their border in common.
+        label_map: Raster with class ids in its first band; a second band (confidence) is not read.
+        output: A `.gpkg`, in the map's CRS, or a `.geojson` after RFC 7946: longitude and latitude, cut at
+            the antimeridian. Missing folders are created.
+        classes: Classes of the map.
+        simplify: Tolerance in map units. Corners are cut if their triangle has an area below its square.
+            Neighbours keep a common border.
 
     Raises:
-        DataError: the map cannot be read, or holds a label that is no class; the message says where.
-        OutputError: as `check_polygon_output`, or the file cannot be written. An older file stays.
+        DataError: the map cannot be read, or a label is not a class; the message names row and column.
+        OutputError: as `check_polygon_output`, or the file cannot be written. An existing file is kept then.
     """
     output = Path(output)
-    with open_raster(Path(label_map)) as source:
+    with gdal_options(label_map), open_raster(label_map) as source:
         check_polygon_output(source, output, simplify)
         if source.count > 2 or np.dtype(source.dtypes[0]).kind not in "ui":
             raise DataError(
-                f"{label_map}: {source.count} bands of {source.dtypes[0]}; a label map has one of class ids, "
-                "uint8 or uint16, and perhaps one of confidence"
+                f"{label_map}: {source.count} bands of {source.dtypes[0]}; a label map has one of class ids "
+                "in uint8 or uint16, and at most one more, of confidence"
             )
-        ground = find_ground(source)
-        tolerance = (simplify or 0.0) / sqrt(abs(ground.transform.determinant))  # as area scales, so does it
-        regions = trace_regions(_strips(source, classes), tolerance)
+        geometry = map_geometry(source)
+        tolerance = (simplify or 0.0) / sqrt(abs(geometry.transform.determinant))
+        regions = trace_regions(_label_strips(source, classes), tolerance)
         write = _write_geopackage if output.suffix.lower() == ".gpkg" else _write_geojson
         with written_aside(output) as partial:
             try:
-                return write(partial, output.stem, regions, ground, classes)
-            except RuntimeError as error:  # of pyogrio
+                return write(partial, output.stem, regions, geometry, classes)
+            except RuntimeError as error:  # base of pyogrio's errors
                 raise OutputError(f"{output}: cannot be written: {reason_of(error)}") from error
 
 
 def check_polygon_output(source: DatasetReader, output: str | Path, simplify: float | None = None) -> None:
-    """Make sure, before a map like `source` is made, that `write_polygons` will not refuse the request.
+    """Check that `write_polygons` accepts these arguments for a map with the georeference of `source`.
 
     Raises:
-        OutputError: another suffix than `SUFFIXES`, GeoJSON of a map without CRS, or a negative `simplify`.
+        OutputError: the suffix is none of `SUFFIXES`, `simplify` is negative, or the output is GeoJSON and
+            `source` has no CRS.
     """
     suffix = Path(output).suffix.lower()
     if suffix not in SUFFIXES:
         raise OutputError(f"{output}: polygons are written as {' or '.join(SUFFIXES)}")
     if simplify is not None and not (isfinite(simplify) and simplify >= 0):
         raise OutputError(f"{output}: simplify must be 0 or more, in the map's units, not {simplify}")
-    if suffix == ".geojson" and find_ground(source).crs is None:
+    if suffix == ".geojson" and map_geometry(source).crs is None:
         raise OutputError(
-            f"{output}: GeoJSON needs longitude and latitude, but {source.name} does not say where on Earth "
-            "it lies; write a .gpkg"
+            f"{output}: GeoJSON needs longitude and latitude, but {source.name} lacks a CRS or "
+            "georeference; write a .gpkg"
         )
 
 
-def _strips(source: DatasetReader, classes: Classes) -> Iterator[NDArray[np.int32]]:
-    """The labels (h, W), from the top down; `NOTHING` where there are no data."""
+def _label_strips(source: DatasetReader, classes: Classes) -> Iterator[NDArray[np.int32]]:
+    """Read the labels (h, W) from top to bottom, with `NO_LABEL` for pixels without data."""
     rows = max(1, STRIP_PIXELS // source.width)
     for top in range(0, source.height, rows):
         box = Box(top, 0, min(top + rows, source.height), source.width)
@@ -105,8 +108,8 @@ def _strips(source: DatasetReader, classes: Classes) -> Iterator[NDArray[np.int3
             rows_there = f"rows {top}-{box.bottom - 1}"
             raise DataError(f"{source.name}: {rows_there} cannot be read: {reason_of(error)}") from error
         labels = band.data.astype(np.int32)
-        labels[np.ma.getmaskarray(band) | (labels == classes.ignore_index)] = NOTHING
-        unknown = (labels >= len(classes)) | (labels < NOTHING)
+        labels[np.ma.getmaskarray(band) | (labels == classes.ignore_index)] = NO_LABEL
+        unknown = (labels >= len(classes)) | (labels < NO_LABEL)
         if unknown.any():
             row, column = np.argwhere(unknown)[0]
             raise DataError(
@@ -117,15 +120,16 @@ def _strips(source: DatasetReader, classes: Classes) -> Iterator[NDArray[np.int3
 
 
 def _batches(
-    regions: Iterator[tuple[int, shapely.Polygon]], ground: Ground, *, dense: bool
+    regions: Iterator[tuple[int, shapely.Polygon]], geometry: MapGeometry, *, dense: bool
 ) -> Iterator[_Features]:
-    """Regions on the map with their areas; one empty batch when there are none."""
+    """Yield regions in map coordinates, with their areas; one empty batch if there are no regions."""
     first = True
     while (found := list(islice(regions, BATCH))) or first:
         labels = np.array([label for label, _ in found], np.int32)
         polygons = np.array([polygon for _, polygon in found], object)
-        lines = ground.place_densely(polygons)
-        yield _Features(labels, lines if dense else ground.place(polygons), ground.areas(lines))
+        densified = geometry.to_map_densified(polygons)
+        written = densified if dense else geometry.to_map(polygons)
+        yield _Features(labels, written, geometry.areas(densified))
         first = False
 
 
@@ -133,12 +137,12 @@ def _write_geopackage(
     path: Path,
     layer: str,
     regions: Iterator[tuple[int, shapely.Polygon]],
-    ground: Ground,
+    geometry: MapGeometry,
     classes: Classes,
 ) -> int:
     count = 0
-    for features in _batches(regions, ground, dense=False):
-        _write(path, "GPKG", layer, features, ground, classes, append=count > 0)
+    for features in _batches(regions, geometry, dense=False):
+        _write_features(path, "GPKG", layer, features, geometry, classes, append=count > 0)
         count += len(features.labels)
     return count
 
@@ -147,40 +151,40 @@ def _write_geojson(
     path: Path,
     layer: str,
     regions: Iterator[tuple[int, shapely.Polygon]],
-    ground: Ground,
+    geometry: MapGeometry,
     classes: Classes,
 ) -> int:
-    # GDAL projects, cuts and writes each feature; the file is ours, since GDAL would not notice a full disk.
+    # GDAL projects, cuts and formats the features, but we write the file: GDAL ignores a full disk here.
     count = 0
     with path.open("w", encoding="utf-8") as file:
         file.write(f'{{"type": "FeatureCollection", "name": {json.dumps(layer)}, "features": [')
-        # What is straight on the map is to stay in place, and needs no help if the map is one of degrees.
-        dense = ground.crs is not None and not ground.crs.is_geographic
-        for features in _batches(regions, ground, dense=dense):
+        # Straight lines of the map may become curves in longitude and latitude.
+        dense = geometry.crs is not None and not geometry.crs.is_geographic
+        for features in _batches(regions, geometry, dense=dense):
             buffer = io.BytesIO()
-            _write(buffer, "GeoJSON", layer, features, ground, classes, RFC7946="YES")
+            _write_features(buffer, "GeoJSON", layer, features, geometry, classes, RFC7946="YES")
             for feature in json.loads(buffer.getvalue())["features"]:
-                feature["geometry"] = _polygons_alone(feature["geometry"])
+                feature["geometry"] = _polygons_only(feature["geometry"])
                 file.write((",\n" if count else "\n") + json.dumps(feature, ensure_ascii=False))
                 count += 1
         file.write("\n]}\n")
     return count
 
 
-def _polygons_alone(geometry: dict[str, Any]) -> dict[str, Any]:
-    """Without the lines that GDAL leaves where it joins what it has cut, as of maps from 0 to 360 degrees."""
-    if geometry["type"] != "GeometryCollection":
-        return geometry
-    pieces = [shape(part) for part in geometry["geometries"] if part["type"].endswith("Polygon")]
+def _polygons_only(shapes: dict[str, Any]) -> dict[str, Any]:
+    """Drop the lines that GDAL leaves where it joins parts that it cut, as on maps from 0 to 360 degrees."""
+    if shapes["type"] != "GeometryCollection":
+        return shapes
+    pieces = [shape(part) for part in shapes["geometries"] if part["type"].endswith("Polygon")]
     return mapping(shapely.union_all(pieces))
 
 
-def _write(
+def _write_features(
     target: Path | io.BytesIO,
     driver: str,
     layer: str,
     features: _Features,
-    ground: Ground,
+    geometry: MapGeometry,
     classes: Classes,
     *,
     append: bool = False,
@@ -193,11 +197,11 @@ def _write(
             target,
             geometry=shapely.to_wkb(features.polygons),
             field_data=[names, features.labels, features.areas],
-            fields=["class", "class_id", ground.area_name],
+            fields=["class", "class_id", geometry.area_name],
             layer=layer,
             driver=driver,
             geometry_type="Polygon",
-            crs=ground.crs and ground.crs.to_wkt(),
+            crs=geometry.crs and geometry.crs.to_wkt(),
             append=append,
             layer_options=options,
         )

@@ -1,4 +1,4 @@
-"""Random windows of scenes, on request oftener about rare classes, and the statistics of their bands."""
+"""Random windows of scenes, optionally centred on rare classes, and statistics of their bands."""
 
 from array import array
 from collections.abc import Iterator
@@ -14,17 +14,18 @@ from ccsegformer.errors import DataError
 from ccsegformer.raster.dataset import TILE, Scenes, tiles
 from ccsegformer.raster.read import Box
 
-TRIES = 10
-ENOUGH = 0.5
-"""A window is drawn again, up to `TRIES` times in all, while a smaller share of its pixels is labelled."""
+MAX_DRAWS = 10
+"""Number of draws after which the window with the most labelled pixels is taken."""
+LABELLED_SHARE = 0.5
+"""Share of labelled pixels from which a window is taken at once."""
 CELL = 64
-"""Side of the squares in which the classes are counted; tiles are whole numbers of them."""
+"""Side, in pixels, of the squares in which classes are counted; divides `TILE`."""
 STATISTICS_TILES = 128
-"""How many tiles of each scene the statistics are taken from, at most: 33 megapixels."""
+"""Largest number of tiles of a scene that band statistics are taken from; 33 megapixels."""
 
 
 class _Cells(NamedTuple):
-    """Where a class lies: squares of 64 pixels, and the pixels of it in all of them up to each."""
+    """Squares of 64 x 64 pixels that contain a class, and the running total of its pixels in them."""
 
     scene: NDArray[np.int64]
     row: NDArray[np.int64]
@@ -33,17 +34,17 @@ class _Cells(NamedTuple):
 
 
 class RandomWindows:
-    """Windows at random places of scenes; as many make an epoch as tile the scenes.
+    """Windows at random places of scenes. An epoch has as many as it takes to tile the scenes.
 
     Args:
-        scenes: what they are read from.
-        size: side of a window in pixels; a smaller scene is taken whole.
-        rare_classes: the share of the windows that are centred on a pixel of a class drawn uniformly from
-            those that occur. All labels are read once for it, and 32 bytes are kept for each class in each
-            square of 64 pixels.
+        scenes: Scenes to read from.
+        size: Side of a window in pixels; the window ends where a smaller scene does.
+        rare_classes: Share of the windows that are centred on a pixel of a random class. All classes that
+            occur are equally likely. This reads all labels once and keeps 32 bytes for each class in each
+            square of 64 x 64 pixels.
 
     Raises:
-        DataError: a scene in which no pixel has data and a label.
+        DataError: a scene has no pixel with data and a label.
     """
 
     def __init__(self, scenes: Scenes, *, size: int, rare_classes: float = 0.0) -> None:
@@ -62,18 +63,18 @@ class RandomWindows:
         return len(self._scene_of)
 
     def draw(self, index: int, generator: torch.Generator) -> Sample:
-        """A window of the scene of tile `index`, or about a rare class wherever it is."""
+        """Draw a window of the scene of tile `index`, or one centred on a rare class in any scene."""
         best: tuple[int, Sample | None] = (-1, None)
-        for _ in range(TRIES):
+        for _ in range(MAX_DRAWS):
             coin, *draws = torch.rand(4, dtype=torch.float64, generator=generator).tolist()
-            about = coin < self.rare_classes
-            number, box = self._about_a_class(draws) if about else self._anywhere(index, draws)
+            is_centred = coin < self.rare_classes
+            number, box = self._centred_on_class(draws) if is_centred else self._anywhere(index, draws)
             name = f"{self.scenes.scenes[number].name}_{box.top}_{box.left}"
             sample = self.scenes.sample(number, box, name)
             labelled = int((sample["mask"] != self.classes.ignore_index).sum())
             if labelled > best[0]:
                 best = (labelled, sample)
-            if labelled >= ENOUGH * box.height * box.width or (about and labelled):
+            if labelled >= LABELLED_SHARE * box.height * box.width or (is_centred and labelled):
                 break
         assert best[1] is not None
         return best[1]
@@ -84,8 +85,8 @@ class RandomWindows:
         spare = (max(0, scene.height - self.size), max(0, scene.width - self.size))
         return number, self._box(number, int(draws[0] * (spare[0] + 1)), int(draws[1] * (spare[1] + 1)))
 
-    def _about_a_class(self, draws: list[float]) -> tuple[int, Box]:
-        """A window centred on a pixel, each of its class as likely as the others."""
+    def _centred_on_class(self, draws: list[float]) -> tuple[int, Box]:
+        """Choose a class, then one of its pixels, both uniformly, and return the window centred on it."""
         label, cells = self._cells[int(draws[0] * len(self._cells))]
         place = int(np.searchsorted(cells.cumulative, int(draws[1] * cells.cumulative[-1]), side="right"))
         number, top, left = int(cells.scene[place]), int(cells.row[place]), int(cells.column[place])
@@ -98,7 +99,7 @@ class RandomWindows:
         )
 
     def _box(self, number: int, top: int, left: int) -> Box:
-        """The window that begins there, moved into the scene."""
+        """Return the window that begins at `top` and `left`, moved into the scene."""
         scene = self.scenes.scenes[number]
         top = min(max(top, 0), max(0, scene.height - self.size))
         left = min(max(left, 0), max(0, scene.width - self.size))
@@ -106,9 +107,9 @@ class RandomWindows:
 
 
 def band_statistics(scenes: Scenes) -> BandStatistics:
-    """Mean and standard deviation of each band, in stored units, over the pixels with data.
+    """Compute mean and standard deviation of each band, in stored units, over pixels with data.
 
-    They are taken from up to 128 tiles of each scene, evenly spread.
+    Up to 128 evenly spaced tiles of each scene are read.
 
     Raises:
         DataError: no pixel has data.
@@ -123,12 +124,12 @@ def band_statistics(scenes: Scenes) -> BandStatistics:
 
     statistics = measure_bands(pixels())
     if statistics is None:
-        raise DataError(f"{scenes.root}: nothing but nodata where its bands were measured")
+        raise DataError(f"{scenes.root}: no pixel with data in the tiles read for band statistics")
     return statistics
 
 
 def _check_labelled(scenes: Scenes, number: int) -> None:
-    """Look for a labelled pixel, which is in the first tile as a rule."""
+    """Check that a scene has a labelled pixel; the first tile usually has one."""
     scene, ignored = scenes.scenes[number], scenes.classes.ignore_index
     for box in tiles(scene.height, scene.width, TILE):
         if ((scenes.sample(number, box, "")["mask"]) != ignored).any():
@@ -137,7 +138,7 @@ def _check_labelled(scenes: Scenes, number: int) -> None:
 
 
 def _count_classes(scenes: Scenes) -> list[tuple[int, _Cells]]:
-    """The classes that occur, with the squares where they do; labels are read tile by tile."""
+    """Read all labels, tile by tile, and return each class that occurs with the squares that contain it."""
     found: dict[int, array[int]] = {}
     for number, scene in enumerate(scenes.scenes):
         for box in tiles(scene.height, scene.width, TILE):

@@ -1,45 +1,39 @@
-"""Georeferenced rasters, read window by window through rasterio; whatever goes wrong is one line.
+"""Open georeferenced rasters and read them in windows.
 
-A path is anything GDAL opens: a file, `/vsicurl/https://...`, `s3://...`.
+A path is anything that GDAL opens: a file, `/vsicurl/https://...`, `s3://...`. Every failure is a one-line
+`DataError`.
 """
 
-import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
-from rasterio.enums import ColorInterp, MaskFlags
-from rasterio.errors import NotGeoreferencedWarning
+from rasterio.enums import ColorInterp
+from rasterio.errors import NodataShadowWarning, NotGeoreferencedWarning
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
 from ccsegformer.errors import DataError
 
-DTYPES = ("uint8", "uint16", "int16", "float32")
-READS = 4
-"""How often a window of a remote raster is asked for before its failure is believed."""
-PAUSE = 0.5
-"""Seconds before it is asked for again; twice as long each time."""
-
+PIXEL_DTYPES = ("uint8", "uint16", "int16", "float32")
 RASTER_SUFFIXES = (".tif", ".tiff", ".vrt", ".jp2")
 MASK = "_mask"
-"""What the name of a scene's mask ends with."""
+"""Suffix of the name of a scene's mask: `NAME_mask.tif` labels `NAME.tif`."""
 
 GDAL_OPTIONS = {
-    "GDAL_CACHEMAX": 64,  # MB: by default GDAL takes a twentieth of the machine
-    "GDAL_HTTP_MAX_RETRY": 3,
-    "GDAL_HTTP_RETRY_DELAY": 1,
+    "GDAL_CACHEMAX": 64 * 2**20,  # bytes, as rasterio sets it; by default 5 % of the memory
+    "GDAL_HTTP_MAX_RETRY": 3,  # after an HTTP status of 429 or 500 to 504
+    "GDAL_HTTP_RETRY_DELAY": 1,  # seconds before the first retry; about doubles with each one
 }
-REMOTE_OPTIONS = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}  # a remote folder may be long
+REMOTE_OPTIONS = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}  # do not list remote folders
 
 
 class Box(NamedTuple):
-    """A window in pixels: rows `top` to `bottom`, columns `left` to `right`, ends not included."""
+    """Window in pixels: rows `top` to `bottom` and columns `left` to `right`, both ends excluded."""
 
     top: int
     left: int
@@ -48,36 +42,26 @@ class Box(NamedTuple):
 
     @property
     def height(self) -> int:
-        """In pixels."""
+        """Number of rows."""
         return self.bottom - self.top
 
     @property
     def width(self) -> int:
-        """In pixels."""
+        """Number of columns."""
         return self.right - self.left
 
     @property
     def window(self) -> Window:
-        """As rasterio has it."""
+        """The same window as a rasterio `Window`."""
         return Window(self.left, self.top, self.width, self.height)
 
 
-@contextmanager
-def open_raster(path: str | Path) -> Iterator[DatasetReader]:
-    """Open a raster to be read.
+def open_raster(path: str | Path) -> DatasetReader:
+    """Open a raster for reading. The caller closes it, or uses it in a `with` statement.
 
     Raises:
-        DataError: missing, not a raster, without bands, or with values of a type that no network takes.
-    """
-    with gdal_options(path), hold_raster(path) as source:
-        yield source
-
-
-def hold_raster(path: str | Path) -> DatasetReader:
-    """Open a raster to be read as long as wanted, each time under `gdal_options`; whoever asks closes it.
-
-    Raises:
-        DataError: as `open_raster`.
+        DataError: the file is missing, is not a raster, has no bands, or has pixels of a type other than
+            `PIXEL_DTYPES`.
     """
     with gdal_options(path), warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
@@ -87,13 +71,13 @@ def hold_raster(path: str | Path) -> DatasetReader:
             source = rasterio.open(path)
             found = sorted(set(source.dtypes))
             _ = source.crs, source.transform, source.nodatavals, source.mask_flag_enums
-        except Exception as error:  # a damaged header shows in many kinds, some of them rasterio's own secret
+        except Exception as error:  # a damaged header raises many types, some of them private to rasterio
             raise DataError(f"{path}: not a raster that can be read: {reason_of(error)}") from error
     problem = None
     if not image_bands(source):
         problem = "a raster without bands"
-    elif len(found) > 1 or found[0] not in DTYPES:
-        problem = f"values of {', '.join(found)}; convert them to one of {', '.join(DTYPES)}"
+    elif len(found) > 1 or found[0] not in PIXEL_DTYPES:
+        problem = f"values of {', '.join(found)}; convert them to one of {', '.join(PIXEL_DTYPES)}"
     if problem:
         source.close()
         raise DataError(f"{path}: {problem}")
@@ -101,31 +85,31 @@ def hold_raster(path: str | Path) -> DatasetReader:
 
 
 def gdal_options(path: str | Path) -> rasterio.Env:
-    """GDAL's settings while `path` is opened or read."""
+    """Return the GDAL settings under which to open and read `path`, as a context manager."""
     return rasterio.Env(**(GDAL_OPTIONS | (REMOTE_OPTIONS if is_remote(path) else {})))
 
 
 def image_bands(source: DatasetReader) -> list[int]:
-    """The numbers, from 1, of the bands that are not alpha.
+    """Return the numbers, from 1, of all bands except alpha.
 
     Raises:
         DataError: the raster is damaged.
     """
     try:
         colors = source.colorinterp
-    except Exception as error:  # GDAL's complaints about a header may come up as late as this
+    except Exception as error:  # GDAL may not notice a damaged header before this
         raise DataError(f"{source.name}: not a raster that can be read: {reason_of(error)}") from error
-    return [band for band, what in zip(source.indexes, colors, strict=True) if what != ColorInterp.alpha]
+    return [band for band, color in zip(source.indexes, colors, strict=True) if color != ColorInterp.alpha]
 
 
 def read_box(source: DatasetReader, box: Box) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
-    """The values (bands, H, W) of a box, in the raster's own type, and which pixels (H, W) have data.
+    """Read the pixels (bands, H, W) of a box, in the raster's dtype, and a mask (H, W) of those with data.
 
-    A pixel has no data where it lies outside the raster, where alpha or a mask band is 0, where every band
-    has the nodata value, and where one of them is NaN or infinite. Values are 0 there.
+    A pixel has no data if it lies outside the raster, if the alpha or mask band is 0 there, if all bands have
+    their nodata value, or if any band is NaN or infinite. Pixels without data are returned as 0.
 
     Raises:
-        DataError: the raster is damaged there, or a remote one does not answer; the message names the rows.
+        DataError: the raster is damaged there or its server fails; the message names the rows and columns.
     """
     bands = image_bands(source)
     values = np.zeros((len(bands), box.height, box.width), source.dtypes[0])
@@ -135,19 +119,20 @@ def read_box(source: DatasetReader, box: Box) -> tuple[NDArray[np.generic], NDAr
     )
     if inside.height <= 0 or inside.width <= 0:
         return values, valid
-    there = (
+    target = (
         slice(inside.top - box.top, inside.bottom - box.top),
         slice(inside.left - box.left, inside.right - box.left),
     )
-    values[:, *there], valid[there] = _read(source, bands, inside)
+    values[:, *target], valid[target] = _read_window(source, bands, inside)
     values[:, ~valid] = 0
     return values, valid
 
 
 def fill_gaps(values: NDArray[np.generic], valid: NDArray[np.bool_]) -> NDArray[np.uint8 | np.float32]:
-    """Make the values (bands, H, W) of `read_box` an image: uint8, or float32 where they are not.
+    """Convert the result of `read_box` to an image (bands, H, W) without gaps.
 
-    A pixel without data gets the mean of those that have them, band by band; uint8 is changed in place.
+    Pixels without data get the mean of the others, band by band. uint8 stays uint8 and is changed in place;
+    every other dtype becomes float32.
     """
     image: NDArray[np.uint8 | np.float32] = values.astype(
         np.uint8 if values.dtype == np.uint8 else np.float32, copy=False
@@ -159,40 +144,39 @@ def fill_gaps(values: NDArray[np.generic], valid: NDArray[np.bool_]) -> NDArray[
 
 
 def is_remote(path: str | Path) -> bool:
-    """Whether GDAL reads it through a file system of its own, mostly over a network."""
+    """Return whether GDAL reads the path through one of its virtual file systems, usually over a network."""
     return str(path).startswith("/vsi") or "://" in str(path)
 
 
 def reason_of(error: Exception) -> str:
-    """GDAL's own words in one line; rasterio keeps them in the cause."""
-    return " ".join(str(error.__cause__ or error).split())
+    """Return the reason of a GDAL or operating system error on one line."""
+    # rasterio chains GDAL's own message as the cause.
+    return " ".join(str(getattr(error, "strerror", None) or error.__cause__ or error).split())
 
 
-def _read(source: DatasetReader, bands: list[int], box: Box) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
-    attempts = READS if is_remote(source.name) else 1
-    for attempt in range(1, attempts + 1):
-        try:
-            with gdal_options(source.name):
-                values = source.read(bands, window=box.window)
-                return values, _valid(source, bands, values, box)
-        except Exception as error:  # as above
-            if attempt == attempts:
-                place = f"rows {box.top}-{box.bottom - 1}, columns {box.left}-{box.right - 1}"
-                raise DataError(f"{source.name}: {place} cannot be read: {reason_of(error)}") from error
-        time.sleep(PAUSE * 2 ** (attempt - 1))
-    raise AssertionError("the last attempt returns or raises")
+def _read_window(
+    source: DatasetReader, bands: list[int], box: Box
+) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
+    try:
+        with gdal_options(source.name):
+            values = source.read(bands, window=box.window)
+            return values, _valid_pixels(source, bands, values, box)
+    except Exception as error:  # many types, as in `open_raster`
+        place = f"rows {box.top}-{box.bottom - 1}, columns {box.left}-{box.right - 1}"
+        raise DataError(f"{source.name}: {place} cannot be read: {reason_of(error)}") from error
 
 
-def _valid(
+def _valid_pixels(
     source: DatasetReader, bands: list[int], values: NDArray[np.generic], box: Box
 ) -> NDArray[np.bool_]:
-    valid = np.ones(values.shape[1:], bool)
+    # GDAL's band masks cover the nodata values or, without them, the alpha or mask band. rasterio's
+    # `dataset_mask` does the same but also takes alpha for an image band, and opaque for data.
+    alpha = set(source.indexes) - set(bands)
+    shadowed = warnings.catch_warnings(action="ignore", category=NodataShadowWarning)
+    with shadowed if alpha else nullcontext():  # only then, as filters are common to all threads
+        valid = source.read_masks(bands, window=box.window).any(axis=0)
+    for band in alpha:
+        valid &= source.read(band, window=box.window) > 0
     if values.dtype.kind == "f":
         valid &= np.isfinite(values).all(axis=0)
-    # One nodata value a band: a pixel is empty where all have it, since 0 in one band alone may be a colour.
-    nodata = [source.nodatavals[band - 1] for band in bands]
-    if all(value is not None for value in nodata):
-        valid &= ~np.all([band == value for band, value in zip(values, nodata, strict=True)], axis=0)
-    elif MaskFlags.per_dataset in source.mask_flag_enums[bands[0] - 1]:  # alpha or a mask band
-        valid &= source.read_masks(bands[0], window=box.window) > 0
     return valid

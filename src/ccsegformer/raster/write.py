@@ -1,4 +1,4 @@
-"""A map while it grows, a plain GeoTIFF that is overwritten in place; then as a Cloud-Optimized GeoTIFF."""
+"""Write label maps: a plain GeoTIFF that is filled box by box, then copied to a Cloud-Optimized GeoTIFF."""
 
 import json
 import os
@@ -8,7 +8,7 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import rasterio
@@ -20,37 +20,39 @@ from rasterio.io import DatasetReader
 
 from ccsegformer.data.labels import Classes
 from ccsegformer.errors import OutputError
-from ccsegformer.raster.read import GDAL_OPTIONS, Box
+from ccsegformer.raster.read import GDAL_OPTIONS, Box, reason_of
 
-BLOCK = 512
-EXTRA_SAMPLES = 338  # the TIFF tag
+MAP_BLOCK = 512
+"""Side of a map's tiles in pixels."""
+EXTRA_SAMPLES = 338
+"""Number of the TIFF tag for the meaning of bands beyond the colours."""
 
 
 class MapFormat(NamedTuple):
-    """What the values of a map are."""
+    """Pixel format of a label map."""
 
     dtype: str
     """uint8, or uint16 for more than 255 classes."""
     nodata: int
     confidence: bool
-    """Whether a second band has the probability of the class, as a share of `largest`."""
+    """Whether a second band holds the probability of the class, scaled from [0, 1] to [0, `largest`]."""
 
     @property
     def bands(self) -> int:
-        """One, or two."""
+        """Number of bands, 1 or 2."""
         return 2 if self.confidence else 1
 
     @property
     def largest(self) -> int:
-        """What stands for certainty in the second band."""
+        """Value of the second band for a probability of 1; the dtype's largest value is left for nodata."""
         return int(np.iinfo(self.dtype).max) - 1
 
 
 def map_format(classes: Classes, confidence: bool) -> MapFormat:
-    """The smallest type that holds the classes and one value for no data.
+    """Return the smallest format that holds all classes and a nodata value.
 
-    That value is the ignore index where the type has it; beside a confidence band, which it must not cut
-    into, the type's largest.
+    The nodata value is the ignore index if it fits. With a confidence band, which shares the nodata value, it
+    is the largest value of the dtype.
     """
     dtype = "uint8" if len(classes) <= 255 else "uint16"
     largest = int(np.iinfo(dtype).max)
@@ -59,21 +61,23 @@ def map_format(classes: Classes, confidence: bool) -> MapFormat:
 
 
 def map_bytes(height: int, width: int, format: MapFormat) -> int:
-    """What a map takes on disk while it grows."""
-    blocks = -(-height // BLOCK) * -(-width // BLOCK)
-    return blocks * BLOCK**2 * np.dtype(format.dtype).itemsize * format.bands
+    """Return the size on disk, in bytes, of a map before it is copied to a COG."""
+    blocks = -(-height // MAP_BLOCK) * -(-width // MAP_BLOCK)
+    return blocks * MAP_BLOCK**2 * np.dtype(format.dtype).itemsize * format.bands
 
 
 def create_map(path: Path, source: DatasetReader, classes: Classes, format: MapFormat) -> None:
-    """Write a map without data, where and as large as a scene; every block is there, so none will ever move.
+    """Write an empty map with the size and georeference of a scene.
+
+    Every block is allocated, so that no later write moves one.
 
     Raises:
-        OutputError: it cannot be written, such as on a full disk.
+        OutputError: the file cannot be written, for instance because the disk is full.
     """
     tags = {"class_names": json.dumps(list(classes.names), ensure_ascii=False)}
     tags |= {f"class_{label}": name for label, name in classes.id2label.items()}
     points, points_crs = source.gcps
-    with _writing(path):
+    with _output_errors(path):
         profile = {
             "driver": "GTiff",
             "width": source.width,
@@ -84,8 +88,8 @@ def create_map(path: Path, source: DatasetReader, classes: Classes, format: MapF
             "crs": source.crs,
             "transform": source.transform,
             "tiled": True,
-            "blockxsize": BLOCK,
-            "blockysize": BLOCK,
+            "blockxsize": MAP_BLOCK,
+            "blockysize": MAP_BLOCK,
             "BIGTIFF": "IF_SAFER",
         }
         with rasterio.open(path, "w", **profile) as target:
@@ -102,12 +106,12 @@ def create_map(path: Path, source: DatasetReader, classes: Classes, format: MapF
 
 @contextmanager
 def opened_map(path: Path) -> Iterator[Callable[[Box, list[NDArray[np.generic]]], None]]:
-    """Open a map, and yield a function that overwrites a box of it; afterwards everything is on disk.
+    """Open a map and yield a function that overwrites a box of it; flush the map to disk afterwards.
 
     Raises:
-        OutputError: it cannot be written.
+        OutputError: the file cannot be written.
     """
-    with _writing(path):
+    with _output_errors(path):
         with rasterio.open(path, "r+") as target:
 
             def write(box: Box, bands: list[NDArray[np.generic]]) -> None:
@@ -119,15 +123,16 @@ def opened_map(path: Path) -> Iterator[Callable[[Box, list[NDArray[np.generic]]]
 
 
 def write_cog(growing: Path, path: Path, classes: Classes) -> None:
-    """Turn a map into a Cloud-Optimized GeoTIFF; `PATH.aux.xml` beside it has the class names for GDAL.
+    """Copy the finished map `growing` to a Cloud-Optimized GeoTIFF.
 
-    Tiles of 512 pixels, deflated; overviews by mode, so that they show no class that is not there.
+    Its tiles have 512 x 512 pixels, compressed with DEFLATE. Overviews take the most frequent class of the
+    pixels that they merge. GDAL's category names go to `PATH.aux.xml`.
 
     Raises:
-        OutputError: it cannot be written, such as on a full disk.
+        OutputError: the file cannot be written, for instance because the disk is full.
     """
     described = growing.with_suffix(".vrt")
-    with _writing(path):
+    with _output_errors(path):
         rasterio.shutil.copy(growing, described, driver="VRT")
         document = ElementTree.parse(described)
         names = ElementTree.SubElement(next(document.iter("VRTRasterBand")), "CategoryNames")
@@ -139,62 +144,64 @@ def write_cog(growing: Path, path: Path, classes: Classes) -> None:
             path,
             driver="COG",
             COMPRESS="DEFLATE",
-            BLOCKSIZE=BLOCK,
+            BLOCKSIZE=MAP_BLOCK,
             OVERVIEWS="IGNORE_EXISTING",
             OVERVIEW_RESAMPLING="MODE",
             NUM_THREADS="ALL_CPUS",
         )
         _unset_alpha(path)
         with rasterio.open(path) as written, rasterio.open(growing) as source:
-            # GDAL may notice a full disk only when it closes a file, and then says so to nobody.
+            # GDAL may hit a full disk only when it closes the file, and then raises nothing.
             if any(written.checksum(band) != source.checksum(band) for band in source.indexes):
-                raise OSError("what was written cannot be read back; the disk may be full")
+                raise OSError("the written file differs from the map; the disk may be full")
         _synchronize(path)
 
 
 def _unset_alpha(path: Path) -> None:
-    """Say of a second band that it is of no particular kind; GDAL declares one beside a palette transparency.
+    """Mark the second band of a palette TIFF as data instead of alpha, in each of its directories.
 
-    The value is overwritten in place, in each directory of the TIFF: edited by GDAL, it would not stay a COG.
+    GDAL's `CreateCopy`, on which the COG driver is built, marks the second of two bands as alpha whenever the
+    first has a palette, whatever ALPHA, PHOTOMETRIC or the source say (frmts/gtiff/gtiffdataset_write.cpp);
+    QGIS would draw confidence as transparency. Changed through GDAL, the directory would move to the end of
+    the file, which then is no COG. So the value of the tag ExtraSamples is overwritten in place.
     """
     with path.open("r+b") as file:
         magic, version = struct.unpack("<2sH", file.read(4))
-        if magic != b"II":  # which GDAL writes unless it is told otherwise
-            raise OSError("a TIFF of another byte order than GDAL's own")
-        big = version == 43
-        file.seek(8 if big else 4)
-        word, count, entry, value = ("<Q", "<Q", 20, 12) if big else ("<I", "<H", 12, 8)
+        if magic != b"II":  # GDAL's default
+            raise OSError("the TIFF is big-endian, which is not GDAL's default")
+        is_big = version == 43
+        file.seek(8 if is_big else 4)
+        offset, count, entry_bytes, value_at = ("<Q", "<Q", 20, 12) if is_big else ("<I", "<H", 12, 8)
 
-        def number(form: str) -> int:
-            return int(struct.unpack(form, file.read(struct.calcsize(form)))[0])
+        def read_number(format: str) -> int:
+            return int(struct.unpack(format, file.read(struct.calcsize(format)))[0])
 
-        while directory := number(word):
+        while directory := read_number(offset):
             file.seek(directory)
             first = directory + struct.calcsize(count)
-            entries = number(count)
-            for place in range(first, first + entries * entry, entry):
-                file.seek(place)
-                if number("<H") == EXTRA_SAMPLES:
-                    file.seek(place + value)
+            end = first + read_number(count) * entry_bytes
+            for entry in range(first, end, entry_bytes):
+                file.seek(entry)
+                if read_number("<H") == EXTRA_SAMPLES:
+                    file.seek(entry + value_at)
                     file.write(struct.pack("<H", 0))
-            file.seek(first + entries * entry)
+            file.seek(end)
 
 
-def _synchronize(path: Path, least: int = 0) -> None:
-    """Have the file on disk, with at least so many bytes."""
+def _synchronize(path: Path, at_least: int = 0) -> None:
+    """Flush a file to disk and check that it has at least so many bytes."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
-        if os.fstat(file.fileno()).st_size < least:
+        if os.fstat(file.fileno()).st_size < at_least:
             raise OSError("the file is cut short; the disk may be full")
 
 
 @contextmanager
-def _writing(path: Path) -> Iterator[Any]:
-    """What goes wrong with the file is one line."""
+def _output_errors(path: Path) -> Iterator[None]:
+    """Set GDAL's options and turn its errors into a one-line `OutputError`."""
     with rasterio.Env(**GDAL_OPTIONS), warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         try:
             yield
         except (RasterioError, CPLE_BaseError, OSError) as error:
-            reason = " ".join(str(getattr(error, "strerror", None) or error.__cause__ or error).split())
-            raise OutputError(f"{path}: cannot be written: {reason}") from error
+            raise OutputError(f"{path}: cannot be written: {reason_of(error)}") from error
