@@ -1,11 +1,15 @@
-"""Data sets by name: generated scenes, SceneParse150, a folder, or Hugging Face's parquet files."""
+"""Open data sets by name: generated scenes, SceneParse150, folders, and Hugging Face parquet files."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote, urlencode
 
+from ccsegformer.data.dataset import DrawnSamples, LabelledImages
 from ccsegformer.data.folder import ImageMaskFolder
+from ccsegformer.data.labels import Classes
+from ccsegformer.data.objects import as_dataset, own_classes
 from ccsegformer.errors import DataError
 
 if TYPE_CHECKING:
@@ -24,14 +28,13 @@ def open_dataset(
     """Open a split of `data`.
 
     Args:
-        data: "procedural", the generated scenes; "scene_parse_150", once fetched; a folder of images and
-            masks; a folder of georeferenced scenes; a folder of parquet files; or
-            `hf://datasets/ORG/NAME[@REVISION][/FOLDER]`. Behind the last two may stand their columns and
-            classes, behind scenes their classes, see `with_options`.
-        split: "training", "validation" or another that the data have.
+        data: "procedural" for generated scenes, "scene_parse_150" once fetched, a folder of images and masks,
+            of georeferenced scenes or of parquet files, or `hf://datasets/ORG/NAME[@REVISION][/FOLDER]`.
+            Options may follow for parquet files and scenes; see `with_options`.
+        split: "training", "validation" or another split of the data.
 
     Raises:
-        DataError: the data or the split cannot be used.
+        DataError: The data or the split cannot be used.
     """
     name, options = _parse(str(data))
     if name.startswith("hf://") or _holds_parquet(Path(name)):
@@ -43,7 +46,7 @@ def open_dataset(
 
         return Scenes(name, split, **options)
     if options:
-        raise DataError(f"{name}: has no parquet files, whose columns or classes could be chosen")
+        raise DataError(f"{name}: has no parquet files; only they take options, and scenes take classes")
     if name == "scene_parse_150":
         from ccsegformer.data.scene_parse_150.fetch import fetched_folder
 
@@ -59,15 +62,39 @@ def open_dataset(
     return ProceduralScenes(split, count=PROCEDURAL_COUNTS[split])
 
 
-def with_options(data: str, **options: str | None) -> str:
-    """Choose columns and classes of parquet files, or classes of scenes.
+def resolve_dataset(
+    dataset: Any,
+    split: str,
+    classes: Classes | Sequence[str] | None = None,
+    *,
+    default: Classes | None = None,
+) -> LabelledImages | DrawnSamples:
+    """Return a data set ready to be read: opened by name, or adapted from an object (see `as_dataset`).
 
-    `data` becomes `DATA?image=NAME&mask=NAME&classes=FILE`. Thus they travel as one string wherever data are
-    named: in recipes, results and commands. An option that is None stays as `data` has it. Meanings and
-    defaults are those of `ParquetImages` and `Scenes`.
+    Args:
+        dataset: A name for `open_dataset`, or an object.
+        split: Split to open by name; an object is a split already.
+        classes: Classes of an object, or their names; by default the object's own.
+        default: Classes of an object that has none.
 
     Raises:
-        DataError: `data` has something else behind a "?".
+        DataError: The data cannot be used, or `classes` is given for data that name their own.
+    """
+    if isinstance(dataset, str | Path) or _is_own(dataset):
+        if classes is not None:
+            raise DataError("classes= is for other data set objects; a name takes '?classes=FILE' behind it")
+        return open_dataset(dataset, split) if isinstance(dataset, str | Path) else dataset
+    return as_dataset(dataset, classes or own_classes(dataset) or default)
+
+
+def with_options(data: str, **options: str | None) -> str:
+    """Append options to the name of parquet files or scenes: `DATA?image=NAME&mask=NAME&classes=FILE`.
+
+    The name then says everything in recipes, results and commands. Options that are None stay as they are in
+    `data`. See `ParquetImages` and `Scenes` for their meanings and defaults.
+
+    Raises:
+        DataError: `data` has something else after a "?".
     """
     given = {key: value for key, value in options.items() if value is not None}
     if not given:
@@ -77,7 +104,7 @@ def with_options(data: str, **options: str | None) -> str:
 
 
 def _parse(data: str) -> tuple[str, dict[str, str]]:
-    """The location, and the options behind its "?"."""
+    """Split a name into its location and the options after "?"."""
     name, mark, query = data.rpartition("?")
     if not mark or Path(data).exists():
         return data, {}
@@ -88,17 +115,26 @@ def _parse(data: str) -> tuple[str, dict[str, str]]:
     for key in options:
         if key not in OPTIONS:
             raise DataError(
-                f"{data}: unknown {key!r}; behind '?' may stand {', '.join(OPTIONS)}, as 'image=NAME'"
+                f"{data}: unknown option {key!r} after '?'; use {', '.join(OPTIONS)}, such as 'image=NAME'"
             )
     return name, options
 
 
+def _is_own(dataset: Any) -> bool:
+    """Whether the data set is one that `open_dataset` returns, which checks its samples itself."""
+    from ccsegformer.data.parquet import ParquetImages
+    from ccsegformer.data.procedural.scenes import ProceduralScenes
+    from ccsegformer.raster.dataset import Scenes
+
+    return isinstance(dataset, ImageMaskFolder | ParquetImages | ProceduralScenes | Scenes)
+
+
 def _holds_scenes(folder: Path, split: str) -> bool:
-    """Whether a folder has the layout of `Scenes`: its splits are right in it."""
+    """Whether a folder has the layout of `Scenes`, with the splits at its top."""
     return not (folder / "images").is_dir() and ((folder / split).is_dir() or any(folder.glob("*/*.tif")))
 
 
 def _holds_parquet(folder: Path) -> bool:
-    """Whether a folder is one of parquet files, as the hub lays them out, and not one of images."""
+    """Whether a folder holds parquet files in the hub's layout and not images."""
     depths = ("*.parquet", "*/*.parquet", "*/*/*.parquet")
     return not (folder / "images").is_dir() and any(any(folder.glob(depth)) for depth in depths)

@@ -1,4 +1,4 @@
-"""A tiny set in the form of the official SceneParse150, as files and as the archive, and a server for it."""
+"""A tiny data set in the form of the official SceneParse150, as files and archive, and a server for it."""
 
 import io
 import threading
@@ -22,7 +22,7 @@ def encode(pixels: np.ndarray, kind: str) -> bytes:
 
 @pytest.fixture(scope="session")
 def members() -> dict[str, bytes]:
-    """The files of the tiny set by their path in the archive; raw ids 0 and 150 occur in every annotation."""
+    """Files by their paths in the archive; every annotation contains raw ids 0 and 150."""
     generator = np.random.default_rng(0)
     files = {
         "ADEChallengeData2016/objectInfo150.txt": b"Idx\tRatio\tTrain\tVal\tName\n",
@@ -53,7 +53,7 @@ def archive(tmp_path: Path, members: dict[str, bytes]) -> Path:
 
 @pytest.fixture
 def official(tmp_path: Path, members: dict[str, bytes]) -> Path:
-    """The tiny set, unpacked."""
+    """The unpacked data set."""
     for name, content in members.items():
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -63,7 +63,7 @@ def official(tmp_path: Path, members: dict[str, bytes]) -> Path:
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """No test reads or writes the user's caches."""
+    """Keep tests away from the user's caches."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache" / "ccsegformer"
 
@@ -72,7 +72,7 @@ Answer = Callable[[BaseHTTPRequestHandler], None]
 
 
 class Server(ThreadingHTTPServer):
-    """Answers each GET with the next of `answers`, the last one for good, and keeps what was asked for."""
+    """Answer each GET with the next of `answers`, repeating the last, and record the requests."""
 
     daemon_threads = True
 

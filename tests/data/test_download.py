@@ -1,5 +1,6 @@
 import errno
 import json
+import shutil
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -26,7 +27,7 @@ def sends(
     stall: bool = False,
     **headers: str,
 ) -> Answer:
-    """Sends `content` as a server that knows If-Range does, but ends the connection at byte `upto`."""
+    """Send `content` like a server that supports If-Range, but close the connection at byte `upto`."""
 
     def answer(request: BaseHTTPRequestHandler) -> None:
         start, asked = 0, request.headers["Range"]
@@ -84,7 +85,7 @@ def test_a_broken_connection_is_taken_up_where_it_broke(server: Any, tmp_path: P
 
 
 def test_progress_is_patience(server: Any, tmp_path: Path) -> None:
-    """A server that breaks off more often than there are attempts, but sends something every time."""
+    """The server breaks off more often than there are attempts, but sends something every time."""
     server.answers = [*(sends(upto=1000 * part) for part in range(1, 10)), sends()]
     assert get(server, tmp_path / "a", attempts=2) == CONTENT
 
@@ -94,7 +95,7 @@ def test_a_later_run_goes_on(server: Any, tmp_path: Path) -> None:
     message = refused(server, tmp_path / "a")
     assert message == (
         f"{server.address}: the connection broke off after 4,000 of {len(CONTENT):,} bytes; "
-        f"4,000 bytes are kept in {tmp_path / 'a.partial'}: run again to go on"
+        f"4,000 bytes are kept in {tmp_path / 'a.partial'}; run again to resume"
     )
     server.answers = [sends()]
     assert get(server, tmp_path / "a") == CONTENT
@@ -117,13 +118,13 @@ def test_a_server_that_ignores_ranges_begins_again(server: Any, tmp_path: Path) 
 def test_a_changed_file_is_never_glued_to_an_old_part(server: Any, tmp_path: Path) -> None:
     server.answers = [sends(upto=3000), sends(OTHER, tag='"2"')]
     assert get(server, tmp_path / "a") == OTHER
-    # Nor where the server takes If-Range lightly, and sends a part of the other file.
+    # A server may ignore If-Range and send a part of the new file.
     server.answers = [sends(upto=3000), ignores_if_range(OTHER, '"2"'), sends(OTHER, tag='"2"')]
     assert get(server, tmp_path / "b") == OTHER
     server.answers = [sends(upto=3000), ignores_if_range(OTHER + b"!", None), sends(OTHER + b"!", tag=None)]
     assert get(server, tmp_path / "longer") == OTHER + b"!"
     assert server.ranges[-3:] == [None, "bytes=3000-", None]
-    # Nor where nothing tells one file from another.
+    # Or nothing may tell one file from another.
     server.answers = [sends(upto=3000, tag=None), sends(OTHER, tag=None)]
     assert get(server, tmp_path / "c") == OTHER
     assert server.ranges[-1] is None
@@ -160,7 +161,7 @@ def test_another_address_is_another_file(server: Any, tmp_path: Path) -> None:
 
 def test_a_stall_ends_in_one_line(server: Any, tmp_path: Path) -> None:
     server.answers = [sends(upto=3000, stall=True)]
-    message = refused(server, tmp_path / "a", timeout=2, attempts=1)  # a busy machine answers within it
+    message = refused(server, tmp_path / "a", timeout=2, attempts=1)  # long enough for a busy machine
     assert "no answer for 2 seconds; 3,000 bytes are kept" in message
     server.answers = [sends()]
     assert get(server, tmp_path / "a") == CONTENT
@@ -179,7 +180,7 @@ def test_a_length_too_long_is_noticed(server: Any, tmp_path: Path) -> None:
 
 
 def test_a_length_too_short_ends_there(server: Any, tmp_path: Path) -> None:
-    """What is cut off shows when the archive is opened."""
+    """A truncated archive is noticed when it is opened."""
     server.answers = [sends(announced=5000)]
     assert get(server, tmp_path / "a") == CONTENT[:5000]
 
@@ -193,10 +194,10 @@ def test_a_web_page_is_refused_at_once(server: Any, tmp_path: Path) -> None:
     page = sends(b"<html>Log in first</html>", tag=None, Content_Type="text/html; charset=utf-8")
     server.answers = [page]
     message = refused(server, tmp_path / "a")
-    assert message == f"{server.address}: the server sends another file, of type text/html"
+    assert message == f"{server.address}: the server sent a different file, of type text/html"
     assert len(server.ranges) == 1
     assert not list(tmp_path.iterdir())
-    # Nor does it cost what is there already.
+    # The partial file is kept.
     server.answers = [sends(upto=3000), page]
     assert refused(server, tmp_path / "a") == message
     server.answers = [sends()]
@@ -209,7 +210,7 @@ def test_refusals_are_final_and_overload_is_not(
     server: Any, tmp_path: Path, code: int, requests: int
 ) -> None:
     server.answers = [fails(code)]
-    assert f"the server answers {code} " in refused(server, tmp_path / "a")
+    assert f"the server answered {code} " in refused(server, tmp_path / "a")
     assert len(server.ranges) == requests
 
 
@@ -229,9 +230,9 @@ def test_no_server_is_one_line(tmp_path: Path) -> None:
 def test_a_disk_without_room_is_known_beforehand(
     server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 5000}))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": 5000}))
     server.answers = [sends()]
-    assert "0 MB are needed, but only 0 MB are free" in refused(server, tmp_path / "a", OutputError)
+    assert "only 0 MB are free" in refused(server, tmp_path / "a", OutputError)
 
 
 def test_a_disk_that_fills_up_keeps_the_part(
@@ -246,7 +247,7 @@ def test_a_disk_that_fills_up_keeps_the_part(
 
     message = refused(server, tmp_path / "a", OutputError, on_bytes=full)
     assert message.startswith(
-        f"{tmp_path / 'a.partial'}: cannot be written: No space left on device; what is"
+        f"{tmp_path / 'a.partial'}: cannot be written: No space left on device; run again"
     )
     kept = (tmp_path / "a.partial").stat().st_size
     assert 3000 <= kept <= 4000

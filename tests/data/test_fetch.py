@@ -1,4 +1,4 @@
-"""Fetching the tiny set from a local server that misbehaves, and from archives that do."""
+"""Fetch the tiny data set from misbehaving servers and bad archives."""
 
 import errno
 import io
@@ -33,7 +33,7 @@ def fetch(output: Path, **options: Any) -> Path:
 
 
 def refused(output: Path, error: type[Exception] = DataError, **options: Any) -> str:
-    """The one line of a fetch that fails, and leaves nothing that could be taken for a set."""
+    """Return the one-line error of a fetch that leaves no data set behind."""
     with pytest.raises(error) as caught:
         fetch(output, **options)
     assert not output.exists()
@@ -51,7 +51,7 @@ def assert_is_the_set(output: Path, members: Files) -> None:
 def pack(path: Path, files: Files) -> Path:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in files.items():
-            archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)  # of a fixed date
+            archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)  # with a fixed date
     return path
 
 
@@ -101,17 +101,13 @@ def test_the_default_is_the_users_cache(archive: Path, members: Files, own_cache
 
 
 def test_the_name_opens_what_was_fetched_last(archive: Path, tmp_path: Path) -> None:
-    with pytest.raises(
-        DataError, match=r"not fetched yet; fetch it with 'ccsegformer data scene-parse-150'$"
-    ):
+    with pytest.raises(DataError, match=r"not fetched yet; fetch it with 'ccsegformer data scene-parse"):
         open_dataset("scene_parse_150", "validation")
     for name in ("a", "b", "a"):
         fetch(tmp_path / name, archive=archive)
         assert fetched_folder() == tmp_path / name
     shutil.rmtree(tmp_path / "a")
-    with pytest.raises(
-        DataError, match=r"scene_parse_150: was fetched to .*/a, which is gone; fetch it again"
-    ):
+    with pytest.raises(DataError, match=r"scene_parse_150: was fetched to .*/a, which no longer exists; run"):
         open_dataset("scene_parse_150", "validation")
 
 
@@ -140,16 +136,16 @@ MASK = f"{TOP}/annotations/training/ADE_train_00000002.png"
         (without(MASK.replace("annotations", "images").replace("png", "jpg")), "00000002 has no image"),
         (
             without(f"{TOP}/objectInfo150.txt"),
-            f"another archive, not SceneParse150: it has no {TOP}/objectInfo150.txt, but {TOP}",
+            f"another archive, not SceneParse150: no {TOP}/objectInfo150.txt, only {TOP}",
         ),
-        (lambda files: {}, "another archive, not SceneParse150: .* but nothing"),
+        (lambda files: {}, "another archive, not SceneParse150: .* only nothing at all"),
         (lambda files: {"ADE20K_2021_17_01/index.mat": b""}, "full ADE20K, not SceneParse150"),
-        (plus("../evil"), r"unsafe: '\.\./evil' leads out of the folder"),
-        (plus(f"{TOP}/images/training/../../../../evil.jpg"), "leads out of the folder"),
-        (plus("/etc/evil"), "unsafe: '/etc/evil' leads out of the folder"),
-        (plus(f"{TOP}\\..\\..\\evil"), "leads out of the folder"),
-        (plus("C:/evil"), "leads out of the folder"),
-        (plus("evil\x1b[2J"), r"unsafe: 'evil\\x1b\[2J' is no name"),
+        (plus("../evil"), r"unsafe: '\.\./evil' points outside the folder"),
+        (plus(f"{TOP}/images/training/../../../../evil.jpg"), "points outside the folder"),
+        (plus("/etc/evil"), "unsafe: '/etc/evil' points outside the folder"),
+        (plus(f"{TOP}\\..\\..\\evil"), "points outside the folder"),
+        (plus("C:/evil"), "points outside the folder"),
+        (plus("evil\x1b[2J"), r"unsafe: 'evil\\x1b\[2J' is not a printable name"),
     ],
 )
 def test_another_or_a_malicious_archive_is_one_line(
@@ -166,7 +162,7 @@ def test_another_or_a_malicious_archive_is_one_line(
 def test_a_set_of_another_size_is_named(archive: Path, members: Files, tmp_path: Path) -> None:
     pack(archive, without(*VALIDATION)(members))
     message = refused(tmp_path / "set", archive=archive)
-    assert message == f"{archive}: validation: 1 images with annotations instead of 2"
+    assert message == f"{archive}: validation: 1 annotated images instead of 2"
 
 
 def test_links_twins_and_bombs_are_refused(
@@ -180,7 +176,7 @@ def test_links_twins_and_bombs_are_refused(
     pack(archive, members)
     with zipfile.ZipFile(archive, "a") as opened, pytest.warns(UserWarning, match="Duplicate name"):
         opened.writestr(MASK, b"another")
-    assert f"'{MASK}' is there twice" in refused(tmp_path / "set", archive=archive)
+    assert f"'{MASK}' occurs twice" in refused(tmp_path / "set", archive=archive)
     pack(archive, members)
     monkeypatch.setattr(archives, "MOST_BYTES", 10_000)
     assert "unsafe: it unpacks to more than" in refused(tmp_path / "set", archive=archive)
@@ -199,7 +195,7 @@ def test_what_is_no_archive_is_one_line(tmp_path: Path, content: bytes) -> None:
     assert refused(tmp_path / "set", archive=tmp_path) == f"{tmp_path}: no such file"
 
 
-PLACES = st.integers(1, 1500) | st.integers(1, 20_000)  # the archive's listing is at its end
+PLACES = st.integers(1, 1500) | st.integers(1, 20_000)  # the listing is at the end of an archive
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -215,7 +211,7 @@ def test_no_damage_goes_unnoticed(
     cut: int | None,
     changes: list[tuple[int, int]],
 ) -> None:
-    """Whatever bytes change or are cut off, counted from the end: the set is whole, or a line says why."""
+    """Change or cut off bytes, counted from the end: the data set is complete or one line says why."""
     folder = tmp_path_factory.mktemp("damage")
     content = bytearray(archive.read_bytes())
     for place, value in changes:
@@ -229,7 +225,7 @@ def test_no_damage_goes_unnoticed(
     else:
         with zipfile.ZipFile(archive) as whole:
             files = {name: whole.read(name) for name in whole.namelist()}
-        if not (folder / "set" / "sceneCategories.txt").exists():  # the one file that nothing reads
+        if not (folder / "set" / "sceneCategories.txt").exists():  # the only file that nothing reads
             del files[f"{TOP}/sceneCategories.txt"]
         assert_is_the_set(folder / "set", files)
     assert not list(folder.glob(".set.*partial"))
@@ -241,7 +237,7 @@ def test_another_zip_from_the_server_is_not_kept(
     serve(server, pack(tmp_path / "other.zip", {"readme.txt": b"something else"}).read_bytes())
     message = refused(tmp_path / "set", address=server.address)
     assert message.startswith(f"{server.address}: ") and message.endswith(
-        "it is removed, run again to try anew"
+        "the download was deleted, run again to repeat it"
     )
     assert "not SceneParse150" in message and "readme.txt" in message
     assert not (tmp_path / ".set.zip").exists()
@@ -252,7 +248,9 @@ def test_another_zip_from_the_server_is_not_kept(
 
 def test_a_web_page_from_the_server_is_named(server: Any, tmp_path: Path) -> None:
     serve(server, b"<html>", "text/html")
-    assert refused(tmp_path / "set", address=server.address).endswith("sends another file, of type text/html")
+    assert refused(tmp_path / "set", address=server.address).endswith(
+        "sent a different file, of type text/html"
+    )
 
 
 def test_an_output_with_other_things_is_left_alone(archive: Path, members: Files, tmp_path: Path) -> None:
@@ -263,13 +261,15 @@ def test_an_output_with_other_things_is_left_alone(archive: Path, members: Files
     output.unlink()
     output.mkdir()
     (output / "thesis.txt").write_text("precious")
-    with pytest.raises(OutputError, match="set: is not empty, and holds no SceneParse150; choose another"):
+    with pytest.raises(
+        OutputError, match="set: is not empty and does not hold SceneParse150; choose another"
+    ):
         fetch(output, archive=archive)
     assert [path.name for path in output.iterdir()] == ["thesis.txt"]
     (output / "thesis.txt").unlink()
     fetch(output, archive=archive)
     (output / "annotations/training/ADE_train_00000002.png").unlink()
-    with pytest.raises(OutputError, match="ADE_train_00000002 has no annotation; remove it first"):
+    with pytest.raises(OutputError, match=r"ADE_train_00000002 has no annotation.*; delete it first"):
         fetch(output, archive=archive)
 
 
@@ -291,7 +291,7 @@ def test_a_cache_that_cannot_be_written_is_told(
 ) -> None:
     own_cache.parent.write_text("in the way")
     with pytest.raises(
-        OutputError, match=r"set: complete, but cannot be opened by name: .*scene_parse_150\.loc"
+        OutputError, match=r"set: complete, but its location cannot be saved: .*scene_parse_150\.loc"
     ):
         fetch(tmp_path / "set", archive=archive)
     assert_is_the_set(tmp_path / "set", members)
@@ -303,11 +303,11 @@ def test_a_disk_without_room_is_known_beforehand(
     monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": 9_000_000_000}))
     fetch(tmp_path / "set", archive=archive)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": 30_000}))
-    assert "MB are needed, but only 0 MB are free" in refused(tmp_path / "b", OutputError, archive=archive)
+    assert "only 0 MB are free" in refused(tmp_path / "b", OutputError, archive=archive)
 
 
 class FailingFile(io.FileIO):
-    """Raises `FailingFile.error` half-way through write number `at`, counted over all such files."""
+    """Raise `FailingFile.error` halfway through write number `at`, counted over all files."""
 
     at, error, writes = 0, OSError(), 0
 
@@ -347,7 +347,7 @@ def test_broken_off_at_any_write_it_goes_on_and_arrives(
             break
         except (OutputError, KeyboardInterrupt) as raised:
             assert isinstance(raised, KeyboardInterrupt) or "No space left on device" in str(raised)
-            if output.exists():  # only the record of its place was left to write
+            if output.exists():  # only its location was still to be written
                 assert_is_the_set(output, members)
             assert not output.with_name(f".{output.name}.partial").exists()
         FailingFile.at = 0
@@ -360,7 +360,7 @@ def test_broken_off_at_any_write_it_goes_on_and_arrives(
 def test_killed_between_two_steps_it_goes_on(
     server: Any, archive: Path, members: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    """A killed process cleans nothing up: what it leaves is what it had."""
+    """A killed process cleans nothing up."""
     serve(server, archive.read_bytes())
     output, partial = tmp_path / "set", tmp_path / ".set.partial"
 

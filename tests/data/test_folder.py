@@ -100,7 +100,7 @@ def no_annotations(root: Path) -> None:
         (no_images, "{root}/images/training: no images in this split"),
         (
             two_images_of_one_name,
-            "{root}/images/training/a.png: same name as a.jpg; names must differ before the dot",
+            "{root}/images/training/a.png: has the stem of a.jpg; rename one",
         ),
         (no_classes, "{root}/classes.json: cannot be read: No such file or directory"),
         (other_split, "{root}/images/training: no such folder; the splits here are train"),
@@ -123,7 +123,7 @@ def test_a_missing_root_is_named(tmp_path: Path) -> None:
 
 def test_a_mask_of_another_size_is_named(root: Path) -> None:
     save_mask(root, [[0, 1], [1, 0]])
-    with pytest.raises(DataError, match=r"a\.png: mask of 2x2 pixels for an image of 6x4: .*a\.jpg"):
+    with pytest.raises(DataError, match=r"a\.png: .* 2x2 pixels, .*a\.jpg has 6x4$"):
         ImageMaskFolder(root)[0]
 
 

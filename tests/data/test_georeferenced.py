@@ -10,8 +10,8 @@ import shapely
 from rasterio.enums import ColorInterp, MaskFlags
 
 from ccsegformer.data.labels import read_classes
-from ccsegformer.data.procedural.geotiff import _transform, write_scenes
-from ccsegformer.data.procedural.scenes import CLASSES, ProceduralScenes, scene
+from ccsegformer.data.procedural.geotiff import _scene_transform, write_scenes
+from ccsegformer.data.procedural.scenes import PROCEDURAL_CLASSES, ProceduralScenes, scene
 from ccsegformer.errors import DataError, OutputError
 
 
@@ -32,7 +32,7 @@ def test_the_files_of_a_folder_of_scenes(folder: Path, tmp_path: Path) -> None:
     assert sorted(files) == sorted(
         ["classes.json", *(f"{pair}{end}.tif" for pair in pairs for end in ("", "_mask"))]
     )
-    assert read_classes(folder / "classes.json") == CLASSES
+    assert read_classes(folder / "classes.json") == PROCEDURAL_CLASSES
     write_scenes(tmp_path / "again", training=2, validation=1, size=160, seed=3)
     assert contents(tmp_path / "again") == files
 
@@ -55,19 +55,21 @@ def test_scenes_and_masks_lie_on_each_other(folder: Path) -> None:
         assert picture.profile["tiled"] and picture.compression == mask.compression
         assert picture.colorinterp == (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
         assert picture.mask_flag_enums[0] == [MaskFlags.all_valid]
-        assert mask.nodata == CLASSES.ignore_index and mask.colorinterp == (ColorInterp.palette,)
+        assert mask.nodata == PROCEDURAL_CLASSES.ignore_index and mask.colorinterp == (ColorInterp.palette,)
         colours = mask.colormap(1)
-        assert [colours[label][:3] for label in range(len(CLASSES))] == list(CLASSES.palette)
-        assert colours[CLASSES.ignore_index][3] == 0  # transparent
+        assert [colours[label][:3] for label in range(len(PROCEDURAL_CLASSES))] == list(
+            PROCEDURAL_CLASSES.palette
+        )
+        assert colours[PROCEDURAL_CLASSES.ignore_index][3] == 0  # transparent
 
 
 def test_footprints_of_all_scenes_are_apart() -> None:
-    """Whatever their number; a scene's place depends on its split, number and size alone."""
+    """A scene's place depends only on its split, number and size."""
     for size in (128, 8192):
         shapes = []
         for split in ("training", "validation"):
             for number in range(25):
-                transform = _transform(split, number, size)
+                transform = _scene_transform(split, number, size)
                 left, top = transform.c, transform.f
                 shapes.append(shapely.box(left, top - size * 0.25, left + size * 0.25, top))
         tree = shapely.STRtree(shapes)

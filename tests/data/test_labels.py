@@ -83,7 +83,7 @@ def test_default_colours_differ_and_do_not_depend_on_the_count() -> None:
     colors = np.array(palette)
     distances = np.abs(colors[:, None] - colors[None]).sum(axis=-1) + 765 * np.eye(150, dtype=int)
     assert distances.min() >= 30
-    assert colors.sum(axis=1).min() >= 90  # none is taken for the black of ignored pixels
+    assert colors.sum(axis=1).min() >= 90  # none looks like the black of ignored pixels
     assert len(default_palette(5000)) == 5000
 
 

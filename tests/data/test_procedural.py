@@ -4,7 +4,7 @@ import torch
 from torchvision import tv_tensors
 
 from ccsegformer.data.procedural._layout import draw_layout
-from ccsegformer.data.procedural.scenes import CLASSES, ProceduralScenes, _draw, scene
+from ccsegformer.data.procedural.scenes import PROCEDURAL_CLASSES, ProceduralScenes, _draw_scene, scene
 from ccsegformer.errors import DataError
 
 BARE, WHEAT, MAIZE, FOREST, RIVER, CANAL, ROAD, BUILDING, VEHICLE = range(9)
@@ -21,7 +21,7 @@ def facts(mask: np.ndarray) -> tuple[bool, bool]:
 
 
 def landmark(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Rows and columns (N, 2) of the pixels in which two pictures of one place differ."""
+    """Return rows and columns (N, 2) of the pixels that differ between two pictures."""
     return np.argwhere((first != second).any(axis=2))
 
 
@@ -49,12 +49,12 @@ def test_scenes_of_any_size(size: int) -> None:
         image, mask = scene(0, index, size)
         assert image.shape == (size, size, 3) and image.dtype == np.uint8
         assert mask.shape == (size, size) and mask.dtype == np.uint8
-        assert mask.max() < len(CLASSES)
+        assert mask.max() < len(PROCEDURAL_CLASSES)
         assert image.std() > 15
 
 
 def test_larger_scenes_keep_the_size_of_what_they_show() -> None:
-    """More ground, not larger things: the channel of a scene twice as wide takes half the share."""
+    """Larger scenes show more, not larger things: at twice the width, the channel has half the share."""
     small = np.mean([np.isin(scene(0, index, 192)[1], (RIVER, CANAL)).mean() for index in range(4)])
     large = np.mean([np.isin(scene(0, index, 512)[1], (RIVER, CANAL)).mean() for index in range(4)])
     assert large < small / 1.8
@@ -68,7 +68,9 @@ def test_houses_do_not_touch() -> None:
 
 
 def test_every_class_has_a_sane_share(scenes: list[tuple[np.ndarray, np.ndarray]]) -> None:
-    counts = np.bincount(np.concatenate([mask.ravel() for _, mask in scenes]), minlength=len(CLASSES))
+    counts = np.bincount(
+        np.concatenate([mask.ravel() for _, mask in scenes]), minlength=len(PROCEDURAL_CLASSES)
+    )
     share = counts / counts.sum()
     assert share[[WHEAT, MAIZE]].min() > 0.12
     assert share[[BARE, FOREST, ROAD]].min() > 0.06
@@ -87,13 +89,15 @@ def test_a_scene_has_one_crop_and_one_channel_in_equal_shares(
     assert all(
         pairs.count((wheat, river)) == COUNT // 4 for wheat in (True, False) for river in (True, False)
     )
-    assert pairs[:4] != pairs[4:8] or pairs[:4] != pairs[8:12]  # the order within four is drawn
+    assert pairs[:4] != pairs[4:8] or pairs[:4] != pairs[8:12]  # the order within four is random
 
 
 def test_colours_follow_the_mask(scenes: list[tuple[np.ndarray, np.ndarray]]) -> None:
     pixels = np.concatenate([image.reshape(-1, 3) for image, _ in scenes]).astype(float)
     labels = np.concatenate([mask.ravel() for _, mask in scenes])
-    red, green, blue = np.array([pixels[labels == label].mean(axis=0) for label in range(len(CLASSES))]).T
+    red, green, blue = np.array(
+        [pixels[labels == label].mean(axis=0) for label in range(len(PROCEDURAL_CLASSES))]
+    ).T
     for water in (RIVER, CANAL):
         assert blue[water] > red[water] + 10
     for land in (BARE, WHEAT, MAIZE):
@@ -104,7 +108,7 @@ def test_colours_follow_the_mask(scenes: list[tuple[np.ndarray, np.ndarray]]) ->
 
 
 def test_mask_edges_lie_on_image_edges(scenes: list[tuple[np.ndarray, np.ndarray]]) -> None:
-    """The picture changes most where the road's label ends: one pixel off would already show."""
+    """The picture changes most where the label of the road ends; an error of one pixel would show."""
 
     def contrast(image: np.ndarray, mask: np.ndarray, shift: int) -> float:
         road = np.roll(mask == ROAD, shift, axis=1)
@@ -119,10 +123,10 @@ def test_mask_edges_lie_on_image_edges(scenes: list[tuple[np.ndarray, np.ndarray
 
 
 def test_nothing_but_the_farmyard_tells_the_crop() -> None:
-    """The same place with the other crop: outside the farmyard and its shadows every pixel is the same."""
+    """Changing the crop changes no pixel outside the farmyard and its shadows."""
     for index in range(8):
-        wheat = _draw(1, index, 256, wheat=True, river=index % 2 == 0)
-        maize = _draw(1, index, 256, wheat=False, river=index % 2 == 0)
+        wheat = _draw_scene(1, index, 256, wheat=True, river=index % 2 == 0)
+        maize = _draw_scene(1, index, 256, wheat=False, river=index % 2 == 0)
         changed = landmark(wheat[0], maize[0])
         assert 400 < len(changed) < 0.12 * 256**2
         assert np.ptp(changed, axis=0).max() < 110
@@ -134,8 +138,8 @@ def test_nothing_but_the_farmyard_tells_the_crop() -> None:
 
 def test_nothing_but_its_head_tells_river_from_canal() -> None:
     for index in range(8):
-        river = _draw(1, index, 256, wheat=index % 2 == 0, river=True)
-        canal = _draw(1, index, 256, wheat=index % 2 == 0, river=False)
+        river = _draw_scene(1, index, 256, wheat=index % 2 == 0, river=True)
+        canal = _draw_scene(1, index, 256, wheat=index % 2 == 0, river=False)
         changed = landmark(river[0], canal[0])
         assert 400 < len(changed) < 0.12 * 256**2
         assert np.ptp(changed, axis=0).max() < 120
@@ -167,8 +171,8 @@ def test_the_crops_look_alike(scenes: list[tuple[np.ndarray, np.ndarray]]) -> No
 def test_the_farmyard_lies_in_every_direction_and_at_every_distance() -> None:
     distances, angles = [], []
     for index in range(24):
-        wheat, mask = _draw(2, index, 256, wheat=True, river=True)
-        maize, _ = _draw(2, index, 256, wheat=False, river=True)
+        wheat, mask = _draw_scene(2, index, 256, wheat=True, river=True)
+        maize, _ = _draw_scene(2, index, 256, wheat=False, river=True)
         centre = landmark(wheat, maize).mean(axis=0)
         offsets = np.argwhere(mask == WHEAT)[::50] - centre
         distances.append(np.hypot(*offsets.T))
@@ -192,13 +196,13 @@ def test_roads_go_on_under_trees(scenes: list[tuple[np.ndarray, np.ndarray]]) ->
 def test_dataset_of_samples() -> None:
     data = ProceduralScenes("training", count=6, size=160)
     assert len(data) == len(data.names) == len(set(data.names)) == 6
-    assert data.classes is CLASSES and len(CLASSES) == 9
+    assert data.classes is PROCEDURAL_CLASSES and len(PROCEDURAL_CLASSES) == 9
     sample = data[2]
     assert sample["name"] == data.names[2]
     assert isinstance(sample["image"], tv_tensors.Image) and isinstance(sample["mask"], tv_tensors.Mask)
     assert sample["image"].shape == (3, 160, 160) and sample["image"].dtype == torch.uint8
     assert sample["mask"].shape == (160, 160) and sample["mask"].dtype == torch.uint8
-    sample["image"].fill_(0)  # a sample is the caller's to change
+    sample["image"].fill_(0)  # the caller may change a sample
     assert data[2]["image"].float().std() > 15
     assert torch.equal(data[-1]["mask"], data[5]["mask"])
     with pytest.raises(IndexError):

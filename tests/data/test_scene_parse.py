@@ -47,15 +47,19 @@ def test_raw_ids_become_labels() -> None:
 @pytest.mark.parametrize(
     ("ids", "mode", "message"),
     [
-        ([[0, 151]], None, r"id 151 at row 0, column 1 is not .* 0-150; perhaps another set's, such as full"),
+        (
+            [[0, 151]],
+            None,
+            r"id 151 at row 0, column 1 is outside .* 0-150; perhaps it is from another .*, such as full",
+        ),
         (
             [[7], [255]],
             None,
-            r"id 255 at row 1, column 0 is .*; perhaps labels already \(0-149, 255 ",
+            r"id 255 at row 1, column 0 is .*; perhaps these are labels \(0-149, 255 ",
         ),
-        ([[255, 200]], None, "id 255 at row 0, column 0 is .*; perhaps another set's"),
-        ([[3]], "RGB", r"this is a RGB image; .* full ADE20K's \(\*_seg\.png\) are in colour$"),
-        ([[3]], "I;16", "an annotation of 16 bits, where SceneParse150's have 8; perhaps one of full ADE20K"),
+        ([[255, 200]], None, "id 255 at row 0, column 0 is .*; perhaps it is from another"),
+        ([[3]], "RGB", r"mode RGB; .* full ADE20K coloured ones \(\*_seg\.png\)$"),
+        ([[3]], "I;16", "a 16-bit annotation.*perhaps it is from full ADE20K"),
     ],
 )
 def test_masks_of_other_sets_are_named(
@@ -99,11 +103,11 @@ def test_an_image_without_annotation_is_named(official: Path) -> None:
 
 
 def test_folders_beside_the_right_one_are_told(official: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=f"is in {official}; give that folder"):
+    with pytest.raises(DataError, match=f"is in {official}; use that folder"):
         ImageMaskFolder(official.parent)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "index_ade20k.pkl").write_bytes(b"")
-    with pytest.raises(DataError, match="full: is full ADE20K, which is not read here"):
+    with pytest.raises(DataError, match="full: full ADE20K is not supported"):
         ImageMaskFolder(tmp_path / "full")
 
 

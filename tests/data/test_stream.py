@@ -14,7 +14,7 @@ from ccsegformer.data.transforms import HorizontalFlip, Invert, RandomCrop, Rand
 from ccsegformer.errors import DataError
 
 TRANSFORMS: list[Transform] = [HorizontalFlip(), Invert(), RandomResize(), RandomCrop(sizes=(16, 24))]
-# Newer Pythons warn of every fork in a process with threads, and PyTorch always has some.
+# Newer Pythons warn about forks in processes with threads, which PyTorch always has.
 forks = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 
 

@@ -51,7 +51,7 @@ def seeded(seed: int) -> torch.Generator:
 
 
 def position_map(height: int, width: int) -> tuple[Image, Mask]:
-    """An image and a mask that both say where each pixel was: (2 x, 2 y, 0) and y * 200 + x."""
+    """Return an image and a mask that encode pixel positions: (2 x, 2 y, 0) and y * 200 + x."""
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     return Image(torch.stack([2 * x, 2 * y, 0 * x]).to(torch.uint8)), Mask((y * 200 + x).to(torch.int32))
 
@@ -85,7 +85,7 @@ def test_any_geometry_keeps_image_and_mask_aligned(
     )
     inside = (white == 255).all(dim=0).as_subclass(torch.Tensor) & (mask != IGNORE).as_subclass(torch.Tensor)
     positions = image.as_subclass(torch.Tensor).float() / 2
-    # A nearest label is at most half a pixel off, and pixels grow where a chain makes the image smaller.
+    # Nearest labels are at most half a pixel off; pixels are larger in a smaller image.
     shrinks = sum(isinstance(transform, RandomResize) for transform in chain)
     tolerance = 1 + sum(2.0**k for k in range(shrinks + 1))
     labels = mask.as_subclass(torch.Tensor)
@@ -280,7 +280,7 @@ def test_without_padding_a_smaller_side_stays() -> None:
 
 
 def shares(mask: Mask) -> list[float]:
-    """Of the labelled pixels, the share of each class."""
+    """Return the share of each class among the labelled pixels."""
     _, counts = mask[mask != 255].unique(return_counts=True)
     return [count / sum(counts.tolist()) for count in counts.tolist()]
 
@@ -313,7 +313,7 @@ def test_only_labelled_pixels_count_for_a_crop_s_classes() -> None:
         free = RandomCrop(probability=1, sizes=(20,))(image, mask, seeded(seed))[0]
         held = RandomCrop(probability=1, sizes=(20,), max_class_share=0.75)
         assert torch.equal(held(image, halves, seeded(seed))[0], free)
-        last = held(image, empty, seeded(seed))[0]  # nothing will do: the last place drawn
+        last = held(image, empty, seeded(seed))[0]  # no position satisfies: the last one
         assert torch.equal(last, held(image, one, seeded(seed))[0])
         assert not torch.equal(last, free)
 
@@ -330,7 +330,7 @@ def test_a_class_share_changes_nothing_that_others_draw() -> None:
 
 
 def distorted(image: Image, **parts: float) -> Image:
-    """An image after the named parts of photometric distortion, each by a draw in [0, 1)."""
+    """Apply the named parts of photometric distortion, each with a draw in [0, 1)."""
     names = ("brightness", "contrast", "contrast_first", "saturation", "hue")
     coins = [0.0 if name in parts else 0.9 for name in names]
     values = [parts.get(name, 0.5) for name in names if name != "contrast_first"]

@@ -1,4 +1,4 @@
-"""A DataLoader's forked workers read scenes through rasters that they have opened themselves.
+"""Forked DataLoader workers open rasters themselves.
 
 A forked process has its parent's file offsets and GDAL's caches: what both read through is anyone's guess.
 """
@@ -20,13 +20,13 @@ from ccsegformer.raster.dataset import Scenes
 from ccsegformer.raster.random_windows import RandomWindows
 from tests.raster.test_dataset import image, write
 
-# Newer Pythons warn of every fork in a process with threads, and PyTorch always has some.
+# Newer Pythons warn about forks in processes with threads, which PyTorch always has.
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 
 
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, str]]:
-    """By which process which file has been opened, as far as this process knows."""
+    """Record which process opened which file, as far as this process knows."""
     found = []
     original = rasterio.open
 
@@ -39,7 +39,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, str]]:
 
 
 class Reads(Dataset[Any]):
-    """Samples, each with the process that read it and with what that has opened so far."""
+    """Samples with the process that read them and the files it has opened so far."""
 
     def __init__(self, samples: Any, opened: list[tuple[int, str]]) -> None:
         self.samples, self.opened = samples, opened
@@ -56,7 +56,7 @@ class Reads(Dataset[Any]):
 @pytest.mark.parametrize("draws", [False, True])
 def test_workers_open_their_own(draws: bool, tmp_path: Path, opened: list[tuple[int, str]]) -> None:
     write(tmp_path / "training" / "a.tif", image(2, "uint16", (600, 1100)))
-    # On another grid, the mask is read through a warped view of it.
+    # A mask on another grid is read through a warped view.
     labels, grid = np.zeros((1, 300, 40), np.uint8), Affine(60.0, 0, 500_000, 0, -4.0, 5_000_000)
     write(tmp_path / "training" / "a_mask.tif", labels, transform=grid)
     scenes = Scenes(tmp_path)

@@ -15,7 +15,7 @@ NAMES = tuple("abcde")
 
 
 def brute_force(truth: list[int], prediction: list[int], k: int, ignore: int) -> dict[str, float]:
-    """The scores from sets of pixels, class by class, by the words of their definitions."""
+    """Compute the scores from sets of pixels, class by class, from their definitions."""
     pixels = [i for i, label in enumerate(truth) if label != ignore]
     ious, accuracies = {}, {}
     for label in range(k):
@@ -58,7 +58,7 @@ def test_the_matrix_has_a_row_for_each_true_class(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_published_worked_example() -> None:
-    # Two classes: 3 of 4 pixels of "a" found, 2 of 2 of "b"; "c" only predicted nowhere and nowhere true.
+    # "a" has 3 of 4 pixels right, "b" 2 of 2; "c" occurs in neither truth nor prediction.
     metrics = compute_metrics(np.array([[3, 1, 0], [0, 2, 0], [0, 0, 0]]), ("a", "b", "c"))
     assert metrics.mean_iou == pytest.approx((3 / 4 + 2 / 3) / 2)
     assert metrics.devkit_mean_iou == pytest.approx((3 / 4 + 2 / 3) / 3)

@@ -1,4 +1,4 @@
-"""The scores against definitions and code that are not ours: the SceneParse150 devkit's and torchmetrics'."""
+"""Compare the scores with independent code: the SceneParse150 devkit's and torchmetrics'."""
 
 import numpy as np
 import pytest
@@ -15,10 +15,10 @@ IGNORED = 255
 
 @st.composite
 def maps(draw: st.DrawFn) -> tuple[int, Maps]:
-    """Pairs of truth and prediction of several images; classes are often absent, pixels often ignored."""
+    """Draw truths and predictions of several images, often with absent classes and ignored pixels."""
     k = draw(st.integers(2, 150))
     generator = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    few = generator.integers(0, k, size=draw(st.integers(1, 8)))  # the classes that occur at all
+    few = generator.integers(0, k, size=draw(st.integers(1, 8)))  # the classes that occur
     pairs = []
     for _ in range(draw(st.integers(1, 4))):
         shape = tuple(generator.integers(1, 12, size=2))
@@ -35,7 +35,7 @@ def matrix_of(k: int, pairs: Maps) -> torch.Tensor:
 
 
 def devkit(k: int, pairs: Maps) -> tuple[float, float]:
-    """Mean IoU and pixel accuracy, pixel by pixel.
+    """Compute mean IoU and pixel accuracy pixel by pixel.
 
     Labels are 1 to K; 0 is unlabelled, and what is predicted there counts for nothing. Areas are summed over
     the images, and an absent class has an IoU of 0.
@@ -69,7 +69,7 @@ def test_the_devkit_s_definition(drawn: tuple[int, Maps]) -> None:
 @settings(deadline=None)
 @given(maps())
 def test_torchmetrics_jaccard_index(drawn: tuple[int, Maps]) -> None:
-    """Its macro average leaves out absent classes, as ours does; by class it gives them 0, and we None."""
+    """Its macro average excludes absent classes like ours; per class it gives 0 where we give None."""
     k, pairs = drawn
     each, macro = (MulticlassJaccardIndex(k, average=a, ignore_index=IGNORED) for a in ("none", "macro"))
     for truth, prediction in pairs:

@@ -28,7 +28,7 @@ CLASSES = Classes(("dark", "light", "never"))
 
 
 class Threshold(nn.Module):
-    """Calls a pixel light above the mean colour, at a quarter of the resolution."""
+    """A model that labels pixels above the mean colour as light, at a quarter of the resolution."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class Threshold(nn.Module):
 
 
 class Halves:
-    """Images, dark on the left and light on the right, of many sizes; knows which are still alive."""
+    """Images of many sizes, dark on the left and light on the right; tracks which are still in memory."""
 
     classes = CLASSES
 
@@ -66,7 +66,7 @@ class Halves:
         labels = torch.zeros(height, width, dtype=torch.uint8)
         labels[:, width // 2 :] = 1
         image = Image(labels.expand(3, -1, -1) * 200)
-        if index % 2:  # a quarter of every second image is labelled wrongly
+        if index % 2:  # a quarter of every second image has wrong labels
             labels[:, : width // 4] = 1
         labels[0] = 255
         if self.mask is not None:
@@ -78,7 +78,7 @@ class Halves:
 
 def test_scores_and_protocol() -> None:
     evaluation = evaluate(Threshold(), Halves(2), device="cpu")
-    # The halves meet at a multiple of four, so that only resizing blurs their border, by a column or two.
+    # The halves meet at a multiple of four, so only resizing blurs the border, by a column or two.
     assert evaluation.images == 2
     right, wrong = 32 * 64 + 33 * 54, 33 * 18
     assert evaluation.metrics.pixel_accuracy == pytest.approx(right / (right + wrong), abs=0.03)
@@ -158,9 +158,7 @@ def test_what_cannot_be_scored_is_one_line() -> None:
 def test_the_protocol_decides_what_the_model_sees_and_is_stored_whole() -> None:
     seen = []
     model = Threshold()
-    model.register_forward_pre_hook(
-        lambda _, __, keywords: seen.append(tuple(keywords["pixel_values"].shape[2:])), with_kwargs=True
-    )
+    model.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape[2:])))
     protocol = EvaluationProtocol(resize=ResizeSection(short_side=66, multiple_of=32), flip=True)
     evaluation = evaluate(model, Halves(1), protocol=protocol)
     assert seen == [(96, 128)] * 2

@@ -10,7 +10,7 @@ from ccsegformer.config.protocol import EvaluationProtocol, load_protocol
 from ccsegformer.data.labels import Classes
 from ccsegformer.evaluation.confusion import compute_metrics
 from ccsegformer.evaluation.evaluate import Evaluation, evaluate
-from ccsegformer.evaluation.shortfalls import rank_losses
+from ccsegformer.evaluation.shortfalls import rank_shortfalls
 from ccsegformer.report.failures import (
     MATRIX_CLASSES,
     Failure,
@@ -67,7 +67,7 @@ def test_the_page_has_scores_classes_matrix_and_images(evaluation):
     for score in (evaluation.metrics.mean_iou, evaluation.mean_image_iou, evaluation.metrics.devkit_mean_iou):
         assert f">{score:.3f}<" in text
     assert re.findall(r"</span>(\w+)</th>", text) == [
-        of.name for of in rank_losses(evaluation.confusion, NAMES)
+        of.name for of in rank_shortfalls(evaluation.confusion, NAMES)
     ]
     assert "1 class in neither truth nor prediction is left out" in text
     assert 'title="tree labelled road: 96.8%, 30 pixels"' in text
@@ -102,7 +102,7 @@ def test_a_model_without_faults():
 
 
 def test_few_classes_are_shown_one_by_one(evaluation):
-    losses = rank_losses(evaluation.confusion, NAMES)
+    losses = rank_shortfalls(evaluation.confusion, NAMES)
     rows = dict(confusion_picture(evaluation.confusion, losses))
     assert list(rows) == ["road", "grass", "tree", "car"]
     assert rows["grass"] == []
@@ -113,7 +113,7 @@ def test_few_classes_are_shown_one_by_one(evaluation):
 def test_many_classes_become_the_most_telling_and_the_others():
     names = [f"class {label}" for label in range(150)]
     matrix = np.random.default_rng(0).integers(0, 5, (150, 150)) + np.diag(np.arange(150) * 40)
-    losses = rank_losses(matrix.tolist(), names)
+    losses = rank_shortfalls(matrix.tolist(), names)
     rows = confusion_picture(matrix.tolist(), losses)
     shown = [name for name, _ in rows]
     assert len(shown) == MATRIX_CLASSES and shown[-1] == "all others"
@@ -177,7 +177,7 @@ def test_the_terminal_sorts_by_loss_and_names_both_means(evaluation):
         return screen.getvalue()
 
     text = printed(evaluation)
-    losses = rank_losses(evaluation.confusion, NAMES)
+    losses = rank_shortfalls(evaluation.confusion, NAMES)
     assert re.findall(r"^│ (\w+)", text, flags=re.MULTILINE) == [of.name for of in losses]
     assert "1 classes occur" not in text and "1 class occurs in neither" in text
     assert text.index("mean IoU 0.") < text.index("mean of the images' own mIoU 0.375")

@@ -48,7 +48,7 @@ def data(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def recipe() -> Callable[..., Recipe]:
-    """Makes recipes of six steps of two micro-batches of two images each, flipped at random."""
+    """Make recipes of six steps of two micro-batches of two images, flipped at random."""
 
     def make(**changes: dict[str, Any]) -> Recipe:
         sections: dict[str, Any] = {

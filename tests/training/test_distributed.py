@@ -30,7 +30,7 @@ torch.distributed.destroy_process_group()
 
 @pytest.mark.usefixtures("tiny")
 def test_two_processes_train_as_one(tmp_path: Path, data: Path, recipe: Callable[..., Recipe]) -> None:
-    """The same recipe, so the same global batch; dropout, stochastic depth and batch norm are all at work."""
+    """Same recipe and global batch, with dropout, stochastic depth and batch norm active."""
     four_steps = recipe(
         training={"steps": 4, "accumulation": 4},
         optimizer={"head_learning_rate_factor": 2.0, "weight_decay": 0.01, "decay_biases": True},
@@ -44,7 +44,7 @@ def test_two_processes_train_as_one(tmp_path: Path, data: Path, recipe: Callable
         [*command, *map(str, arguments)], capture_output=True, text=True, timeout=240, check=False
     )
     assert finished.returncode == 0, finished.stderr
-    assert finished.stderr.count("step 4/4") == 1  # one process speaks
+    assert finished.stderr.count("step 4/4") == 1  # only one process prints
 
     one = train(four_steps, data, tmp_path / "one")
 
@@ -54,7 +54,7 @@ def test_two_processes_train_as_one(tmp_path: Path, data: Path, recipe: Callable
         [loss for _, loss in one.loss_history], rel=1e-4
     )
     assert_close(output, tmp_path / "one")
-    # What two processes began, one can finish.
+    # One process can finish what two began.
     shutil.rmtree(output / "checkpoint-4")
     (output / "model.safetensors").unlink()
     train(four_steps, data, output, resume=True)
@@ -65,7 +65,7 @@ def assert_close(one: Path, other: Path) -> None:
     left, right = (load_file(folder / "model.safetensors") for folder in (one, other))
     assert left.keys() == right.keys()
     for name, expected in right.items():
-        # Batch norm takes away again what these add: their gradient is rounding, which Adam makes a step of.
+        # Batch norm cancels these biases: their gradient is rounding error, which Adam scales up to a step.
         shift = name.startswith(("decode_head.linear_c", "segformer.encoder.layer_norm")) and "bias" in name
         absolute = 1e-3 if shift or name.endswith("running_mean") else 1e-5
         torch.testing.assert_close(

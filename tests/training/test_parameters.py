@@ -23,7 +23,7 @@ def model(request: pytest.FixtureRequest) -> nn.Module:
 
 
 def treatment(model: nn.Module, optimizer: OptimizerSection) -> dict[str, tuple[float, float]]:
-    """Learning rate and weight decay of every parameter that is in a group, and in one only."""
+    """Return learning rate and weight decay of every parameter in a group, each in only one."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
 
     def entries() -> Iterator[tuple[str, tuple[float, float]]]:

@@ -1,4 +1,4 @@
-"""Training begins from float32 weights, ends in them and moves them, whatever the pretrained file holds."""
+"""Training starts from, updates and writes float32 weights, whatever the pretrained file holds."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What training drops is something else in every micro-batch."""
+"""Dropout and stochastic depth differ between micro-batches."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +19,7 @@ DROPS = ("drop_path_rate", "classifier_dropout_prob", "hidden_dropout_prob", "at
 
 @pytest.fixture
 def losses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The loss of every micro-batch."""
+    """Return the loss of every micro-batch."""
     found: list[float] = []
     original = SegmentationTrainer.training_step
 
@@ -36,7 +36,7 @@ def losses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 def test_every_micro_batch_drops_something_else(
     drop: str | None, tmp_path: Path, data: Path, recipe: MakeRecipe, losses: list[float]
 ) -> None:
-    # One image, at a learning rate of nothing: only what is dropped can tell one micro-batch from another.
+    # One image and a negligible learning rate: only dropout can make micro-batches differ.
     for name in "1234":
         for kind in ("images", "annotations"):
             (data / kind / "training" / f"{name}.png").unlink()

@@ -29,7 +29,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def complaint(path: Path, *overrides: str) -> str:
-    """What load_recipe says, which must be one line that begins with the file."""
+    """Return the error of load_recipe, which must be one line that begins with the file."""
     with pytest.raises(RecipeError) as error:
         load_recipe(path, overrides)
     message = str(error.value)
@@ -183,8 +183,8 @@ def test_overrides(path: Path) -> None:
         ("training: {steps: yes}", "'training.steps' should be a valid integer, not true"),
         ("training: {steps: 0}", "'training.steps' should be greater than or equal to 1, not 0"),
         ("training: {epochs: .inf}", "'training.epochs' should be a finite number"),
-        ("training: {epochs: 1, steps: 1}", "'training': give exactly one of epochs and steps"),
-        ("training: {seed: 1}", "'training': give exactly one of epochs and steps"),
+        ("training: {epochs: 1, steps: 1}", "'training': set exactly one of epochs and steps"),
+        ("training: {seed: 1}", "'training': set exactly one of epochs and steps"),
         ("training: 3", "'training' should be an object, not 3"),
         ("", "key 'training' is missing"),
         ("[1, 2]", "must hold sections such as 'model:' and 'training:', not [1, 2]"),

@@ -1,4 +1,4 @@
-"""A model of georeferenced scenes: trained, scored, compared and exported, and what of it is refused."""
+"""Train, score, compare and export models of georeferenced scenes; refuse invalid input."""
 
 import json
 from collections.abc import Callable
@@ -35,7 +35,7 @@ RECIPES = Path(__file__).parents[2] / "recipes"
 
 
 def make_scenes(root: Path, *, bands: int, dtype: str) -> Path:
-    """A training scene and one for validation, of bright objects on a dark ground, of unlike bands."""
+    """Write a training and a validation scene of bright objects on dark ground; all bands differ."""
     generator = np.random.default_rng(0)
     for place, split in enumerate(("training", "validation")):
         (root / split).mkdir(parents=True)
@@ -145,7 +145,7 @@ def test_a_comparison_of_scenes(tmp_path: Path, recipe: MakeRecipe, monkeypatch:
     data = make_scenes(tmp_path / "data", bands=4, dtype="uint16")
     monkeypatch.setattr(cost, "MEASURED_SECONDS", 0)
 
-    def measure(model: Path, height: int, width: int) -> cost.Cost:  # in this process, which is quicker
+    def measure(model: Path, height: int, width: int) -> cost.Cost:  # in this process, which is faster
         return cost._measure(load_model(model)[0], height, width, "cpu")
 
     monkeypatch.setattr(comparison, "measure_cost", measure)
@@ -179,9 +179,7 @@ def test_transforms_of_colours_are_refused_for_other_bands(
     )
     with pytest.raises(RecipeError) as caught:
         train(cropped(recipe, transforms=chain.transforms), data, tmp_path / "run")
-    assert str(caught.value) == (
-        f"transforms.1: {name} is for 8-bit RGB, but the scenes of {data} have 3 bands of uint16"
-    )
+    assert str(caught.value) == (f"transforms.1: {name} is for 8-bit RGB, but {data} has 3 bands of uint16")
     assert not (tmp_path / "run").exists()
 
 
@@ -201,7 +199,7 @@ def test_images_of_other_bands_are_refused_by_name() -> None:
     rgb = CrissCrossSegformerForSemanticSegmentation(CrissCrossSegformerConfig.mit("b0")).eval()
     with pytest.raises(DataError, match=r"^s: 3 bands for a model of 4$"):
         predict_labels(four, torch.zeros(3, 40, 40, dtype=torch.uint8), name="s")
-    with pytest.raises(DataError, match=r"^s: values of more than 8 bits for a model of 8-bit colours$"):
+    with pytest.raises(DataError, match=r"^s: .* for a model of 8-bit colours$"):
         predict_labels(rgb, torch.zeros(3, 40, 40), name="s")
 
 
@@ -214,7 +212,7 @@ def test_views_of_other_bands_are_normalised_by_their_statistics() -> None:
         pixels = normalize(image, BandStatistics((900.0, 50.0), (300.0, 10.0)))[None]
         logits = torch.nn.functional.interpolate(model(pixels).logits, size=(64, 96), mode="bilinear")
     agree = predict_labels(model, image) == logits[0].argmax(dim=0)
-    assert agree.float().mean() > 0.999  # a tie may fall otherwise
+    assert agree.float().mean() > 0.999  # ties may differ
     views = EvaluationProtocol(window=WindowSection(size=48, stride=32), scales=(0.5, 1.0), flip=True)
     assert predict_labels(model, image, views).shape == (64, 96)
 

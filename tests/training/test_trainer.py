@@ -46,7 +46,7 @@ def assert_same_weights(one: Path, other: Path) -> None:
 
 
 def break_off(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    """Let training be interrupted in the middle of a step, between its two micro-batches."""
+    """Interrupt training in the middle of a step, between its two micro-batches."""
     original = SegmentationTrainer.training_step
     calls: list[int] = []
 
@@ -143,7 +143,7 @@ def test_a_resumed_run_gives_the_weights_of_an_unbroken_one(
         break_off(patch, step=4)
         train(full, data, tmp_path / "broken")
     assert not (tmp_path / "broken" / "model.safetensors").exists()
-    # Half-written, as when the machine dies while saving: not to be resumed from.
+    # Incomplete, as after a crash while saving: not resumed from.
     (tmp_path / "broken" / "checkpoint-3").mkdir()
     (tmp_path / "broken" / "checkpoint-3" / "model.safetensors").write_bytes(b"half")
 
@@ -151,7 +151,7 @@ def test_a_resumed_run_gives_the_weights_of_an_unbroken_one(
 
     assert_same_weights(tmp_path / "unbroken", tmp_path / "broken")
     assert resumed.loss_history == unbroken.loss_history
-    again = train(full, data, tmp_path / "broken", resume=True)  # a finished run has nothing left to do
+    again = train(full, data, tmp_path / "broken", resume=True)  # a finished run has nothing to do
     assert again.loss_history == unbroken.loss_history
     assert_same_weights(tmp_path / "unbroken", tmp_path / "broken")
 
@@ -231,7 +231,7 @@ def test_a_run_that_diverges_stops_and_can_be_resumed(
         loss = original(logits, labels, ignore_index)
         if next(calls) < 5:  # the fifth micro-batch ends, the sixth is in step 3
             return loss
-        # The root's slope at 0 is infinite, and the chain rule multiplies it by 0.
+        # The slope of the root at 0 is infinite, and the chain rule multiplies it by 0.
         return loss * torch.inf if what == "loss" else loss + (0 * logits.sum()).abs().sqrt()
 
     with monkeypatch.context() as patch:
@@ -255,7 +255,7 @@ def test_a_run_that_fails_before_its_first_checkpoint_leaves_nothing(
     for folder in ("new", "kept"):
         with pytest.raises(DataError, match="not an image"):
             train(recipe(), data, tmp_path / folder)
-        assert threading.enumerate() == threads  # or TensorBoard's would write to files that are gone
+        assert threading.enumerate() == threads  # otherwise TensorBoard's thread would write to deleted files
     assert not (tmp_path / "new").exists()
     assert [path.name for path in (tmp_path / "kept").iterdir()] == ["notes.txt"]
 
@@ -315,7 +315,7 @@ def test_pretrained_weights_and_the_report_s_freezing(tmp_path: Path, data: Path
     ],
 )
 def test_the_literature_s_recipes_train(name: str, smaller: list[str], tmp_path: Path, data: Path) -> None:
-    """Unchanged but for sizes, lengths and the encoder, an ImageNet classifier as nvidia/mit-b0 is."""
+    """Only sizes, lengths and the encoder change; that is an ImageNet classifier like nvidia/mit-b0."""
     plain = CrissCrossSegformerConfig.mit("b0", attention="efficient", num_labels=1000).to_dict()
     plain.pop("model_type")
     encoder = SegformerForImageClassification(SegformerForImageClassification.config_class(**plain))
@@ -327,7 +327,7 @@ def test_the_literature_s_recipes_train(name: str, smaller: list[str], tmp_path:
     before, after = encoder.state_dict(), result.model.state_dict()
     taken_over = before.keys() & after.keys()
     assert any(".mlp." in key for key in taken_over)
-    # The report trains nothing of the pretrained encoder, the paper all of it.
+    # The university report freezes the pretrained encoder; the paper trains it.
     unmoved = {key for key in taken_over if torch.equal(before[key], after[key])}
     assert unmoved == (taken_over if name == "report" else set())
     assert all(np.isfinite(loss) for _, loss in result.loss_history)

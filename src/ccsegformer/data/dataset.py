@@ -1,4 +1,4 @@
-"""What training and evaluation ask of a data set, and the checks that every sample passes."""
+"""The data set protocols of training and evaluation, and the checks on every sample."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,46 +14,57 @@ from ccsegformer.errors import DataError
 class Sample(TypedDict):
     """One image with its mask."""
 
-    image: tv_tensors.Image  # uint8 (3, H, W), RGB; of scenes uint8 or float32 (bands, H, W)
-    mask: tv_tensors.Mask  # uint8 or int32 (H, W), class ids and the ignore index
+    image: tv_tensors.Image  # uint8 RGB (3, H, W), or uint8 or float32 (bands, H, W)
+    mask: tv_tensors.Mask  # uint8 or int32 (H, W): class ids and the ignore index
     name: str
 
 
 class LabelledImages(Protocol):
-    """What training and evaluation ask of a data set: folders and generated scenes both offer it."""
+    """A data set with a fixed sample for every index."""
 
     @property
     def classes(self) -> Classes:
-        """The classes that the masks hold."""
+        """Classes of the masks."""
 
     @property
     def names(self) -> Sequence[str]:
-        """The name of every sample, in order."""
+        """Name of every sample, in order."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int, /) -> Sample: ...
 
 
-def check_size(mask: torch.Tensor, image: torch.Tensor, mask_path: str | Path, path: str | Path) -> None:
-    """Make sure that a mask (H, W) is as large as its image (3, H, W).
+def check_size(
+    mask: torch.Tensor, image: torch.Tensor, mask_name: str | Path, image_name: str | Path | None = None
+) -> None:
+    """Check that a mask (H, W) has the size of its image (bands, H, W).
 
     Raises:
-        DataError: it is not; the message names both.
+        DataError: The sizes differ; the message gives both.
     """
     if mask.shape != image.shape[1:]:
-        raise DataError(f"{mask_path}: mask of {_size(mask)} pixels for an image of {_size(image)}: {path}")
+        of = "" if image_name is None else f" {image_name}"
+        raise DataError(
+            f"{mask_name}: the mask has {_format_size(mask)} pixels, "
+            f"but its image{of} has {_format_size(image)}"
+        )
 
 
 def check_labels(
     mask: torch.Tensor, classes: Classes, path: str | Path, *, top: int = 0, left: int = 0
 ) -> None:
-    """Make sure that a mask (H, W) holds class ids and the ignore index only.
+    """Check that a mask (H, W) holds only class ids and the ignore index.
 
-    `top` and `left` are where in the file it begins.
+    Args:
+        mask: Integer labels of a file or of a window in it.
+        classes: Classes of the data set.
+        path: Name for the message.
+        top: Row of the file at which the mask begins.
+        left: Column of the file at which the mask begins.
 
     Raises:
-        DataError: another value; the message names file, value, place and the classes.
+        DataError: Another value; the message names file, value, position and classes.
     """
     unknown = ((mask < 0) | (mask >= len(classes))) & (mask != classes.ignore_index)
     if unknown.any():
@@ -64,20 +75,20 @@ def check_labels(
         )
 
 
-def _size(image: torch.Tensor) -> str:
+def _format_size(image: torch.Tensor) -> str:
     height, width = image.shape[-2:]
     return f"{width}x{height}"
 
 
 @runtime_checkable
 class DrawnSamples(Protocol):
-    """A data set whose samples are drawn anew each time, such as random windows of scenes."""
+    """A data set that draws a new sample each time, such as random windows of scenes."""
 
     @property
     def classes(self) -> Classes:
-        """The classes that the masks hold."""
+        """Classes of the masks."""
 
     def __len__(self) -> int: ...
 
     def draw(self, index: int, generator: torch.Generator, /) -> Sample:
-        """Draw a sample in the place of `index`, from `generator` alone."""
+        """Draw a sample for `index`; all randomness comes from `generator`."""

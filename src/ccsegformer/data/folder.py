@@ -14,14 +14,14 @@ from ccsegformer.errors import DataError
 
 
 class ImageMaskFolder(Dataset[Sample]):
-    """The images `images/SPLIT/NAME.*` with their masks `annotations/SPLIT/NAME.png`, and `classes.json`.
+    """Images `images/SPLIT/NAME.*` with masks `annotations/SPLIT/NAME.png` and `classes.json`.
 
-    A folder with `objectInfo150.txt` and no `classes.json` is the official SceneParse150: see `scene_parse`.
-    Samples are in the order of their `names`. That every image has its mask is checked here, from file names
-    alone; sizes and labels are checked whenever a sample is read.
+    A folder with `objectInfo150.txt` and no `classes.json` is the official SceneParse150 release. Samples are
+    sorted by name. The constructor checks, by file name, that every image has a mask; sizes and labels are
+    checked each time a sample is read.
 
     Raises:
-        DataError: a missing folder, mask or image, an empty split, or classes.json as in `read_classes`.
+        DataError: A missing folder, mask or image, an empty split, or an invalid classes.json.
     """
 
     def __init__(self, root: str | Path, split: str = "training") -> None:
@@ -49,7 +49,7 @@ class ImageMaskFolder(Dataset[Sample]):
         return len(self.names)
 
     def __getitem__(self, index: int) -> Sample:
-        """Read a sample, checking that image and mask fit each other and the classes."""
+        """Read a sample and check its size and labels."""
         image_path, mask_path = self._files[index]
         image, mask = read_image(image_path), self._read_mask(mask_path, None)
         check_size(mask, image, mask_path, image_path)
@@ -58,7 +58,11 @@ class ImageMaskFolder(Dataset[Sample]):
 
 
 def files_by_stem(folder: Path, extensions: Iterable[str]) -> dict[str, Path]:
-    """Files of these types by name without extension; hidden and other files are passed over."""
+    """Map the files with these extensions by their stems; skip hidden and other files.
+
+    Raises:
+        DataError: No such folder, or two files with one stem.
+    """
     if not folder.is_dir():
         others = sorted(path.name for path in folder.parent.glob("*/") if path.is_dir())
         hint = f"; the splits here are {', '.join(others)}" if others else ""
@@ -69,11 +73,11 @@ def files_by_stem(folder: Path, extensions: Iterable[str]) -> dict[str, Path]:
         if path.suffix.lower() not in extensions or path.name.startswith("."):
             continue
         if path.stem in found:
-            raise DataError(f"{path}: same name as {found[path.stem].name}; names must differ before the dot")
+            raise DataError(f"{path}: has the stem of {found[path.stem].name}; rename one")
         found[path.stem] = path
     return found
 
 
 def and_more(names: Sequence[str]) -> str:
-    """How many names there are beyond the first."""
+    """Return " (and N more)" for the names after the first, or nothing."""
     return f" (and {len(names) - 1} more)" if len(names) > 1 else ""

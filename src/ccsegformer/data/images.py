@@ -1,4 +1,4 @@
-"""Image and mask files, of any kind that Pillow opens, as tensors."""
+"""Read images and masks in any format that Pillow knows, as tensors."""
 
 import io
 import warnings
@@ -13,62 +13,88 @@ from ccsegformer.errors import DataError
 
 
 def read_image(path: str | Path, content: bytes | None = None) -> tv_tensors.Image:
-    """Read an image as uint8 RGB (3, H, W), turned upright as its EXIF orientation says.
+    """Read an image as uint8 RGB (3, H, W), rotated as its EXIF orientation says.
 
-    Of a file that is in memory already, give the `content`; `path` is then its name in messages.
+    Grey, palette, CMYK and other colour spaces are converted to RGB. Transparency is dropped, and the colours
+    beneath it are kept. Of 16 bits a channel, the upper 8 are kept. Up to 178 megapixels, Pillow's own limit.
 
-    Grey, palette, CMYK and other colour spaces become RGB; transparency is dropped and the colours beneath it
-    are kept; of 16 bits a channel the upper 8 are kept. Up to 178 megapixels, Pillow's own limit.
+    Args:
+        path: Path of the file; only a name for messages if `content` is given.
+        content: Encoded file, if it is already in memory.
 
     Raises:
-        DataError: the file is missing, damaged, too large or no image; the message names it.
+        DataError: The file is missing, damaged, too large or not an image; the message names it.
     """
-    image, _ = _open(path, content)
-    if image.mode == "F":
-        raise DataError(f"{path}: an image of floating-point numbers; convert it to 8 or 16 bits a channel")
-    if image.mode.startswith("I"):
-        wide = np.asarray(image)
-        if wide.min() < 0 or wide.max() > 65535:
-            raise DataError(f"{path}: a 32-bit image; convert it to 8 or 16 bits a channel")
-        image = Image.fromarray((wide >> 8).astype(np.uint8))
-    try:
-        # By way of RGBA, since Pillow turns some transparent palettes into RGB only with a warning.
-        rgb = (image.convert("RGBA") if image.has_transparency_data else image).convert("RGB")
-    except ValueError:
-        raise DataError(f"{path}: a {image.mode} image, which has no RGB form here; convert it") from None
-    pixels = np.array(rgb)  # a copy, since PyTorch wants memory that it may write to
-    return tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1))
+    return rgb_from_pillow(_decode(path, content)[0], path)
 
 
 def read_mask(
     path: str | Path, content: bytes | None = None, *, advice: str = "save the ids as a grey or palette PNG"
 ) -> tv_tensors.Mask:
-    """Read a mask's class ids (H, W): uint8, or int32 from 16-bit files; of a palette file the indices.
+    """Read a mask's class ids (H, W): uint8, or int32 from 16-bit files; the indices of a palette file.
 
-    An EXIF orientation is followed where the file carries one, as for images; `content` is as there.
+    Rotated as its EXIF orientation says. `path` and `content` are those of `read_image`.
 
     Raises:
-        DataError: as `read_image`, and for a colour image, which holds no class ids; then with the `advice`.
+        DataError: As `read_image`; also for a colour image, which holds no class ids, with `advice`.
     """
-    image, packing = _open(path, content)
+    image, packing = _decode(path, content)
+    return ids_from_pillow(image, path, packing=packing, advice=advice)
+
+
+def rgb_from_pillow(image: Image.Image, name: str | Path) -> tv_tensors.Image:
+    """Convert a Pillow image to uint8 RGB (3, H, W), as `read_image` does.
+
+    Raises:
+        DataError: The image has no 8-bit RGB form; the message begins with `name`.
+    """
+    if image.mode == "F":
+        raise DataError(f"{name}: an image of floating-point numbers; convert it to 8 or 16 bits a channel")
+    if image.mode.startswith("I"):
+        wide = np.asarray(image)
+        if wide.min() < 0 or wide.max() > 65535:
+            raise DataError(f"{name}: a 32-bit image; convert it to 8 or 16 bits a channel")
+        image = Image.fromarray((wide >> 8).astype(np.uint8))
+    try:
+        # Through RGBA, because Pillow warns when it converts some transparent palettes straight to RGB.
+        rgb = (image.convert("RGBA") if image.has_transparency_data else image).convert("RGB")
+    except ValueError:
+        raise DataError(f"{name}: Pillow cannot convert mode {image.mode} to RGB; convert the file") from None
+    pixels = np.array(rgb)  # a copy, because PyTorch needs writable memory
+    return tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1))
+
+
+def ids_from_pillow(
+    image: Image.Image,
+    name: str | Path,
+    *,
+    packing: str = "",
+    advice: str = "save the ids as a grey or palette PNG",
+) -> tv_tensors.Mask:
+    """Convert a Pillow image to class ids (H, W), as `read_mask` does.
+
+    Raises:
+        DataError: The image is in colour; the message begins with `name` and ends with `advice`.
+    """
     wide = image.mode.startswith("I")
     if not wide and image.mode not in ("L", "P", "1"):
         raise DataError(
-            f"{path}: a mask holds one class id a pixel, but this is a {image.mode} image; {advice}"
+            f"{name}: a mask holds one class id per pixel, but this image has mode {image.mode}; {advice}"
         )
     ids = torch.from_numpy(np.array(image, dtype=np.int32 if wide else np.uint8))
     step = 85 if "L;2" in packing else 17 if "L;4" in packing else 1  # Pillow spreads few bits over 0-255
     return tv_tensors.Mask(ids // step)
 
 
-def _open(path: str | Path, content: bytes | None) -> tuple[Image.Image, str]:
-    """Decode an image and turn it upright; also how its pixels were packed in the file, as Pillow writes it.
+def _decode(path: str | Path, content: bytes | None) -> tuple[Image.Image, str]:
+    """Decode an image and apply its EXIF orientation. Also return how Pillow says its pixels are packed.
 
-    Whatever goes wrong on the way is a DataError of one line.
+    Raises:
+        DataError: The file cannot be decoded, for whatever reason.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # 100 megapixels are welcome
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # up to 178 megapixels are fine
             with Image.open(path if content is None else io.BytesIO(content)) as image:
                 packing = str(image.tile[0].args) if image.tile else ""
                 image.load()

@@ -1,4 +1,4 @@
-"""Class names, their colours and the ignore index: the only copy in the package."""
+"""Class names, their colours and the ignore index."""
 
 import json
 from dataclasses import dataclass
@@ -12,17 +12,19 @@ from ccsegformer.errors import DataError
 from ccsegformer.files import write_atomically
 
 Color = tuple[int, int, int]
-MAX_LABEL = 65535  # masks hold at most 16 bits a pixel
+MAX_LABEL = 65535  # masks have at most 16 bits per pixel
 
 
 @dataclass(frozen=True)
 class Classes:
-    """The classes of a data set: label `i` of a mask is `names[i]`, drawn in `palette[i]` (8-bit RGB).
+    """Classes of a data set: label `i` of a mask is `names[i]`, drawn in `palette[i]` (8-bit RGB).
 
-    Pixels labelled `ignore_index` are neither trained on nor scored. No palette means `default_palette`.
+    Pixels with the label `ignore_index` are neither trained on nor scored. An empty palette becomes
+    `default_palette`.
 
     Raises:
-        DataError: names missing or repeated, an ignore index that is a class, a palette that does not fit.
+        DataError: Missing or repeated names, an ignore index that is also a class, or a palette of another
+            length or with invalid colours.
     """
 
     names: tuple[str, ...]
@@ -55,15 +57,15 @@ class Classes:
 
     @property
     def id2label(self) -> dict[int, str]:
-        """Names by label, as transformers' configurations hold them."""
+        """Class names by label, in the form of a transformers configuration."""
         return dict(enumerate(self.names))
 
 
 def read_classes(path: str | Path) -> Classes:
-    """Read `classes.json`: `names`, `ignore_index` and perhaps `palette`; other keys are left alone.
+    """Read `classes.json`: `names`, `ignore_index` and optionally `palette`. Other keys are ignored.
 
     Raises:
-        DataError: the file cannot be read or does not describe classes; the message names file and key.
+        DataError: The file cannot be read or is invalid; the message names file and key.
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -91,7 +93,7 @@ def read_classes(path: str | Path) -> Classes:
 
 
 def write_classes(classes: Classes, path: str | Path) -> None:
-    """Write `classes.json`, so that `read_classes` gives back the same classes."""
+    """Write `classes.json` for `read_classes`."""
     content = {
         "names": list(classes.names),
         "ignore_index": classes.ignore_index,
@@ -102,10 +104,11 @@ def write_classes(classes: Classes, path: str | Path) -> None:
 
 @cache
 def default_palette(count: int) -> tuple[Color, ...]:
-    """Choose `count` colours that are easy to tell apart; the first ones stay the same for every `count`.
+    """Choose `count` colours that are easy to tell apart. A longer palette begins with a shorter one.
 
-    Each colour is the one farthest from all before it, and from the black of ignored pixels, in Oklab, where
-    distance follows perception (Ottosson, "A perceptual color space for image processing", 2020).
+    Each colour is the one farthest from all earlier ones and from black, the colour of ignored pixels.
+    Distances are measured in Oklab, where they match perception (Ottosson, "A perceptual color space for
+    image processing", 2020).
     """
     levels = np.linspace(0, 255, 18)
     colors = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(-1, 3)
@@ -114,7 +117,7 @@ def default_palette(count: int) -> tuple[Color, ...]:
     colors = colors[calm]
     coordinates = _oklab(colors / 255)
     distances = np.linalg.norm(coordinates, axis=1)  # black is Oklab's origin
-    chosen = [int(np.abs(colors - (51, 119, 204)).sum(axis=1).argmin())]  # a calm blue to begin with
+    chosen = [int(np.abs(colors - (51, 119, 204)).sum(axis=1).argmin())]  # begin with a calm blue
     while len(chosen) < min(count, len(colors)):
         distances = np.minimum(distances, np.linalg.norm(coordinates - coordinates[chosen[-1]], axis=1))
         chosen.append(int(distances.argmax()))
@@ -123,10 +126,10 @@ def default_palette(count: int) -> tuple[Color, ...]:
 
 
 def colorize(labels: NDArray[np.integer], classes: Classes) -> NDArray[np.uint8]:
-    """Draw labels (H, W) as 8-bit RGB (H, W, 3) in the classes' colours; ignored pixels are black.
+    """Draw labels (H, W) as 8-bit RGB (H, W, 3) in the colours of the classes. Ignored pixels are black.
 
     Raises:
-        DataError: a label that is neither a class nor the ignore index.
+        DataError: A label that is neither a class nor the ignore index.
     """
     ignored = labels == classes.ignore_index
     unknown = ((labels < 0) | (labels >= len(classes))) & ~ignored
@@ -145,7 +148,7 @@ def _is_color(value: object) -> bool:
 
 
 def _oklab(srgb: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Oklab coordinates (N, 3) of sRGB colours (N, 3) in 0-1."""
+    """Convert sRGB colours (N, 3) in 0-1 to Oklab."""
     linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
     cones = linear @ np.array(
         [

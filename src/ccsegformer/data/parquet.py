@@ -1,4 +1,4 @@
-"""Hugging Face data sets in parquet form, from a folder or from the hub, with an image and a mask column."""
+"""Hugging Face data sets in parquet files, on disk or on the hub, with an image and a mask column."""
 
 import re
 from collections.abc import Iterator
@@ -19,21 +19,21 @@ HUB = "hf://datasets/"
 
 
 class ParquetImages(Dataset[Sample]):
-    """The rows of a split; their `names` are made of the split and the row, as "training-000012".
+    """Rows of a split, named by split and row, such as "training-000012".
 
-    The split "training" may be called "train" in the files, as is usual there. The library `datasets` finds
-    the splits, and keeps a copy of the rows in its cache, where any row is read without those before it.
+    The split "training" may be called "train" in the files. The `datasets` library finds the splits and keeps
+    a copy of the rows in its cache, which allows random access.
 
     Args:
-        location: a folder with parquet files, or `hf://datasets/ORG/NAME[@REVISION][/FOLDER]` on the hub.
-        split: of the set.
-        image: the column of the images, as encoded files.
-        mask: the column of the masks, as encoded files.
-        classes: the path of a `classes.json`, or "scene_parse_150" for masks of raw ids; by default what the
-            folder holds (see `folder_labels`).
+        location: Folder of parquet files, or `hf://datasets/ORG/NAME[@REVISION][/FOLDER]` on the hub.
+        split: Name of the split.
+        image: Column of encoded image files.
+        mask: Column of encoded mask files.
+        classes: Path of a `classes.json`, or "scene_parse_150" for masks of raw ids; by default the folder's
+            own (see `folder_labels`).
 
     Raises:
-        DataError: no such set, split or column, files that cannot be read, or classes unknown.
+        DataError: No such data set, split or column, unreadable files, or unknown classes.
     """
 
     def __init__(
@@ -47,11 +47,11 @@ class ParquetImages(Dataset[Sample]):
     ) -> None:
         self.location = location
         self._image, self._mask = image, mask
-        builder = _find(location)
+        builder = _find_builder(location)
         self.classes: Classes
         self._read_mask: ReadMask
-        self.classes, self._read_mask = _labels(location, classes)
-        splits = _load(location, builder)
+        self.classes, self._read_mask = _find_labels(location, classes)
+        splits = _load_splits(location, builder)
         found = "train" if split == "training" and split not in splits else split
         if found not in splits:
             raise DataError(f"{location}: no split {split!r}; the splits here are {', '.join(splits)}")
@@ -68,7 +68,7 @@ class ParquetImages(Dataset[Sample]):
         return len(self.names)
 
     def __getitem__(self, index: int) -> Sample:
-        """Read a row, checking that image and mask fit each other and the classes."""
+        """Read a row and check its size and labels."""
         (image_name, image_file), (mask_name, mask_file) = (
             self._cell(index, column) for column in (self._image, self._mask)
         )
@@ -78,49 +78,49 @@ class ParquetImages(Dataset[Sample]):
         return {"image": image, "mask": mask, "name": self.names[index]}
 
     def _cell(self, index: int, column: str) -> tuple[str, bytes]:
-        """A cell's name in messages, and its encoded file: plain bytes, or what `datasets.Image` stores."""
+        """Return the name of a cell for messages, and its file: plain bytes or `datasets.Image`'s form."""
         name = f"{self.location}: {self.names[index]}, column {column!r}"
         value = self._rows[index][column][0].as_py()
         content = value.get("bytes") if isinstance(value, dict) else value
         if not isinstance(content, bytes):
-            raise DataError(f"{name}: holds no image file")
+            raise DataError(f"{name}: not an image file")
         return name, content
 
 
-def _labels(location: str, classes: str | None) -> tuple[Classes, ReadMask]:
+def _find_labels(location: str, classes: str | None) -> tuple[Classes, ReadMask]:
     if classes == NAME:
         return SCENE_PARSE_150, read_raw_mask
     if classes is not None:
         return read_classes(classes), read_mask
     if location.startswith(HUB):
-        raise DataError(f"{location}: its classes are unknown; give --classes, a classes.json or {NAME!r}")
+        raise DataError(f"{location}: unknown classes; pass --classes with a classes.json or {NAME!r}")
     return folder_labels(Path(location))
 
 
-def _find(location: str) -> Any:
-    """What can load the set, a `datasets.DatasetBuilder`; no images are read yet."""
+def _find_builder(location: str) -> Any:
+    """Find the `datasets.DatasetBuilder` of a data set, without reading images."""
     import datasets  # type: ignore[import-untyped]
 
     hub = re.fullmatch(rf"{HUB}([^/@]+/[^/@]+)(?:@(refs/[^/]+/[^/]+|[^/]+))?(?:/(.+))?", location)
     if location.startswith(HUB) and not hub:
-        raise DataError(f"{location}: must be {HUB}ORG/NAME, perhaps with @REVISION and /FOLDER behind it")
-    with _in_one_line(location):
+        raise DataError(f"{location}: must be {HUB}ORG/NAME, optionally followed by @REVISION and /FOLDER")
+    with _quiet_datasets(location):
         if hub:
             name, revision, folder = hub.groups()
             return datasets.load_dataset_builder(name, revision=revision, data_dir=folder)
         return datasets.load_dataset_builder(str(Path(location).resolve()))
 
 
-def _load(location: str, builder: Any) -> Any:
-    """All splits, as a `datasets.DatasetDict`."""
-    with _in_one_line(location):
+def _load_splits(location: str, builder: Any) -> Any:
+    """Load all splits as a `datasets.DatasetDict`."""
+    with _quiet_datasets(location):
         builder.download_and_prepare()
         return builder.as_dataset()
 
 
 @contextmanager
-def _in_one_line(location: str) -> Iterator[None]:
-    """Make the library quiet, and any failure a DataError of one line."""
+def _quiet_datasets(location: str) -> Iterator[None]:
+    """Silence the library, and turn every failure into a one-line DataError."""
     import datasets
 
     logging = datasets.logging
@@ -129,21 +129,21 @@ def _in_one_line(location: str) -> Iterator[None]:
     datasets.disable_progress_bars()
     try:
         yield
-    except Exception as error:  # of the network, the hub, pyarrow, the disk
+    except Exception as error:  # network, hub, pyarrow or disk
         if "scripts are no longer supported" in str(error):
             raise DataError(
-                f"{location}: is a loading script, which the library datasets from its version 4 on does not "
-                f"run; name a set of parquet files, or fetch the official SceneParse150 with '{COMMAND}'"
+                f"{location}: is a loading script, which the datasets library no longer runs; use a data set "
+                f"of parquet files, or fetch the official SceneParse150 with '{COMMAND}'"
             ) from error
-        raise DataError(f"{location}: {_reason(error)}") from error
+        raise DataError(f"{location}: {_root_cause(error)}") from error
     finally:
         logging.set_verbosity(verbosity)
         if had_bars:
             datasets.enable_progress_bars()
 
 
-def _reason(error: Exception) -> str:
-    """The first line of what went wrong first."""
+def _root_cause(error: Exception) -> str:
+    """Return the first line of the innermost cause."""
     cause: BaseException = error
     while cause.__cause__ is not None:
         cause = cause.__cause__

@@ -1,4 +1,4 @@
-"""A whole training run as one deterministic sequence of samples."""
+"""A training run as one deterministic sequence of samples."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,23 +15,29 @@ from ccsegformer.errors import DataError
 
 
 class TrainingSample(TypedDict):
-    """What the network is trained on, one image or a batch of them."""
+    """Input of a training step: one image or a batch."""
 
     pixel_values: torch.Tensor  # float32 ([B,] bands, H, W), normalised
     labels: torch.Tensor  # int64 ([B,] H, W)
 
 
 class TrainingStream(Dataset[TrainingSample]):
-    """Sample `n` of a training run of `length` samples; a function of (seed, n) and of nothing else.
+    """All `length` samples of a training run. Sample `n` depends only on (seed, n).
 
-    Sample `n` belongs to epoch `n // len(dataset)`. The order of an epoch is a permutation seeded by
-    (seed, epoch), the augmentation of a sample is seeded by (seed, n), and so is its place in a scene. Read
-    it in order, without shuffling: then neither resuming nor the number of worker processes or devices
-    changes what is trained on. `statistics` are those of the images' bands; None stands for 8-bit RGB.
+    Sample `n` belongs to epoch `n // len(dataset)`. Each epoch is a permutation seeded by (seed, epoch). The
+    augmentation of a sample, and its position in a scene, are seeded by (seed, n). The stream must be read in
+    order, without shuffling; then resuming, worker processes and devices do not change the training data.
+
+    Args:
+        dataset: Images, or samples drawn at random.
+        transforms: Augmentations, in order.
+        seed: Seed of the run, at least 0.
+        length: Number of samples, at least 1.
+        statistics: Statistics of the images' bands; None for 8-bit RGB.
 
     Raises:
-        DataError: an empty data set.
-        ValueError: a length below 1 or a negative seed.
+        DataError: An empty data set.
+        ValueError: A length below 1 or a negative seed.
     """
 
     def __init__(
@@ -44,7 +50,7 @@ class TrainingStream(Dataset[TrainingSample]):
         statistics: BandStatistics | None = None,
     ) -> None:
         if len(dataset) == 0:
-            raise DataError("there are no images to train on")
+            raise DataError("the data set has no images to train on")
         if length < 1 or seed < 0:
             raise ValueError(f"length must be positive and seed not negative, not {length} and {seed}")
         self.dataset = dataset
@@ -78,7 +84,7 @@ class TrainingStream(Dataset[TrainingSample]):
         return {"pixel_values": pixels, "labels": mask.as_subclass(torch.Tensor).long()}
 
     def source(self, index: int) -> int:
-        """Which sample of the data set sample `index` of the stream is made from."""
+        """Return the index in the data set of sample `index` of the stream."""
         epoch, position = divmod(index, len(self.dataset))
         if epoch != self._epoch:
             generator = _generator(self.seed, 0, epoch)
@@ -88,10 +94,10 @@ class TrainingStream(Dataset[TrainingSample]):
 
 
 def collate(samples: Sequence[TrainingSample], ignore_index: int) -> TrainingSample:
-    """Stack samples of any sizes into a batch, padded below and to the right to the largest of them.
+    """Stack samples of any sizes into a batch, padded at the bottom and on the right to the largest.
 
-    Padding is 0 (the mean colour) in the pixels and `ignore_index` in the labels. A batch is at least 32
-    pixels high and wide, the least that every stage of the network can take.
+    Pixels are padded with 0 (the mean colour) and labels with `ignore_index`. Each side of a batch is
+    at least 32 pixels, the minimum for the network.
     """
     height, width = (
         max(MINIMUM_SIDE, *(sample["labels"].shape[axis] for sample in samples)) for axis in (0, 1)
@@ -104,9 +110,9 @@ def collate(samples: Sequence[TrainingSample], ignore_index: int) -> TrainingSam
 
 @contextmanager
 def plain_data_errors() -> Iterator[None]:
-    """Give a DataError raised in a DataLoader's worker process its one line back.
+    """Restore the one-line message of a DataError raised in a DataLoader worker.
 
-    PyTorch raises it again in the main process with the worker's traceback as the message.
+    PyTorch raises it again in the main process with the worker's whole traceback as its message.
     """
     try:
         yield
@@ -115,6 +121,6 @@ def plain_data_errors() -> Iterator[None]:
 
 
 def _generator(*key: int) -> torch.Generator:
-    """A generator seeded by several numbers; neighbouring keys give unrelated values."""
+    """Return a generator seeded by several numbers; similar keys give independent streams."""
     seed = np.random.SeedSequence(key).generate_state(1, np.uint64).item()
     return torch.Generator().manual_seed(seed)

@@ -1,8 +1,8 @@
-"""Joint transforms of an image and its mask, and the normalisation that the networks expect.
+"""Joint augmentations of an image and its mask.
 
-The augmentations are those of the report's section 4.2 and of SegFormer's training on ADE20K, each with a
-probability of its own. A transform draws only from the generator it is given, and as many values whatever its
-settings and whether it acts or not, so that changing one of a chain leaves what the others draw as it was.
+They are those of section 4.2 of the university report and of SegFormer's training on ADE20K. Each has its own
+probability. A transform draws only from the given generator, and always the same number of values, whatever
+its settings and whether or not it acts: changing one transform does not change what the others draw.
 """
 
 import math
@@ -17,15 +17,15 @@ from torchvision.tv_tensors import Image, Mask
 
 from ccsegformer.data.pixels import MEAN_COLOR
 
-BRIGHTNESS = 32  # the most added to or taken from 8-bit values
+BRIGHTNESS = 32  # largest change of 8-bit values, up or down
 CONTRAST = SATURATION = (0.5, 1.5)
-HUE = 0.1  # of the circle of colours, either way
+HUE = 0.1  # largest rotation of the hue, as a fraction of the circle
 CROP_RETRIES = 10
 
 
 def _rising(bounds: tuple[float, float]) -> tuple[float, float]:
     if bounds[0] > bounds[1]:
-        raise ValueError(f"the lower bound {bounds[0]} is above the upper bound {bounds[1]}")
+        raise ValueError(f"the lower bound {bounds[0]} exceeds the upper bound {bounds[1]}")
     return bounds
 
 
@@ -33,18 +33,18 @@ Range = Annotated[tuple[PositiveFloat, PositiveFloat], AfterValidator(_rising)]
 
 
 class Padding(NamedTuple):
-    """What an image that is too small is filled up with."""
+    """Fill values for an image that is too small."""
 
     label: int
     color: tuple[float, ...] = MEAN_COLOR
 
 
 class _Transform(BaseModel):
-    """Acts with `probability` on an image, uint8 or float32 (bands, H, W), and its mask, integer (H, W)."""
+    """Base of the transforms of an image, uint8 or float32 (bands, H, W), and its mask, integer (H, W)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-    draws: ClassVar[int] = 0  # how many values, uniform in [0, 1), `_apply` is given
-    needs_rgb: ClassVar[bool] = False  # whether it acts on 8-bit RGB, (3, H, W), alone
+    draws: ClassVar[int] = 0  # number of values, uniform in [0, 1), that `_apply` takes
+    needs_rgb: ClassVar[bool] = False  # whether images must be 8-bit RGB (3, H, W)
 
     probability: float = Field(default=0.25, ge=0, le=1)
 
@@ -57,9 +57,9 @@ class _Transform(BaseModel):
         ignore_index: int = 255,
         color: tuple[float, ...] = MEAN_COLOR,
     ) -> tuple[Image, Mask]:
-        """Transform both or return both untouched, as `generator` decides.
+        """Transform image and mask, or return both unchanged, as `generator` decides.
 
-        Padding is `ignore_index` in the mask and `color`, a value for each band, in the image.
+        The mask is padded with `ignore_index`, and the image with `color`, a value for each band.
         """
         coin, *draws = torch.rand(1 + self.draws, dtype=torch.float64, generator=generator).tolist()
         if coin >= self.probability:
@@ -89,7 +89,7 @@ class VerticalFlip(_Transform):
 
 
 class Rotate90(_Transform):
-    """Turn by 90, 180 or 270 degrees, each as likely; every pixel keeps its value."""
+    """Rotate by 90, 180 or 270 degrees with equal probability, without interpolation."""
 
     name: Literal["rotate90"] = "rotate90"
     draws: ClassVar[int] = 1
@@ -100,7 +100,7 @@ class Rotate90(_Transform):
 
 
 class Invert(_Transform):
-    """Replace every colour by its negative."""
+    """Replace each colour by its negative."""
 
     name: Literal["invert"] = "invert"
     needs_rgb: ClassVar[bool] = True
@@ -110,7 +110,7 @@ class Invert(_Transform):
 
 
 class Grayscale(_Transform):
-    """Take the colour away; three equal channels remain."""
+    """Convert to grey, in three equal channels."""
 
     name: Literal["grayscale"] = "grayscale"
     needs_rgb: ClassVar[bool] = True
@@ -127,20 +127,20 @@ class GaussianBlur(_Transform):
     draws: ClassVar[int] = 1
 
     def _apply(self, image: Image, mask: Mask, draws: list[float], padding: Padding) -> tuple[Image, Mask]:
-        sigma = _between(self.sigma, draws[0])
-        # Beyond three sigma nothing is left of a Gaussian; reflected borders are narrower than the image.
+        sigma = _interpolate(self.sigma, draws[0])
+        # A Gaussian is negligible beyond three sigma; reflected borders must be narrower than the image.
         radius = math.ceil(3 * sigma)
         width, height = (2 * min(radius, side - 1) + 1 for side in (image.shape[2], image.shape[1]))
         return F.gaussian_blur(image, kernel_size=[width, height], sigma=[sigma, sigma]), mask
 
 
 class PhotometricDistortion(_Transform):
-    """Change brightness, contrast, saturation and hue, each or not by a fair coin, as MMSegmentation does.
+    """Change brightness, contrast, saturation and hue, each with probability 1/2, as MMSegmentation does.
 
-    Up to 32 is added to or taken from the 8-bit values (brightness), they are multiplied by 0.5 to 1.5
-    (contrast; before or after the colours, by another coin), and so is HSV's saturation; the hue is turned by
-    up to 36 degrees. torchvision's RandomPhotometricDistort differs: it multiplies for brightness, and blends
-    with the image's mean grey for contrast and with each pixel's own grey for saturation.
+    Brightness adds -32 to 32 to the 8-bit values. Contrast multiplies them by 0.5 to 1.5, either before or
+    after the colour changes, with equal probability. Saturation, as in HSV, is also multiplied by 0.5 to 1.5.
+    The hue is rotated by up to 36 degrees. torchvision's RandomPhotometricDistort differs: it multiplies for
+    brightness, and blends with the image's mean grey for contrast and with each pixel's grey for saturation.
     """
 
     name: Literal["photometric_distortion"] = "photometric_distortion"
@@ -149,25 +149,25 @@ class PhotometricDistortion(_Transform):
 
     def _apply(self, image: Image, mask: Mask, draws: list[float], padding: Padding) -> tuple[Image, Mask]:
         brightness, contrast, contrast_first, saturation, hue = (draw < 0.5 for draw in draws[:5])
-        shift, gain = _between((-BRIGHTNESS, BRIGHTNESS), draws[5]), _between(CONTRAST, draws[6])
+        shift, gain = _interpolate((-BRIGHTNESS, BRIGHTNESS), draws[5]), _interpolate(CONTRAST, draws[6])
         if brightness:
             image = Image((image + shift).clamp_(0, 255).to(torch.uint8))
         if contrast and contrast_first:
             image = F.adjust_brightness(image, gain)
         if saturation:
-            image = _saturate(image, _between(SATURATION, draws[7]))
+            image = _saturate(image, _interpolate(SATURATION, draws[7]))
         if hue:
-            image = F.adjust_hue(image, _between((-HUE, HUE), draws[8]))
+            image = F.adjust_hue(image, _interpolate((-HUE, HUE), draws[8]))
         if contrast and not contrast_first:
             image = F.adjust_brightness(image, gain)
         return image, mask
 
 
 class RandomResize(_Transform):
-    """Scale both sides by one factor; the mask takes the nearest pixel's label.
+    """Scale both sides by a factor uniform in `ratio`; the mask uses nearest-neighbour interpolation.
 
-    The factor is uniform in `ratio`. Given a `scale`, it is relative to the largest size that fits in: a long
-    side of at most the larger and a short side of at most the smaller of the two numbers, in pixels.
+    With `scale`, two numbers of pixels, the factor is relative to the largest size that fits: a long side of
+    at most the larger number and a short side of at most the smaller.
     """
 
     name: Literal["random_resize"] = "random_resize"
@@ -176,31 +176,29 @@ class RandomResize(_Transform):
     draws: ClassVar[int] = 1
 
     def _apply(self, image: Image, mask: Mask, draws: list[float], padding: Padding) -> tuple[Image, Mask]:
-        ratio = _between(self.ratio, draws[0])
+        ratio = _interpolate(self.ratio, draws[0])
         if self.scale:
             ratio *= min(
                 limit / side for limit, side in zip(sorted(self.scale), sorted(image.shape[1:]), strict=True)
             )
         size = [max(1, round(ratio * side)) for side in image.shape[1:]]
-        # "Nearest exact" samples at pixel centres as the image's bilinear does; plain "nearest" is shifted.
+        # "Nearest exact" samples at pixel centres, as bilinear does; plain "nearest" is shifted.
         labels = F.resize(mask, size, interpolation=InterpolationMode.NEAREST_EXACT)
-        if (
-            size == [1, 1] and image.dtype == torch.uint8
-        ):  # PyTorch's kernel for 8 bits cannot make a single pixel
+        if size == [1, 1] and image.dtype == torch.uint8:  # PyTorch's 8-bit kernel cannot output one pixel
             pixel = F.resize(image.float(), size, antialias=True).round().to(torch.uint8)
             return Image(pixel), labels
         return F.resize(image, size, antialias=True), labels
 
 
 class RandomCrop(_Transform):
-    """Cut out a square whose side is one of `sizes`, at a random place.
+    """Crop a square at a random position; its side is one of `sizes`, with equal probability.
 
-    A smaller image keeps all its pixels on that side, at a random place on the mean colour, ImageNet's or the
-    bands' own, which is about zero once normalised; the mask is `ignore_index` there. Without `pad` it stays
-    smaller, until its batch pads it, below and to the right, to the size of the largest.
+    A side shorter than the square is padded, at random before and after it: the image with the mean colour,
+    ImageNet's or the bands' own, which is about zero after normalisation; the mask with `ignore_index`.
+    Without `pad` it stays short, and the batch pads it to the largest, at the bottom and on the right.
 
-    Given a `max_class_share`, the place is drawn anew, up to ten times, while a class has that share of the
-    labelled pixels or more, or none is labelled (MMSegmentation's `cat_max_ratio`).
+    With `max_class_share`, the position is drawn again, up to ten times, while one class has at least that
+    share of the labelled pixels or no pixel is labelled (`cat_max_ratio` in MMSegmentation).
     """
 
     name: Literal["random_crop"] = "random_crop"
@@ -214,12 +212,12 @@ class RandomCrop(_Transform):
         size = self.sizes[int(draws[0] * len(self.sizes))]
         places = [draws[1:]]
         if self.max_class_share is not None:
-            # Further places follow from the first, so that the others of a chain draw the same with them.
+            # Derive further positions from the first, so that the number of draws stays the same.
             further = torch.Generator().manual_seed(int(draws[1] * 2**53))
             places += torch.rand(CROP_RETRIES, 2, dtype=torch.float64, generator=further).tolist()
         for down, right in places:
-            top, above = _place(size, height, down)
-            left, before = _place(size, width, right)
+            top, above = _place_crop(size, height, down)
+            left, before = _place_crop(size, width, right)
             window = (top, left, min(size, height), min(size, width))
             cut = F.crop(mask, *window)
             if self.max_class_share is None or _largest_share(cut, padding.label) < self.max_class_share:
@@ -256,9 +254,9 @@ def apply_transforms(
     ignore_index: int,
     color: tuple[float, ...] = MEAN_COLOR,
 ) -> tuple[Image, Mask]:
-    """Apply a chain of transforms, in order, to an image (bands, H, W), uint8 or float32, and its mask.
+    """Apply transforms in order to an image, uint8 or float32 (bands, H, W), and its mask.
 
-    `ignore_index` and `color` are what a transform pads mask and image with.
+    Masks are padded with `ignore_index`, and images with `color`.
     """
     for transform in transforms:
         image, mask = transform(image, mask, generator, ignore_index=ignore_index, color=color)
@@ -266,9 +264,9 @@ def apply_transforms(
 
 
 def window_size(transforms: Sequence[Transform], default: int) -> int:
-    """Side in pixels of the square that a chain fills its largest crop from, resized by its least ratio.
+    """Return the side, in pixels, of the window that fills the largest crop after the smallest resize.
 
-    `default` where nothing is cropped.
+    Without a crop, return `default`.
     """
     size = None
     for transform in reversed(transforms):
@@ -279,29 +277,30 @@ def window_size(transforms: Sequence[Transform], default: int) -> int:
     return size or default
 
 
-def _between(bounds: tuple[float, float], draw: float) -> float:
+def _interpolate(bounds: tuple[float, float], draw: float) -> float:
     low, high = bounds
     return low + draw * (high - low)
 
 
-def _place(size: int, length: int, draw: float) -> tuple[int, int]:
-    """Start of a window of `size` in a side of `length`, or else how much padding goes before the side."""
+def _place_crop(size: int, length: int, draw: float) -> tuple[int, int]:
+    """Return (start of a window of `size` in a side of `length`, padding before a side that is shorter)."""
     start = int(draw * (abs(length - size) + 1))
     return (start, 0) if length >= size else (0, start)
 
 
 def _saturate(image: Image, factor: float) -> Image:
-    """Multiply HSV's saturation, (largest - smallest) / largest of R, G and B, by `factor`, up to 1.
+    """Multiply the HSV saturation, (largest - smallest) / largest of R, G and B, by `factor`, up to 1.
 
-    Value and hue stay, so the largest channel does, and the distances of the others to it are multiplied.
+    Value and hue do not change. So the largest channel stays, and the other channels' distances to it are
+    multiplied.
     """
     smallest, largest = (extreme.float() for extreme in torch.aminmax(image.as_subclass(torch.Tensor), dim=0))
-    # The factor that takes a pixel's saturation to 1; a grey one has distances of 0 to multiply.
+    # The factor at which saturation reaches 1. For grey pixels any factor will do: the distances are 0.
     factors = (largest / (largest - smallest).clamp_(min=1)).clamp_(max=factor)
     return Image((largest - factors * (largest - image)).round_().to(torch.uint8))
 
 
 def _largest_share(mask: Mask, ignore_index: int) -> float:
-    """Share of the labelled pixels, integer (H, W), that the commonest class has; 1 where there are none."""
+    """Return the share of the most common class among the labelled pixels (H, W); 1 if there are none."""
     counts = mask[mask != ignore_index].bincount()
     return counts.max().item() / counts.sum().item() if len(counts) else 1.0

@@ -1,1 +1,1 @@
-"""Scores of a model on a data set, and what running it costs."""
+"""Scores of a model on a data set."""

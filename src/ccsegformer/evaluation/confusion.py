@@ -1,4 +1,4 @@
-"""The confusion matrix, and every score that follows from it."""
+"""The confusion matrix and the scores derived from it."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -10,40 +10,39 @@ from numpy.typing import NDArray
 
 from ccsegformer.errors import DataError
 
-_CHUNK = 2**20  # pixels counted at a time, so that the int32 index of each stays in the cache
+_CHUNK = 2**20  # pixels counted at a time, so that their int32 indices stay in the cache
 
 
 @dataclass(frozen=True)
 class Metrics:
-    """Scores between 0 and 1 over all labelled pixels of a data set."""
+    """Scores from 0 to 1 over all labelled pixels of a data set."""
 
-    mean_iou: float  # over the classes present in truth or prediction
-    mean_accuracy: float  # recall, over the classes present in truth
+    mean_iou: float  # over the classes in truth or prediction
+    mean_accuracy: float  # recall, over the classes in truth
     pixel_accuracy: float
-    devkit_mean_iou: float  # over all classes, an absent one scoring 0, as the SceneParse150 devkit does
+    devkit_mean_iou: float  # over all classes; absent ones score 0, as in the SceneParse150 devkit
     per_class: dict[str, dict[str, float | int | None]]  # iou, accuracy (None where undefined), true pixels
 
     def to_dict(self) -> dict[str, Any]:
-        """The scores as JSON takes them."""
+        """Return the scores for JSON."""
         return asdict(self)
 
 
 def confusion_matrix(
     truth: torch.Tensor, prediction: torch.Tensor, num_classes: int, ignore_index: int
 ) -> torch.Tensor:
-    """Count the pixels of each pair of labels: int64 (K, K), rows the true class, columns the predicted one.
+    """Count pixels by true class (rows) and predicted class (columns): int64 (K, K).
 
-    Pixels whose true label is `ignore_index` are left out. Matrices of several images add up to the matrix of
-    all of them.
+    Pixels whose true label is `ignore_index` are not counted. The matrices of several images add up.
 
     Args:
-        truth: integer labels of any shape.
-        prediction: integer labels of the same shape, in [0, K).
-        num_classes: K.
-        ignore_index: the label in `truth` that is not scored.
+        truth: Integer labels of any shape.
+        prediction: Integer labels of the same shape, in [0, K).
+        num_classes: Number of classes, K.
+        ignore_index: Label in `truth` that is not scored.
 
     Raises:
-        ValueError: the shapes differ, or a label is neither a class nor the ignore index.
+        ValueError: The shapes differ, or a label is neither a class nor the ignore index.
     """
     if truth.shape != prediction.shape:
         raise ValueError(f"truth is {tuple(truth.shape)} but prediction is {tuple(prediction.shape)}")
@@ -56,31 +55,33 @@ def confusion_matrix(
         for labels, kind in ((true[labelled], "true"), (predicted, "predicted")):
             if labels.numel() and not 0 <= labels.min() <= labels.max() < num_classes:
                 raise ValueError(f"{kind} labels {labels.min()} to {labels.max()} exceed 0-{num_classes - 1}")
-        cell = torch.where(labelled, true * num_classes + predicted, cells)  # the last counts what is ignored
+        cell = torch.where(
+            labelled, true * num_classes + predicted, cells
+        )  # the last cell counts ignored pixels
         counts += torch.bincount(cell, minlength=cells + 1)
     return counts[:cells].view(num_classes, num_classes)
 
 
 def mean_iou(matrix: torch.Tensor | NDArray[np.integer]) -> float | None:
-    """Mean IoU of a confusion matrix (K, K) over the classes in truth or prediction; None if it is empty."""
+    """Return the mean IoU over the classes in truth or prediction; None for an empty matrix (K, K)."""
     iou, union = _iou(np.asarray(matrix, dtype=np.int64))
     return float(iou[union > 0].mean()) if union.any() else None
 
 
 def compute_metrics(matrix: torch.Tensor | NDArray[np.integer], names: Sequence[str]) -> Metrics:
-    """Score a confusion matrix (K, K), rows truth, of classes `names`.
+    """Compute the scores of a confusion matrix (K, K), with truth in rows, for the classes `names`.
 
     The intersection over union of a class is TP / (TP + FP + FN), its accuracy TP / (TP + FN).
 
     Raises:
-        DataError: the matrix is empty, so that nothing was scored.
-        ValueError: there is not one name for each class.
+        DataError: The matrix is empty.
+        ValueError: The number of names is not K.
     """
     counts = np.asarray(matrix, dtype=np.int64)
     if counts.shape != (len(names), len(names)):
         raise ValueError(f"a matrix of {counts.shape} does not fit {len(names)} classes")
     if counts.sum() == 0:
-        raise DataError("no labelled pixel to score: the masks hold nothing but the ignore index")
+        raise DataError("no labelled pixel to score: all masks hold only the ignore index")
     iou, union = _iou(counts)
     hits, true = counts.diagonal(), counts.sum(axis=1)
     accuracy = hits / np.maximum(true, 1)
@@ -101,7 +102,7 @@ def compute_metrics(matrix: torch.Tensor | NDArray[np.integer], names: Sequence[
 
 
 def _iou(counts: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Each class's IoU, 0 for one in neither truth nor prediction, and the pixels of its union."""
+    """Return the IoU of each class, 0 if it is in neither truth nor prediction, and its union in pixels."""
     hits = counts.diagonal()
     union = counts.sum(axis=1) + counts.sum(axis=0) - hits
     return hits / np.maximum(union, 1), union

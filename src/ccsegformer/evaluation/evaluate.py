@@ -1,9 +1,9 @@
-"""Scores of a model on a data set, at the original resolution of every image."""
+"""Score a model on a data set, at the original resolution of every image."""
 
 import csv
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,13 +14,15 @@ from rich.progress import track
 from torch.utils.data import DataLoader
 
 from ccsegformer.config.protocol import DEFAULT, EvaluationProtocol
-from ccsegformer.data.dataset import LabelledImages, Sample
+from ccsegformer.data.dataset import DrawnSamples, Sample
+from ccsegformer.data.labels import Classes
 from ccsegformer.data.stream import plain_data_errors
 from ccsegformer.errors import DataError
 from ccsegformer.evaluation.confusion import Metrics, compute_metrics, confusion_matrix, mean_iou
 from ccsegformer.files import write_atomically
 from ccsegformer.labelling.engine import Engine, EngineName, open_engine
 from ccsegformer.labelling.labeller import predict_labels
+from ccsegformer.sources import resolve_dataset
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -28,24 +30,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The scores of a model on `images` images, and how they were taken."""
+    """Scores of a model on `images` images, with the protocol."""
 
     metrics: Metrics
     images: int
     protocol: dict[str, Any]
     image_iou: dict[str, float | None]
-    """Each image's own mean IoU, over the classes in its truth or prediction; None with no labelled pixel."""
+    """Mean IoU of each image, over the classes in its truth or prediction; None without a labelled pixel."""
     confusion: list[list[int]]
-    """Pixels of the whole set by true class (rows) and predicted class (columns)."""
+    """Pixels of the data set by true class (rows) and predicted class (columns)."""
 
     @property
     def mean_image_iou(self) -> float:
-        """The mean of the images' own mean IoU, which is not the mean IoU of the data set."""
+        """Mean of the images' mean IoU; not the mean IoU of the data set."""
         known = [score for score in self.image_iou.values() if score is not None]
         return sum(known) / len(known)
 
     def to_dict(self) -> dict[str, Any]:
-        """What `metrics.json` holds: all but the confusion matrix."""
+        """Return the contents of `metrics.json`: everything except the confusion matrix."""
         return {
             **self.metrics.to_dict(),
             "mean_image_iou": self.mean_image_iou,
@@ -57,8 +59,10 @@ class Evaluation:
 
 def evaluate(
     model: "PreTrainedModel | Engine",
-    dataset: LabelledImages,
+    dataset: Any,
     *,
+    split: str = "validation",
+    classes: Classes | Sequence[str] | None = None,
     protocol: EvaluationProtocol = DEFAULT,
     device: str | torch.device | None = None,
     engine: EngineName | None = None,
@@ -66,51 +70,57 @@ def evaluate(
     on_image: Callable[[str, torch.Tensor], None] | None = None,
     progress: bool = False,
 ) -> Evaluation:
-    """Score a model by one confusion matrix over all images, each at its original resolution.
+    """Score a model with one confusion matrix over all images, each at its original resolution.
 
-    Images are read and forgotten one by one, so memory does not grow with their number. The model is in
-    evaluation mode meanwhile, and afterwards in the mode it had. Where torch.distributed is initialised,
-    every process takes its share of the images and returns the scores of all.
+    Images are read one by one, so memory does not grow with their number. The model runs in evaluation mode
+    and then returns to its previous mode. If torch.distributed is initialised, each process takes a share of
+    the images, and all return the scores of the whole data set.
 
     Args:
-        model: gives `logits` (1, K, h, w) for `pixel_values` (1, bands, H, W), K being the number of classes;
-            or an engine that runs one, in the protocol's precision.
-        dataset: images and masks.
-        protocol: how images are shown to the model.
-        device: moves the model there first; by default it stays where it is.
-        engine: what runs the model; see `open_engine`.
-        workers: processes that read images ahead; 0 reads in this one.
-        on_image: called with the name and the confusion matrix of each image of this process.
-        progress: show a progress bar, in the first process.
+        model: Model that returns `logits` (1, K, h, w) for `pixel_values` (1, bands, H, W) and K classes, or
+            an engine that runs one in the protocol's precision.
+        dataset: A name for `open_dataset`, or a data set object (see `as_dataset`).
+        split: Split to open by name.
+        classes: Classes of a data set object, or their names; by default its `classes`, else the model's.
+        protocol: How images are presented to the model.
+        device: Device to move the model to; by default it stays where it is.
+        engine: Engine that runs the model; see `open_engine`.
+        workers: Processes that read images ahead; 0 reads in this process.
+        on_image: Callback taking the name and the confusion matrix of each image of this process.
+        progress: Show a progress bar in the first process.
 
     Raises:
-        DataError: the model has other classes than the data, an image or mask cannot be used, or no pixel
-            of the whole set is labelled.
-        EngineError: the engine cannot run the model, or the logits for an image are not finite.
+        DataError: The model has a different number of classes, the data cannot be used, or no pixel of the
+            data set is labelled.
+        EngineError: The engine cannot run the model, or the logits of an image are not finite.
     """
     if device is not None and not isinstance(model, Engine):
         model.to(device)
     opened = open_engine(model, engine, protocol.precision)
-    classes = dataset.classes
-    if opened.num_labels not in (None, len(classes)):
-        raise DataError(f"the model has {opened.num_labels} classes, but the data set has {len(classes)}")
+    default = _model_classes(opened.config or getattr(model, "config", None))
+    images = resolve_dataset(dataset, split, classes, default=default)
+    if isinstance(images, DrawnSamples):
+        raise DataError(f"{type(images).__name__}: draws its samples at random; score fixed images")
+    names, ignore_index = images.classes.names, images.classes.ignore_index
+    if opened.num_labels not in (None, len(names)):
+        raise DataError(f"the model has {opened.num_labels} classes, but the data set has {len(names)}")
     rank, world = (dist.get_rank(), dist.get_world_size()) if _is_distributed() else (0, 1)
-    share = range(rank, len(dataset), world)
+    share = range(rank, len(images), world)
     loader: DataLoader[Sample] = DataLoader(
-        dataset,  # type: ignore[arg-type]
+        images,  # type: ignore[arg-type]
         sampler=share,
         batch_size=None,
         num_workers=workers,
         collate_fn=_unchanged,
-        generator=torch.Generator(),  # or it would draw from the global one
+        generator=torch.Generator(),  # otherwise it draws from the global generator
     )
     samples = track(loader, "Scoring", total=len(share), disable=not progress or rank > 0, transient=True)
-    total = torch.zeros(len(classes), len(classes), dtype=torch.int64)
+    total = torch.zeros(len(names), len(names), dtype=torch.int64)
     image_iou: dict[str, float | None] = {}
     with plain_data_errors():
         for sample in samples:
             prediction = predict_labels(opened, sample["image"], protocol, name=sample["name"])
-            matrix = confusion_matrix(sample["mask"], prediction, len(classes), classes.ignore_index)
+            matrix = confusion_matrix(sample["mask"], prediction, len(names), ignore_index)
             total += matrix
             image_iou[sample["name"]] = mean_iou(matrix)
             if on_image is not None:
@@ -123,19 +133,19 @@ def evaluate(
         image_iou = {name: score for of in shares for name, score in of.items()}
     total = total.cpu()
     return Evaluation(
-        metrics=compute_metrics(total, classes.names),
-        images=len(dataset),
-        protocol=_record(protocol, classes.ignore_index, opened),
-        image_iou={name: image_iou[name] for name in dataset.names},
+        metrics=compute_metrics(total, names),
+        images=len(images),
+        protocol=_protocol_record(protocol, ignore_index, opened),
+        image_iou={name: image_iou[name] for name in images.names},
         confusion=total.tolist(),
     )
 
 
 def write_metrics(evaluation: Evaluation, path: str | Path) -> None:
-    """Write `metrics.json`, whole or not at all.
+    """Write `metrics.json` atomically.
 
     Raises:
-        OutputError: the file cannot be written.
+        OutputError: The file cannot be written.
     """
     write_atomically(
         path, json.dumps(evaluation.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -143,10 +153,10 @@ def write_metrics(evaluation: Evaluation, path: str | Path) -> None:
 
 
 def write_confusion(evaluation: Evaluation, path: str | Path) -> None:
-    """Write the confusion matrix as CSV, whole or not at all: a row for each true class, its name first.
+    """Write the confusion matrix as CSV atomically: a row for each true class, beginning with its name.
 
     Raises:
-        OutputError: the file cannot be written.
+        OutputError: The file cannot be written.
     """
     text = io.StringIO()
     names = list(evaluation.metrics.per_class)
@@ -156,8 +166,8 @@ def write_confusion(evaluation: Evaluation, path: str | Path) -> None:
     write_atomically(path, text.getvalue())
 
 
-def _record(protocol: EvaluationProtocol, ignore_index: int, engine: Engine) -> dict[str, Any]:
-    """The protocol as it is stored with every figure, with what the scores mean and what computed them."""
+def _protocol_record(protocol: EvaluationProtocol, ignore_index: int, engine: Engine) -> dict[str, Any]:
+    """Return the protocol to store with the scores, with their definitions, the engine and the device."""
     return {
         "name": protocol.name,
         "summary": protocol.summary(),
@@ -170,6 +180,16 @@ def _record(protocol: EvaluationProtocol, ignore_index: int, engine: Engine) -> 
         "engine": engine.library,
         "device": engine.device.type,
     }
+
+
+def _model_classes(config: Any) -> Classes | None:
+    """Return the classes in a model's configuration, or None."""
+    by_label = getattr(config, "id2label", None)
+    if not by_label:
+        return None
+    names = tuple(by_label[label] for label in range(len(by_label)))
+    ignore_index = getattr(config, "semantic_loss_ignore_index", 255)
+    return Classes(names, ignore_index=max(ignore_index, len(names)))
 
 
 def _is_distributed() -> bool:

@@ -1,6 +1,7 @@
 """Random windows of scenes, optionally centred on rare classes, and statistics of their bands."""
 
 from array import array
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from ccsegformer.data.dataset import Sample
-from ccsegformer.data.pixels import BandStatistics
+from ccsegformer.data.pixels import BandStatistics, measure_bands, spread
 from ccsegformer.errors import DataError
 from ccsegformer.raster.dataset import TILE, Scenes, tiles
 from ccsegformer.raster.read import Box
@@ -108,32 +109,23 @@ class RandomWindows:
 def band_statistics(scenes: Scenes) -> BandStatistics:
     """Compute mean and standard deviation of each band, in stored units, over pixels with data.
 
-    Up to 128 evenly spaced tiles of each scene are read. Their statistics are merged by the update of Chan,
-    Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances" (1979).
+    Up to 128 evenly spaced tiles of each scene are read.
 
     Raises:
         DataError: no pixel has data.
     """
-    count, mean, squares = 0, np.zeros(scenes.bands.number), np.zeros(scenes.bands.number)
-    for number, scene in enumerate(scenes.scenes):
-        boxes = tiles(scene.height, scene.width, TILE)
-        chosen = np.unique(np.linspace(0, len(boxes) - 1, STATISTICS_TILES).round().astype(int))
-        for place in chosen.tolist():
-            values, valid = scenes.pixels(number, boxes[place])
-            pixels = values[:, valid].astype(np.float64)
-            if not pixels.size:
-                continue
-            more, tile_mean = pixels.shape[1], pixels.mean(axis=1)
-            difference = tile_mean - mean
-            squares += ((pixels - tile_mean[:, None]) ** 2).sum(axis=1)
-            squares += difference**2 * count * more / (count + more)
-            mean += difference * more / (count + more)
-            count += more
-    if not count:
+
+    def pixels() -> Iterator[NDArray[np.generic]]:
+        for number, scene in enumerate(scenes.scenes):
+            boxes = tiles(scene.height, scene.width, TILE)
+            for place in spread(len(boxes), STATISTICS_TILES):
+                values, valid = scenes.pixels(number, boxes[place])
+                yield values[:, valid]
+
+    statistics = measure_bands(pixels())
+    if statistics is None:
         raise DataError(f"{scenes.root}: no pixel with data in the tiles read for band statistics")
-    deviation = np.sqrt(squares / count)
-    deviation[deviation == 0] = 1  # a constant band becomes 0 whatever it is divided by
-    return BandStatistics(tuple(mean.tolist()), tuple(deviation.tolist()))
+    return statistics
 
 
 def _check_labelled(scenes: Scenes, number: int) -> None:

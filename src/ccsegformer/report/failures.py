@@ -14,7 +14,7 @@ from ccsegformer.data.dataset import LabelledImages
 from ccsegformer.data.labels import Classes, colorize
 from ccsegformer.evaluation.confusion import confusion_matrix
 from ccsegformer.evaluation.evaluate import Evaluation
-from ccsegformer.evaluation.shortfalls import ClassLoss, rank_losses
+from ccsegformer.evaluation.shortfalls import ClassShortfall, rank_shortfalls
 from ccsegformer.labelling.labeller import predict_labels
 from ccsegformer.report._html import as_rgb, environment, panel, protocol_words
 from ccsegformer.report.machine import describe_machine
@@ -80,7 +80,7 @@ def render_failures(
     command: Sequence[str],
 ) -> str:
     """The page of an evaluation, as HTML; nothing is fetched, and no script runs."""
-    losses = rank_losses(evaluation.confusion, classes.names)
+    losses = rank_shortfalls(evaluation.confusion, classes.names)
     pictures, seen = [], set()
     for failure in failures:  # one at a time: only small pictures of each stay
         seen |= {*np.unique(failure.truth).tolist(), *np.unique(failure.prediction).tolist()}
@@ -97,7 +97,7 @@ def render_failures(
             figures=_figures(evaluation),
             told=_sentence(losses),
             losses=losses,
-            most=max(of.loss for of in losses),
+            most=max(of.shortfall for of in losses),
             labelled=sum(of.pixels for of in losses),
             absent=len(classes) - len(losses),
             colors=[f"rgb{color}" for color in classes.palette],
@@ -113,7 +113,7 @@ def render_failures(
 
 
 def confusion_picture(
-    confusion: Sequence[Sequence[int]], losses: Sequence[ClassLoss]
+    confusion: Sequence[Sequence[int]], losses: Sequence[ClassShortfall]
 ) -> list[tuple[str, list[Cell]]]:
     """Rows of true classes with a cell for each predicted class: shares of the row's pixels.
 
@@ -184,13 +184,13 @@ def _figures(evaluation: Evaluation) -> list[tuple[str, float, str]]:
     ]
 
 
-def _sentence(losses: Sequence[ClassLoss]) -> str:
+def _sentence(losses: Sequence[ClassShortfall]) -> str:
     """Which classes lose the most, in words."""
-    missing = sum(of.loss for of in losses)
+    missing = sum(of.shortfall for of in losses)
     if not missing:
         return "Every labelled pixel is right."
-    worst = [of for of in losses[:3] if of.loss]
-    share = sum(of.loss for of in worst) / missing
+    worst = [of for of in losses[:3] if of.shortfall]
+    share = sum(of.shortfall for of in worst) / missing
     names = ", ".join(of.name for of in worst[:-1]) + (" and " if worst[1:] else "") + worst[-1].name
     take = "take" if worst[1:] else "takes"
     return (

@@ -4,7 +4,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ccsegformer.evaluation.evaluate import Evaluation
-from ccsegformer.evaluation.shortfalls import rank_losses
+from ccsegformer.evaluation.shortfalls import rank_shortfalls
 from ccsegformer.report.table import number
 
 
@@ -12,14 +12,14 @@ def print_scores(evaluation: Evaluation, console: Console | None = None) -> None
     """Print each class, the greatest loss of mean IoU first, the protocol and the scores of the set."""
     metrics = evaluation.metrics
     names = list(metrics.per_class)
-    losses = rank_losses(evaluation.confusion, names)
+    losses = rank_shortfalls(evaluation.confusion, names)
     table = Table(header_style="bold")
     table.add_column("class")
     for column in ("takes from mIoU", "IoU", "accuracy", "pixels"):
         table.add_column(column, justify="right")
     table.add_column("most confused with")
     for of in losses:
-        scores = [number(score) for score in (of.loss, of.iou, of.accuracy)]
+        scores = [number(score) for score in (of.shortfall, of.iou, of.accuracy)]
         table.add_row(of.name, *scores, f"{of.pixels:,}", of.confused_with or "–")
     console = console or Console()
     console.print(table)

@@ -1,1 +1,1 @@
-"""From a recipe to trained weights: validated recipes, freezing, and the run on transformers' Trainer."""
+"""Training: validated recipes, freezing of parameters, and runs on transformers' Trainer."""

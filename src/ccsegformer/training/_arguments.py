@@ -1,4 +1,4 @@
-"""A recipe in the words of transformers' Trainer."""
+"""Convert a recipe to the arguments of transformers' Trainer."""
 
 import os
 from pathlib import Path
@@ -11,24 +11,25 @@ from ccsegformer.training.recipe import Recipe
 
 
 def trainer_arguments(recipe: Recipe, output: Path, steps: int) -> TrainingArguments:
-    """The recipe as the Trainer's arguments, for `steps` optimizer steps in this process and on its device.
+    """Return the Trainer's arguments for `steps` optimizer steps in this process and on its device.
 
     Raises:
-        RecipeError: a precision the device lacks, or micro-batches that the processes cannot share equally.
+        RecipeError: The device does not support the precision, or the processes cannot share the
+            micro-batches equally.
     """
     training, optimizer, schedule = recipe.training, recipe.optimizer, recipe.schedule
     has_cuda = torch.cuda.is_available()
     if training.precision == "fp16" and not has_cuda:
         raise RecipeError("training.precision: fp16 needs a GPU; use bf16 or fp32")
     workers = training.workers
-    if workers is None:  # on a CPU the model itself keeps every core busy
+    if workers is None:  # on a CPU the model already uses every core
         workers = min(4, os.cpu_count() or 1) if has_cuda else 0
     try:
         arguments = TrainingArguments(
             output_dir=str(output),
             max_steps=steps,
             per_device_train_batch_size=training.batch_size,
-            train_sampling_strategy="sequential",  # the order is the stream's
+            train_sampling_strategy="sequential",  # the stream sets the order
             remove_unused_columns=False,
             optim={"adamw": "adamw_torch", "adafactor": "adafactor"}[optimizer.name],
             learning_rate=optimizer.learning_rate,
@@ -37,12 +38,12 @@ def trainer_arguments(recipe: Recipe, output: Path, steps: int) -> TrainingArgum
             warmup_steps=schedule.warmup_steps,
             bf16=training.precision == "bf16",
             fp16=training.precision == "fp16",
-            # Unasked, the Trainer would take no notice of torchrun where there is no GPU.
+            # Without this, the Trainer ignores torchrun on machines without a GPU.
             use_cpu=not torch.accelerator.is_available(),
             seed=training.seed,
             logging_steps=max(1, steps // 200),
             logging_first_step=True,
-            logging_nan_inf_filter=False,  # a loss that is not finite ends the run
+            logging_nan_inf_filter=False,  # a non-finite loss ends the run
             save_steps=training.save_steps,
             save_total_limit=2,
             report_to="none",
@@ -61,5 +62,5 @@ def trainer_arguments(recipe: Recipe, output: Path, steps: int) -> TrainingArgum
             f"{processes} processes; use a multiple of {processes}"
         )
     arguments.gradient_accumulation_steps = training.accumulation // processes
-    arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs are for torchrun, not for DataParallel
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # use several GPUs through torchrun, not DataParallel
     return arguments

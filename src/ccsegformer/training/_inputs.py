@@ -1,20 +1,28 @@
-"""What a run trains on: images as they are, or windows of georeferenced scenes."""
+"""What a run trains on: images, or windows of georeferenced scenes."""
 
 import os
 import sys
 from typing import NamedTuple
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
 from ccsegformer.data.dataset import DrawnSamples, LabelledImages
-from ccsegformer.data.pixels import BandStatistics
+from ccsegformer.data.objects import ObjectImages
+from ccsegformer.data.pixels import BandStatistics, measure_bands, spread
 from ccsegformer.data.transforms import window_size
 from ccsegformer.errors import RecipeError
 from ccsegformer.raster.dataset import TILE, Scenes
 from ccsegformer.raster.random_windows import RandomWindows, band_statistics
 from ccsegformer.training.recipe import Recipe, WindowsSection
 
+STATISTICS_SAMPLES = 128
+"""Most samples of a data set object that its band statistics are measured on."""
+
 
 class Inputs(NamedTuple):
-    """The samples and what their pixels are made of; by default 8-bit RGB."""
+    """Samples and their bands; 8-bit RGB by default."""
 
     samples: LabelledImages | DrawnSamples
     bands: int = 3
@@ -22,34 +30,76 @@ class Inputs(NamedTuple):
     statistics: BandStatistics | None = None
 
 
-def training_inputs(recipe: Recipe, dataset: LabelledImages, *, progress: bool) -> Inputs:
-    """The windows of scenes that the recipe wants, with the statistics of their bands; other data as is.
+def training_inputs(recipe: Recipe, dataset: LabelledImages | DrawnSamples, *, progress: bool) -> Inputs:
+    """Prepare the samples to train on: windows of scenes, or the images of other data sets.
 
-    Three bands of 8 bits keep ImageNet's statistics, which pretrained weights and other tools expect.
+    8-bit RGB keeps ImageNet's statistics, which pretrained weights and other tools expect. Other bands are
+    normalised by their own, measured here.
 
     Raises:
-        RecipeError: windows wanted of images, or a transform of colours of other bands than 8-bit RGB.
-        DataError: the scenes cannot be used.
+        RecipeError: `windows` for images, or a colour transform for bands other than 8-bit RGB.
+        DataError: The data cannot be used.
     """
-    if not isinstance(dataset, Scenes):
-        if recipe.windows != WindowsSection():
-            raise RecipeError(f"windows: is for georeferenced scenes, but {recipe.data} holds images")
-        return Inputs(dataset)
-    bands = dataset.bands
-    for place, transform in enumerate(recipe.transforms):
-        if transform.needs_rgb and not bands.is_rgb:
-            raise RecipeError(
-                f"transforms.{place}: {transform.name} is for 8-bit RGB, but the scenes of {recipe.data} "
-                f"have {bands}"
-            )
+    if isinstance(dataset, Scenes):
+        return _scene_inputs(recipe, dataset, progress=progress)
+    if recipe.windows != WindowsSection():
+        raise RecipeError(f"windows: is for georeferenced scenes, but {recipe.data} holds images")
+    if isinstance(dataset, ObjectImages | DrawnSamples):
+        return _object_inputs(recipe, dataset, progress=progress)
+    return Inputs(dataset)
+
+
+def _scene_inputs(recipe: Recipe, scenes: Scenes, *, progress: bool) -> Inputs:
+    bands = scenes.bands
+    if not bands.is_rgb:
+        _check_transforms(recipe, str(bands))
     size = recipe.windows.size or window_size(recipe.transforms, TILE)
-    windows = RandomWindows(dataset, size=size, rare_classes=recipe.windows.rare_classes)
-    statistics = None if bands.is_rgb else band_statistics(dataset)
-    if progress and os.environ.get("RANK", "0") == "0":
-        whose, count = "their own" if statistics else "ImageNet's", len(dataset.scenes)
-        print(
+    windows = RandomWindows(scenes, size=size, rare_classes=recipe.windows.rare_classes)
+    statistics = None if bands.is_rgb else band_statistics(scenes)
+    if progress:
+        whose, count = "their own" if statistics else "ImageNet's", len(scenes.scenes)
+        _tell(
             f"{recipe.data}: {count} scene{'s' * (count > 1)} of {bands}, normalised by {whose} statistics; "
-            f"an epoch is {len(windows)} windows of {size} pixels",
-            file=sys.stderr,
+            f"an epoch is {len(windows)} windows of {size} pixels"
         )
     return Inputs(windows, bands.number, bands.rgb, statistics)
+
+
+def _object_inputs(recipe: Recipe, dataset: ObjectImages | DrawnSamples, *, progress: bool) -> Inputs:
+    first = _pixels(dataset, 0)
+    if len(first) == 3 and first.dtype == np.uint8:
+        return Inputs(dataset)
+    bands = f"{len(first)} band{'s' * (len(first) > 1)} of {first.dtype}"
+    _check_transforms(recipe, bands)
+    measured = spread(len(dataset), STATISTICS_SAMPLES)
+    statistics = measure_bands(_pixels(dataset, index) for index in measured)
+    if progress:
+        _tell(
+            f"{recipe.data}: {bands}, normalised by their own statistics, measured on "
+            f"{len(measured)} sample{'s' * (len(measured) > 1)}"
+        )
+    return Inputs(dataset, len(first), None, statistics)
+
+
+def _pixels(dataset: ObjectImages | DrawnSamples, index: int) -> NDArray[np.generic]:
+    """Return the pixels (bands, N) of a sample."""
+    if isinstance(dataset, DrawnSamples):
+        image = dataset.draw(index, torch.Generator().manual_seed(index))["image"]
+    else:
+        image = dataset[index]["image"]
+    return image.flatten(1).numpy()
+
+
+def _check_transforms(recipe: Recipe, bands: str) -> None:
+    """Refuse colour transforms for other bands than 8-bit RGB."""
+    for place, transform in enumerate(recipe.transforms):
+        if transform.needs_rgb:
+            raise RecipeError(
+                f"transforms.{place}: {transform.name} is for 8-bit RGB, but {recipe.data} has {bands}"
+            )
+
+
+def _tell(line: str) -> None:
+    """Print to stderr, in the first process only."""
+    if os.environ.get("RANK", "0") == "0":
+        print(line, file=sys.stderr)

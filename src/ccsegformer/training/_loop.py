@@ -1,4 +1,4 @@
-"""transformers' Trainer, made independent of how many processes share the work and of resumes."""
+"""transformers' Trainer, with results that do not depend on the number of processes or on resuming."""
 
 import shutil
 import time
@@ -24,25 +24,31 @@ from ccsegformer.training.recipe import OptimizerSection
 
 
 class SegmentationTrainer(Trainer):
-    """Trains on a stream of samples, micro-batch by micro-batch, in a fixed order.
+    """Trainer that takes micro-batches from a stream of samples in a fixed order.
 
-    The processes take the micro-batches of a step in turn: of W processes, the one of rank r takes r, r + W,
-    r + 2 W and so on. Before micro-batch n of the run torch's generator is seeded by (seed, n), so dropout
-    and stochastic depth depend neither on W nor on a resumed run's past; and batch norm's running statistics
-    are merged as if one process had seen the micro-batches one after the other. The loss of a step is the
-    mean over its micro-batches.
+    Of W processes, the one with rank r takes the micro-batches r, r + W, r + 2 W and so on of a step. Before
+    micro-batch n of the run, torch's generator is seeded by (seed, n), so dropout and stochastic depth do not
+    depend on W or on resuming. Running statistics of batch norms are merged as if one process had seen all
+    micro-batches in order. The loss of a step is the mean over its micro-batches.
 
     Raises:
-        TrainingError: the loss or the gradient is no longer finite.
-        OutputError: a checkpoint cannot be written.
+        TrainingError: The loss or the gradient is not finite.
+        OutputError: A checkpoint cannot be written.
     """
 
-    optimizer: Any  # the Trainer's, made by `create_optimizer`
+    optimizer: Any  # set by the Trainer through `create_optimizer`
 
     def __init__(
         self, *, classes: Classes, optimization: OptimizerSection, epoch_length: float, **kwargs: Any
     ) -> None:
-        """`optimization` groups the parameters, `epoch_length` is in steps; the rest is the Trainer's."""
+        """Create the trainer.
+
+        Args:
+            classes: Classes to write with each checkpoint.
+            optimization: Settings that group the parameters.
+            epoch_length: Steps per epoch of the data set.
+            kwargs: Arguments of transformers' Trainer.
+        """
         super().__init__(**kwargs)
         self.classes = classes
         self.optimization = optimization
@@ -54,7 +60,7 @@ class SegmentationTrainer(Trainer):
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
     ) -> Tensor:
-        """Forward and backward of one micro-batch."""
+        """Run one micro-batch forward and backward."""
         if self._started is None:  # the first step of a fresh or resumed run
             self._started = time.monotonic() - self.seconds()
             self._micro_batch = self.state.global_step * self.args.gradient_accumulation_steps
@@ -71,7 +77,7 @@ class SegmentationTrainer(Trainer):
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
         norm = super()._clip_grad_norm(model)
-        # In fp16 the loss scaler meets infinite gradients on purpose, and leaves those steps out.
+        # In fp16 the loss scaler expects infinite gradients and skips those steps.
         if not self.args.fp16 and norm is not None and not np.isfinite(float(norm)):
             raise self._diverged("gradient's norm", norm)
         return norm
@@ -80,11 +86,11 @@ class SegmentationTrainer(Trainer):
         step = self.state.global_step + 1
         return TrainingError(
             f"step {step}: the {what} is {float(value)}; lower optimizer.learning_rate or check "
-            f"training.precision (checkpoints hold the weights from before step {step})"
+            f"training.precision (checkpoints hold weights from before step {step})"
         )
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """The Trainer's optimizer, over the recipe's groups of parameters."""
+        """Create the Trainer's optimizer over the recipe's parameter groups."""
         if self.optimizer is None:
             model = self.model if model is None else model
             kind, settings = self.get_optimizer_cls_and_kwargs(self.args, model)
@@ -92,12 +98,12 @@ class SegmentationTrainer(Trainer):
         return self.optimizer
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log with the data set's epochs, and with the seconds of training so far."""
+        """Log, with the epoch of the data set and the seconds of training so far."""
         self.state.epoch = self.state.global_step / self.epoch_length
         super().log({**logs, "seconds": self.seconds()}, start_time)
 
     def seconds(self) -> float:
-        """Wall-clock time of the training so far, that before a resume included."""
+        """Return the wall-clock time of training so far, including time before resuming."""
         if self._started is None:
             return max((entry.get("seconds", 0.0) for entry in self.state.log_history), default=0.0)
         return time.monotonic() - self._started
@@ -112,9 +118,7 @@ class SegmentationTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         super()._save(output_dir, state_dict)
-        if (
-            self.args.should_save
-        ):  # a checkpoint is a whole model folder, without the Trainer's pickled arguments
+        if self.args.should_save:  # make the checkpoint a model folder, without pickled arguments
             folder = Path(output_dir or self.args.output_dir)
             write_classes(self.classes, folder / "classes.json")
             (folder / "training_args.bin").unlink()
@@ -122,10 +126,10 @@ class SegmentationTrainer(Trainer):
 
 @contextmanager
 def _merged_running_statistics(model: nn.Module, rank: int, world_size: int) -> Iterator[None]:
-    """Merge what the processes' batch norms learn in this block as if one process had seen all in turn.
+    """Merge the batch norm statistics of all processes as if one process had run them in order of rank.
 
-    With momentum m a batch norm moves its statistics r to (1 - m) r + m s. After W of them, in the order of
-    the ranks, that is (1 - m)^W r plus the sum of (1 - m)^(W - 1 - rank) m s.
+    A batch norm with momentum m updates its statistics r to (1 - m) r + m s. After W updates they are
+    (1 - m)^W r plus the sum of (1 - m)^(W - 1 - rank) m s.
     """
     if world_size == 1:
         yield

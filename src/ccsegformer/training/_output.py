@@ -1,4 +1,4 @@
-"""The folder of a training run: claimed at the start, resumed from, and completed at the end."""
+"""The output folder of a training run: check, begin, resume and finish."""
 
 import json
 import shutil
@@ -17,7 +17,7 @@ from ccsegformer.models import CrissCrossSegformerConfig
 from ccsegformer.training.recipe import Recipe, differing_keys, load_recipe, save_recipe
 
 WEIGHTS = "model.safetensors"
-# What a run leaves in its folder, and what evaluation adds: all that `overwrite` may remove.
+# Files of a run and of its evaluation, which `overwrite` may delete.
 RUN_FILES = (
     "recipe.yaml",
     "classes.json",
@@ -31,15 +31,15 @@ RUN_FILES = (
     "checkpoint-*",
     "logs",
 )
-# No weight depends on these, so a resumed run may change them.
+# A resumed run may change these, because the weights do not depend on them.
 FREE_KEYS = {"training.save_steps", "training.workers"}
 
 
 def check_unused(output: Path, overwrite: bool) -> None:
-    """Make sure that `output` may be written to.
+    """Check that a new run may use `output`.
 
     Raises:
-        OutputError: it is a file, or holds a run and may not be overwritten.
+        OutputError: It is a file, or holds a run and `overwrite` is off.
     """
     if output.exists() and not output.is_dir():
         raise OutputError(f"{output}: is not a folder")
@@ -51,10 +51,10 @@ def check_unused(output: Path, overwrite: bool) -> None:
 
 
 def begin_run(output: Path, recipe: Recipe, classes: Classes) -> None:
-    """Remove an earlier run and write what resuming this one needs.
+    """Delete an earlier run and write the files that resuming this one needs.
 
     Raises:
-        OutputError: the folder cannot be written to.
+        OutputError: The folder cannot be cleared or written.
     """
     try:
         for path in _run_files(output):
@@ -67,24 +67,24 @@ def begin_run(output: Path, recipe: Recipe, classes: Classes) -> None:
 
 @contextmanager
 def nothing_half_begun(output: Path) -> Iterator[None]:
-    """Remove what this block leaves in `output` when it fails before there is a checkpoint to resume from."""
+    """Delete the files of a run that fails before its first complete checkpoint."""
     try:
         yield
     except BaseException:
         if not any(_is_complete(path) for path in output.glob("checkpoint-*")):
             for path in _run_files(output):
                 shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
-            with suppress(OSError):  # other files are there, or the folder is not
+            with suppress(OSError):  # the folder holds other files, or does not exist
                 output.rmdir()
         raise
 
 
 def find_checkpoint(output: Path, recipe: Recipe, classes: Classes) -> Path:
-    """The last complete checkpoint in `output`, which must be of a run of this recipe and these classes.
+    """Find the last complete checkpoint in `output`, of a run with this recipe and these classes.
 
     Raises:
-        OutputError: no checkpoint, or other classes.
-        RecipeError: another recipe; the message names the keys that differ.
+        OutputError: No checkpoint, or different classes.
+        RecipeError: A different recipe; the message names the keys that differ.
     """
     if not (output / "recipe.yaml").is_file():
         raise OutputError(f"{output}: holds no run to resume; train without resume first")
@@ -96,9 +96,7 @@ def find_checkpoint(output: Path, recipe: Recipe, classes: Classes) -> Path:
             f"{output / 'recipe.yaml'}: the run to resume had another {', another '.join(differing)}"
         )
     if read_classes(output / "classes.json") != classes:
-        raise OutputError(
-            f"{output / 'classes.json'}: the run to resume had other classes than the data has now"
-        )
+        raise OutputError(f"{output / 'classes.json'}: the run to resume has other classes than the data")
     complete = [path for path in output.glob("checkpoint-*") if _is_complete(path)]
     if not complete:
         raise OutputError(
@@ -108,10 +106,10 @@ def find_checkpoint(output: Path, recipe: Recipe, classes: Classes) -> Path:
 
 
 def finish_run(output: Path, model: PreTrainedModel, log: dict[str, object]) -> None:
-    """Write the trained model and its log; the weights come last, so that a folder with weights is complete.
+    """Write the trained model and its log. Weights come last, so a folder with weights is complete.
 
     Raises:
-        OutputError: the files cannot be written; then none of the model's is there.
+        OutputError: The files cannot be written; then the folder holds no weights.
     """
     aside = output / ".model"
     try:
@@ -127,7 +125,7 @@ def finish_run(output: Path, model: PreTrainedModel, log: dict[str, object]) -> 
 
 
 def image_processor(config: CrissCrossSegformerConfig) -> SegformerImageProcessor:
-    """What turns an image into the model's input: the training's normalisation, at the image's own size."""
+    """Return the image processor: the normalisation used in training, without resizing."""
     own = config.band_means is not None
     mean, std = (config.band_means, config.band_stds) if own else (IMAGE_MEAN, IMAGE_STD)
     return SegformerImageProcessor(
@@ -140,7 +138,7 @@ def image_processor(config: CrissCrossSegformerConfig) -> SegformerImageProcesso
 
 
 def reason(error: Exception) -> str:
-    """Why writing failed, on one line."""
+    """Return why writing failed, in one line."""
     return getattr(error, "strerror", None) or str(error).partition("\n")[0]
 
 
@@ -149,7 +147,7 @@ def _run_files(output: Path) -> list[Path]:
 
 
 def _is_complete(checkpoint: Path) -> bool:
-    """Whether a checkpoint was written to its end: the Trainer's state is its last file."""
+    """Whether a checkpoint is complete; the Trainer writes its state last."""
     try:
         json.loads((checkpoint / "trainer_state.json").read_text())
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Which learning rate and which weight decay each parameter trains with."""
+"""Learning rate and weight decay of each parameter."""
 
 from collections import defaultdict
 from typing import Any
@@ -11,9 +11,9 @@ from ccsegformer.training.recipe import OptimizerSection
 
 
 def parameter_groups(model: nn.Module, optimizer: OptimizerSection) -> list[dict[str, Any]]:
-    """The parameters that train, grouped for an optimizer of torch's by their `lr` and `weight_decay`.
+    """Group the trainable parameters by `lr` and `weight_decay`, for an optimizer of torch.
 
-    Groups and their order follow from model and recipe alone, so that an optimizer's saved state fits again.
+    Groups and their order depend only on the model and the recipe, so that saved optimizer states fit.
     """
     norms = {name for name, module in model.named_modules() if isinstance(module, nn.LayerNorm | _BatchNorm)}
     groups: dict[tuple[float, bool], list[nn.Parameter]] = defaultdict(list)
@@ -22,7 +22,7 @@ def parameter_groups(model: nn.Module, optimizer: OptimizerSection) -> list[dict
             continue
         factor = optimizer.head_learning_rate_factor if name.startswith(HEAD) else 1.0
         module, _, kind = name.rpartition(".")
-        # Gamma is how much a CCNet attention says: decay would silence it.
+        # Gamma scales the output of CCNet's attention: decay would switch it off.
         kept = module in norms or kind == "gamma" or (kind == "bias" and not optimizer.decay_biases)
         groups[factor, kept].append(parameter)
     return [

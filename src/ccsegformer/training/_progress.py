@@ -1,4 +1,4 @@
-"""What a person watches while a model trains."""
+"""Progress display of a training run."""
 
 import time
 from typing import Any
@@ -9,10 +9,10 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 
 class ProgressBar(TrainerCallback):
-    """Steps, loss and remaining time: a bar on a terminal, elsewhere a line for every tenth of the run.
+    """Show steps, loss and remaining time: a bar on a terminal, otherwise a line for every tenth of the run.
 
     Args:
-        title: what is being trained, in a few words.
+        title: Short description of the run.
     """
 
     def __init__(self, title: str) -> None:
@@ -32,7 +32,7 @@ class ProgressBar(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Begin where the run, perhaps a resumed one, stands."""
+        """Begin at the current step, which is not 0 in a resumed run."""
         self.began, self.first = time.monotonic(), state.global_step
         self.task = self.bar.add_task(self.title, total=state.max_steps, completed=self.first, loss="")
         if self.console.is_terminal and state.is_world_process_zero:
@@ -46,14 +46,14 @@ class ProgressBar(TrainerCallback):
         logs: dict[str, float] | None = None,
         **_: Any,
     ) -> None:
-        """Show the loss, a mean since it was last logged."""
+        """Show the loss, averaged since the last log entry."""
         if logs and "loss" in logs:
             self.loss = f"loss {logs['loss']:.3f}"
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Move on by a step."""
+        """Advance by a step."""
         step, steps = state.global_step, state.max_steps
         self.bar.update(self.task, completed=step, loss=self.loss)
         tenth = step * 10 // steps > (step - 1) * 10 // steps
@@ -64,6 +64,6 @@ class ProgressBar(TrainerCallback):
             self.console.print(", ".join(part for part in parts if part))
 
     def close(self) -> None:
-        """Give the terminal back, however the run ended."""
+        """Stop the bar, however the run ended."""
         if self.bar.live.is_started:
             self.bar.stop()

@@ -1,4 +1,4 @@
-"""Which parameters a run trains."""
+"""Select the parameters that a run trains."""
 
 import re
 from collections.abc import Collection
@@ -16,15 +16,15 @@ def freeze(
 ) -> None:
     """Set `requires_grad` of every parameter of a segmentation model.
 
-    `none` trains everything, `encoder` the decode head alone. `report` is section 5.1 of the report: all is
-    frozen but the decode head and the new attention.
-
     Args:
-        new_attention: stages, from 0, whose kind of attention the pretrained weights did not have; `report`
-            trains it beside the decode head. None when nothing was loaded: then every attention is new.
+        model: Segmentation model.
+        policy: "none" trains everything, "encoder" only the decode head. "report" is section 5.1 of the
+            university report: it trains the decode head and the new attention.
+        new_attention: Stages, from 0, whose attention was not in the pretrained weights; None if nothing was
+            loaded, so that every attention is new.
 
     Raises:
-        TrainingError: nothing would be left to train.
+        TrainingError: Nothing is left to train.
     """
     for name, parameter in model.named_parameters():
         if policy == "none" or name.startswith(HEAD):

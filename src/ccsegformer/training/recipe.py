@@ -1,4 +1,4 @@
-"""Recipes: what a training run does, as a validated YAML file. `docs/training.md` lists every key."""
+"""Recipes: validated YAML files that describe a training run. `docs/training.md` lists every key."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -23,7 +23,7 @@ NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class ModelSection(Section):
-    """The network, see `CrissCrossSegformerConfig`; `pretrained` is a hub name or a folder of weights."""
+    """Network; see `CrissCrossSegformerConfig`. `pretrained` is a hub name or a folder of weights."""
 
     size: Literal["b0", "b1", "b2", "b3", "b4", "b5"] = "b0"
     attention: OneOrFour = "criss_cross"
@@ -34,10 +34,10 @@ class ModelSection(Section):
 
 
 class TrainingSection(Section):
-    """How long, on how much at a time, and which parameters.
+    """Length of the run, batches, precision and the parameters to train.
 
-    One optimizer step sees `batch_size * accumulation` images: `accumulation` micro-batches of `batch_size`,
-    which the processes of a distributed run share between them. Exactly one of `epochs` and `steps` is given.
+    An optimizer step takes `accumulation` micro-batches of `batch_size` images, which the processes of a
+    distributed run share. Exactly one of `epochs` and `steps` must be set.
     """
 
     epochs: Positive | None = None
@@ -53,15 +53,16 @@ class TrainingSection(Section):
     @model_validator(mode="after")
     def _one_length(self) -> Self:
         if (self.epochs is None) == (self.steps is None):
-            raise ValueError("give exactly one of epochs and steps, and leave the other out or null")
+            raise ValueError("set exactly one of epochs and steps")
         return self
 
 
 class OptimizerSection(Section):
     """AdamW, or Adafactor with a given learning rate (`scale_parameter=False, relative_step=False`).
 
-    The decode head learns at `learning_rate * head_learning_rate_factor`. Weights decay, norms and CCNet's
-    gamma do not; the biases of linear and convolutional layers do with `decay_biases`.
+    The decode head trains at `learning_rate * head_learning_rate_factor`. Weight decay applies to weights,
+    and with `decay_biases` to the biases of linear and convolutional layers, but not to norms or CCNet's
+    gamma.
     """
 
     name: Literal["adamw", "adafactor"] = "adamw"
@@ -72,7 +73,7 @@ class OptimizerSection(Section):
 
 
 class ScheduleSection(Section):
-    """Linear warm-up over `warmup_steps`, then down to 0 linearly or as (1 - t) ** `power` (poly)."""
+    """Linear warm-up over `warmup_steps`, then decay to 0, linearly or as (1 - t) ** `power` ("poly")."""
 
     name: Literal["linear", "poly"] = "linear"
     warmup_steps: Annotated[int, Field(ge=0)] = 0
@@ -80,10 +81,11 @@ class ScheduleSection(Section):
 
 
 class WindowsSection(Section):
-    """Of georeferenced scenes: how large the windows are that are read, and where.
+    """Windows of georeferenced scenes.
 
-    `size` is their side in pixels; None for what the largest `random_crop` needs after `random_resize`, 512
-    without a crop. `rare_classes` is the share centred on a class drawn uniformly, however rare it is.
+    `size` is their side in pixels; None means what the largest `random_crop` needs after `random_resize`, or
+    512 without a crop. `rare_classes` is the share of windows centred on a pixel of a class that is drawn
+    uniformly.
     """
 
     size: Annotated[int, Field(ge=1)] | None = None
@@ -91,7 +93,7 @@ class WindowsSection(Section):
 
 
 class Recipe(Section):
-    """Everything that decides what a run learns, except the images themselves."""
+    """Everything that determines the result of a run, except the images."""
 
     model: ModelSection = ModelSection()
     data: str | None = None
@@ -103,10 +105,11 @@ class Recipe(Section):
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe; each override is `"section.key=value"`, with the value in YAML (`"training.epochs=2"`).
+    """Read a recipe and apply overrides such as `"training.epochs=2"`, whose values are YAML.
 
     Raises:
-        RecipeError: one line that names the file and every key that is wrong, with the nearest right name.
+        RecipeError: An invalid recipe. The message, one line, names the file and every wrong key, with the
+            closest valid name.
     """
     content = read_yaml(path, "sections such as 'model:' and 'training:'")
     for override in overrides:
@@ -115,20 +118,20 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def save_recipe(recipe: Recipe, path: str | Path) -> None:
-    """Write a recipe with all its keys, so that `load_recipe` gives back the same one."""
+    """Write a recipe with all its keys, for `load_recipe`."""
     write_atomically(path, yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
 
 
 def differing_keys(one: Recipe, other: Recipe) -> list[str]:
-    """Dotted names of the keys whose values differ between two recipes."""
+    """Return the dotted names of the keys whose values differ."""
     left, right = _flatten(one.model_dump(mode="json")), _flatten(other.model_dump(mode="json"))
     return [key for key in left | right if left.get(key, ...) != right.get(key, ...)]
 
 
 def _locate(location: Location) -> tuple[list[str], Iterable[str] | None]:
-    """The keys that lead to an error, without pydantic's note of which branch of a union it took.
+    """Return the keys that lead to an error, without the branches of unions that pydantic inserts.
 
-    In a transform, that note says which keys it may have.
+    Also return the valid keys of a transform, which that branch determines.
     """
     in_transform = location[0] == "transforms"
     in_union = in_transform or location[:2] == ("model", "attention")
@@ -141,7 +144,7 @@ def _locate(location: Location) -> tuple[list[str], Iterable[str] | None]:
 
 
 def _flatten(tree: object, prefix: str = "") -> dict[str, object]:
-    """{"training": {"seed": 0}} as {"training.seed": 0}; lists are values."""
+    """Turn {"training": {"seed": 0}} into {"training.seed": 0}; lists are values."""
     if not isinstance(tree, dict):
         return {prefix: tree}
     flat: dict[str, object] = {}

@@ -1,14 +1,14 @@
-"""One training run, from a recipe and a data set to a folder that holds a model."""
+"""Run training: from a recipe and a data set to a model folder."""
 
 import math
 import random
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ import transformers
 from transformers.integrations import TensorBoardCallback
 
 from ccsegformer.data.labels import Classes
+from ccsegformer.data.objects import describe_object
 from ccsegformer.data.stream import TrainingStream, collate, plain_data_errors
 from ccsegformer.errors import OutputError, RecipeError, TrainingError
 from ccsegformer.models import (
@@ -24,7 +25,7 @@ from ccsegformer.models import (
     LoadReport,
     load_pretrained,
 )
-from ccsegformer.sources import open_dataset
+from ccsegformer.sources import resolve_dataset
 from ccsegformer.training._arguments import trainer_arguments
 from ccsegformer.training._inputs import Inputs, training_inputs
 from ccsegformer.training._loop import SegmentationTrainer
@@ -46,14 +47,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """A finished run.
+    """Result of a run.
 
     Attributes:
-        model: the trained model, in evaluation mode, on the device it was trained on.
-        loss_history: (step, mean loss since the entry before), from the first step to the last.
-        seconds: wall-clock time of the training steps, those before a resume included.
-        steps: optimizer steps.
-        load_report: what was taken over from pretrained weights; None when training began from scratch.
+        model: Trained model, in evaluation mode, on the training device.
+        loss_history: (step, mean loss since the previous entry), from the first step to the last.
+        seconds: Wall-clock time of the training steps, including those before resuming.
+        steps: Optimizer steps.
+        load_report: Summary of the loaded pretrained weights; None for training from scratch.
     """
 
     model: CrissCrossSegformerForSemanticSegmentation
@@ -65,53 +66,57 @@ class TrainingResult:
 
 def train(
     recipe: Recipe,
-    data: str | Path,
+    dataset: Any,
     output: str | Path,
     *,
+    classes: Classes | Sequence[str] | None = None,
     resume: bool = False,
     overwrite: bool = False,
     progress: bool = True,
 ) -> TrainingResult:
-    """Train a model on the training split of `data` and write it to the folder `output`.
+    """Train a model on a data set and write it to the folder `output`.
 
-    The folder then holds what `from_pretrained` reads (config.json, model.safetensors,
+    The folder then holds the files for `from_pretrained` (config.json, model.safetensors,
     preprocessor_config.json), classes.json, recipe.yaml, training_log.json, the last two checkpoints and
-    TensorBoard's logs/. The model itself appears only at the end. Under torchrun or accelerate launch every
-    process calls this, and the result is that of one process up to rounding.
+    TensorBoard's logs/. The weights appear only at the end. Under torchrun or accelerate launch, every
+    process calls this function, and the result equals that of one process up to rounding.
 
     Args:
-        recipe: what to train and how.
-        data: a folder (see `open_dataset`) or "procedural".
-        output: a folder that holds no other run, unless `resume` or `overwrite`.
-        resume: go on from the last checkpoint in `output`; the weights become those of an unbroken run.
-        overwrite: remove the run that `output` holds.
-        progress: whether to show steps, loss and remaining time on stderr.
+        recipe: Model, data handling and optimization.
+        dataset: A name, whose training split is opened by `open_dataset`, or a data set object (see
+            `as_dataset`).
+        classes: Classes of a data set object, or their names; by default its `classes`.
+        output: Folder without another run, unless `resume` or `overwrite` is set.
+        resume: Continue from the last checkpoint in `output`; the weights become those of an unbroken run.
+        overwrite: Delete the run in `output` first.
+        progress: Show steps, loss and remaining time on stderr.
 
     Raises:
-        DataError: the data cannot be used.
-        RecipeError: the recipe does not fit the pretrained weights, the number of processes or the
-            device, or differs from that of the run to be resumed.
-        CheckpointError: the pretrained weights cannot be loaded.
-        OutputError: `output` holds another run, has none to resume, or cannot be written.
-        TrainingError: the loss is no longer finite, nothing is left to train, or memory ran out.
+        DataError: The data cannot be used.
+        RecipeError: The recipe does not fit the pretrained weights, the number of processes or the device, or
+            differs from that of the run to resume.
+        CheckpointError: The pretrained weights cannot be loaded.
+        OutputError: `output` holds another run or none to resume, or cannot be written.
+        TrainingError: The loss is not finite, nothing is left to train, or GPU memory ran out.
     """
     output = Path(output)
-    recipe = recipe.model_copy(update={"data": str(data)})
-    dataset = open_dataset(data, "training")
-    inputs = training_inputs(recipe, dataset, progress=progress)
+    images = resolve_dataset(dataset, "training", classes)
+    named = isinstance(dataset, str | Path)
+    recipe = recipe.model_copy(update={"data": str(dataset) if named else describe_object(images)})
+    inputs = training_inputs(recipe, images, progress=progress)
     global_batch = recipe.training.batch_size * recipe.training.accumulation
     steps = _count_steps(recipe, len(inputs.samples))
     with _own_randomness(recipe.training.seed), _quiet_transformers(), ExitStack() as stack:
         arguments = trainer_arguments(recipe, output, steps)
         is_main = arguments.process_index == 0
-        checkpoint = find_checkpoint(output, recipe, dataset.classes) if resume else None
+        checkpoint = find_checkpoint(output, recipe, images.classes) if resume else None
         if is_main and not resume:
             check_unused(output, overwrite)
-        model, report = build_model(recipe, dataset.classes, inputs)
+        model, report = build_model(recipe, images.classes, inputs)
         freeze(model, recipe.training.freeze, report.new_attention if report else None)
         if is_main and not resume:
             stack.enter_context(nothing_half_begun(output))
-            begin_run(output, recipe, dataset.classes)
+            begin_run(output, recipe, images.classes)
         writer = stack.enter_context(_tensorboard(output, checkpoint))
         bar = ProgressBar("training")
         trainer = SegmentationTrainer(
@@ -124,14 +129,14 @@ def train(
                 length=steps * global_batch,
                 statistics=inputs.statistics,
             ),
-            data_collator=partial(collate, ignore_index=dataset.classes.ignore_index),
+            data_collator=partial(collate, ignore_index=images.classes.ignore_index),
             processing_class=image_processor(model.config),
             callbacks=[TensorBoardCallback(writer)] + [bar] * progress,
-            classes=dataset.classes,
+            classes=images.classes,
             optimization=recipe.optimizer,
             epoch_length=len(inputs.samples) / global_batch,
         )
-        del model.config.use_cache  # the Trainer's, for models that generate
+        del model.config.use_cache  # set by the Trainer, for generative models
         try:
             with plain_data_errors():
                 trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -161,13 +166,13 @@ def train(
 def build_model(
     recipe: Recipe, classes: Classes, inputs: Inputs
 ) -> tuple[CrissCrossSegformerForSemanticSegmentation, LoadReport | None]:
-    """The recipe's model for classes and bands, from scratch (drawn from torch's generator) or pretrained.
+    """Build the recipe's model for these classes and bands, with pretrained or random float32 weights.
 
-    Its weights are float32.
+    Random weights are drawn from torch's global generator.
 
     Raises:
-        RecipeError: `model.size` is not that of the pretrained weights, or a value does not suit the model.
-        CheckpointError: the pretrained weights cannot be loaded.
+        RecipeError: `model.size` differs from the pretrained weights, or a value does not suit the model.
+        CheckpointError: The pretrained weights cannot be loaded.
     """
     wanted = recipe.model
     overrides = {
@@ -188,7 +193,7 @@ def build_model(
         raise RecipeError(f"model: {error}") from error
     if wanted.pretrained is None:
         return CrissCrossSegformerForSemanticSegmentation(config), None
-    # In half precision most of a training step would be rounded away, so float32 whatever the file holds.
+    # Always float32: in half precision most of each update would be rounded away.
     model, report = load_pretrained(wanted.pretrained, rgb_bands=inputs.rgb, dtype=torch.float32, **overrides)
     for key in ("hidden_sizes", "depths"):
         found, expected = list(getattr(model.config, key)), list(getattr(config, key))
@@ -204,13 +209,13 @@ def _count_steps(recipe: Recipe, images: int) -> int:
     if training.steps is not None:
         return training.steps
     assert training.epochs is not None
-    # Rounded first: 0.1 * 30 is a little more than 3.
+    # Round first: 0.1 * 30 is slightly more than 3.
     return math.ceil(round(training.epochs * images / (training.batch_size * training.accumulation), 6))
 
 
 @contextmanager
 def _tensorboard(output: Path, checkpoint: Path | None) -> Iterator["SummaryWriter"]:
-    """A writer of logs, whose thread has ended when a failed run's files are removed."""
+    """Yield a writer of logs and stop its thread before the files of a failed run are deleted."""
     from torch.utils.tensorboard import SummaryWriter
 
     step = int(checkpoint.name.rpartition("-")[2]) + 1 if checkpoint else None
@@ -218,16 +223,16 @@ def _tensorboard(output: Path, checkpoint: Path | None) -> Iterator["SummaryWrit
     try:
         yield writer
     finally:
-        with suppress(OSError):  # a finished run has closed it; what failed a run has been said
+        with suppress(OSError):  # the error that ended the run is already reported
             writer.close()
 
 
 def _finish(
     trainer: SegmentationTrainer, output: Path, log: dict[str, object]
 ) -> CrissCrossSegformerForSemanticSegmentation:
-    """Write the model once; every process gets it whole, in evaluation mode and without a wrapper."""
+    """Write the model in one process, and return it in all: complete, unwrapped, in evaluation mode."""
     model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
-    if trainer.is_fsdp_enabled:  # a part in each process, and in classes of FSDP's own
+    if trainer.is_fsdp_enabled:  # each process holds a part, in FSDP's classes
         weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
         model = CrissCrossSegformerForSemanticSegmentation(model.config)
         if trainer.args.should_save:
@@ -242,7 +247,7 @@ def _finish(
 
 @contextmanager
 def _own_randomness(seed: int) -> Iterator[None]:
-    """Seed the global generators, which initialisation and dropout draw from, and put them back after."""
+    """Seed the global generators for initialisation and dropout, and restore them afterwards."""
     python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
@@ -255,7 +260,7 @@ def _own_randomness(seed: int) -> Iterator[None]:
 
 @contextmanager
 def _quiet_transformers() -> Iterator[None]:
-    """Keep transformers' bars and warnings off the screen, and a remark on speed by distributed training."""
+    """Silence transformers' progress bars and warnings, and a performance warning of DDP."""
     logging = transformers.utils.logging
     verbosity, had_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

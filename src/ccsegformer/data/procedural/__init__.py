@@ -1,1 +1,1 @@
-"""Generated aerial scenes: the demo's data set, and GeoTIFFs to try things on."""
+"""Generated aerial scenes: the data set of the demo, and GeoTIFFs for trying things out."""

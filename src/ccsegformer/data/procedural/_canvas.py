@@ -1,6 +1,7 @@
-"""The pixels of a procedural scene while it is painted, and the few shapes and mixtures that painting needs.
+"""Canvas of a procedural scene, with the shapes and colour mixtures for painting it.
 
-Sines are taken in float64 and nothing is summed over pixels, so that two machines round to the same picture.
+Sines are computed in float64 and nothing is summed over pixels, so that every machine paints the same
+picture.
 """
 
 from dataclasses import dataclass
@@ -9,12 +10,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 from PIL import Image
 
-from ccsegformer.data.procedural._layout import Box
+from ccsegformer.data.procedural._layout import Rectangle
 
 
 @dataclass(frozen=True)
 class Canvas:
-    """The scene's pixels; painted in place."""
+    """Pixels of a scene, painted in place."""
 
     zoom: float
     x: np.ndarray  # (1, size) and (size, 1): pixel centres in world units
@@ -25,28 +26,28 @@ class Canvas:
 
     @classmethod
     def blank(cls, size: int, zoom: float) -> "Canvas":
-        """Level ground without colour or label."""
+        """Create flat ground without colour or label."""
         centres = (np.arange(size, dtype=np.float32) + 0.5) / np.float32(zoom)
         albedo = np.zeros((size, size, 3), np.float32)
         height, label = np.zeros((size, size), np.float32), np.zeros((size, size), np.uint8)
         return cls(zoom, centres[None, :], centres[:, None], albedo, height, label)
 
     def window(self, x: float, y: float, reach: float) -> tuple[slice, slice]:
-        """Rows and columns of the pixels within `reach` of a point, cut at the scene's edge."""
+        """Return the rows and columns within `reach` of a point, clipped to the scene."""
         low_x, high_x = int((x - reach) * self.zoom), int((x + reach) * self.zoom) + 2
         low_y, high_y = int((y - reach) * self.zoom), int((y + reach) * self.zoom) + 2
         return slice(max(low_y, 0), max(high_y, 0)), slice(max(low_x, 0), max(high_x, 0))
 
     def distance(self, rows: slice, columns: slice, x: float, y: float) -> np.ndarray:
-        """Distance of a window's pixels from a point."""
+        """Return the distance of each pixel of a window from a point."""
         return np.sqrt((self.x[:, columns] - x) ** 2 + (self.y[rows] - y) ** 2)
 
     def paint(
         self, rows: slice, columns: slice, depth: np.ndarray, colour: ArrayLike, label: int | None = None
     ) -> None:
-        """Colour where `depth`, the distance inside a shape's outline in world units, is positive.
+        """Paint where `depth`, the distance inside the outline of a shape in world units, is positive.
 
-        The colour's edge is blended over one pixel; the label's is not.
+        The edge of the colour is blended over one pixel; that of the label is not.
         """
         near = depth * self.zoom > -0.5
         cover = np.minimum(depth[near] * self.zoom + 0.5, 1).astype(np.float32)[:, None]
@@ -58,13 +59,15 @@ class Canvas:
             self.label[rows, columns][depth > 0] = label
 
     def disc(self, x: float, y: float, radius: float, colour: ArrayLike, label: int) -> None:
-        """A flat disc."""
+        """Paint a flat disc."""
         rows, columns = self.window(x, y, radius + 1)
         depth = radius - self.distance(rows, columns, x, y)
         self.paint(rows, columns, depth, colour, label)
 
-    def box(self, box: Box, colour: ArrayLike, label: int, *, roof: float = 0.0, flat: bool = False) -> None:
-        """A box with its height; its ridge rises by `roof` above the walls; `flat` leaves heights alone."""
+    def box(
+        self, box: Rectangle, colour: ArrayLike, label: int, *, roof: float = 0.0, flat: bool = False
+    ) -> None:
+        """Paint a box and raise the ground to its height, plus `roof` at the ridge, unless it is `flat`."""
         rows, columns = self.window(box.x, box.y, (box.length + box.width) / 2 + 1)
         along, across = turn(self.x[:, columns] - box.x, self.y[rows] - box.y, box.angle)
         inset = box.width / 2 - np.abs(across)
@@ -77,7 +80,7 @@ class Canvas:
 
 
 def noise(rng: np.random.Generator, size: int, cell: float) -> np.ndarray:
-    """Smooth noise, float32 (size, size), about -1 to 1, whose bumps are `cell` pixels wide."""
+    """Draw smooth noise, float32 (size, size), about -1 to 1, with bumps `cell` pixels wide."""
     count = int(size / cell) + 4
     grid = Image.fromarray(rng.uniform(-1, 1, (count, count)).astype(np.float32))
     box = (1.5, 1.5, 1.5 + size / cell, 1.5 + size / cell)
@@ -85,12 +88,12 @@ def noise(rng: np.random.Generator, size: int, cell: float) -> np.ndarray:
 
 
 def turn(x: np.ndarray, y: np.ndarray, angle: float) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates along and across a direction."""
+    """Return coordinates along and across a direction."""
     cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
     return x * cos + y * sin, y * cos - x * sin
 
 
 def mix(first: ArrayLike, second: ArrayLike, share: np.ndarray) -> np.ndarray:
-    """Colours (..., 3) on the way from `first` to `second`, by `share` (...)."""
+    """Interpolate colours (..., 3) from `first` to `second` by `share` (...)."""
     start = np.asarray(first, np.float32)
     return start + share[..., None].astype(np.float32) * (np.asarray(second, np.float32) - start)

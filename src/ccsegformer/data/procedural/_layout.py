@@ -1,7 +1,7 @@
-"""Where everything stands in one procedural scene, in metres-like world units (one pixel at zoom 1).
+"""Layout of a procedural scene, in world units of about a metre (one pixel at zoom 1).
 
-Nothing here depends on which crop is grown or on what kind of channel flows: those two facts are
-drawn apart, and reach the picture only through the farmyard and the channel's head.
+Nothing here depends on the crop or on the kind of channel. Those two facts are drawn separately, and only the
+farmyard and the head of the channel show them.
 """
 
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ HEAD_RADIUS = 36.0
 
 @dataclass(frozen=True)
 class Course:
-    """A band that winds about a straight axis: a road or a channel.
+    """A road or channel that winds about a straight axis.
 
-    The axis starts at `(x, y)` and points along `angle` (radians); `bends` holds the amplitude,
-    wavelength and phase of the sine waves that carry the middle line to the axis' left and right.
+    The axis starts at `(x, y)` and points along `angle` (radians). `bends` holds the amplitude, wavelength
+    and phase of the sine waves that move the centre line to the left and right of the axis.
     """
 
     x: float
@@ -27,7 +27,7 @@ class Course:
     bends: tuple[tuple[float, float, float], ...]
 
     def sway(self, along: np.ndarray) -> np.ndarray:
-        """The middle line's offset from the axis; zero at the start of the axis."""
+        """Return the offset of the centre line from the axis; zero at the start."""
         sway = np.zeros_like(along, dtype=np.float64)
         for amplitude, wavelength, phase in self.bends:
             wave = 2 * np.pi * along / wavelength + phase
@@ -35,11 +35,11 @@ class Course:
         return sway
 
     def locate(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Position along the axis and signed distance from the middle line, both float64, of each point."""
+        """Return position along the axis and signed distance from the centre line, float64, of each point."""
         cos, sin = np.cos(self.angle), np.sin(self.angle)
         along = (x - self.x) * cos + (y - self.y) * sin
         offset = (y - self.y) * cos - (x - self.x) * sin
-        # The winding is smooth: a table every two units is exact to a hundredth of a pixel.
+        # The line is smooth: a table with a step of two units is exact to a hundredth of a pixel.
         table = np.arange(along.min() - 4, along.max() + 4, 2.0)
         sway = self.sway(table)
         stretch = 1 / np.hypot(1, np.gradient(sway, 2.0))
@@ -47,18 +47,18 @@ class Course:
         return along, across
 
     def along(self, x: float, y: float) -> float:
-        """Position of one point along the axis."""
+        """Return the position of one point along the axis."""
         return float((x - self.x) * np.cos(self.angle) + (y - self.y) * np.sin(self.angle))
 
     def distance(self, x: float, y: float) -> float:
-        """Distance of one point from the middle line."""
+        """Return the distance of one point from the centre line."""
         along = self.along(x, y)
         before, here, after = self.sway(np.array([along - 1, along, along + 1]))
         offset = (y - self.y) * np.cos(self.angle) - (x - self.x) * np.sin(self.angle) - here
         return float(abs(offset) / np.hypot(1, (after - before) / 2))
 
     def at(self, along: float, across: float = 0.0) -> tuple[float, float, float]:
-        """The point `(x, y)` at a position along and across the course, and its heading in radians."""
+        """Return the point `(x, y)` at a position along and across the course, and the heading in radians."""
         near = self.sway(np.array([along - 0.5, along, along + 0.5]))
         heading = self.angle + float(np.arctan(near[2] - near[0]))
         cos, sin = np.cos(self.angle), np.sin(self.angle)
@@ -68,8 +68,8 @@ class Course:
 
 
 @dataclass(frozen=True)
-class Box:
-    """A rectangle seen from above: a building or a vehicle. `tone` (0 to 1) picks its colour."""
+class Rectangle:
+    """Outline of a building or vehicle from above. `tone` (0 to 1) selects its colour."""
 
     x: float
     y: float
@@ -82,7 +82,7 @@ class Box:
 
 @dataclass(frozen=True)
 class Wood:
-    """A wood that closes over a road: roughly an ellipse, `length` and `width` from its middle."""
+    """A wood that covers part of a road: roughly an ellipse with semi-axes `length` and `width`."""
 
     x: float
     y: float
@@ -93,19 +93,19 @@ class Wood:
 
 @dataclass(frozen=True)
 class Parcels:
-    """Strips of parcels in a turned frame; every table is indexed by strip and by parcel within the strip."""
+    """Strips of parcels in a rotated frame. Tables are indexed by strip and by parcel in the strip."""
 
     angle: float
     strips: np.ndarray  # (K + 1,) borders of the strips
     widths: np.ndarray  # (K,) width of the parcels of a strip
-    shifts: np.ndarray  # (K,) where a strip's first parcel starts, in parcels
-    chance: np.ndarray  # (K, J) in [0, 1): decides what a parcel is used for
+    shifts: np.ndarray  # (K,) start of the first parcel of a strip, in parcels
+    chance: np.ndarray  # (K, J) in [0, 1): decides the use of a parcel
     looks: np.ndarray  # (K, J, 4) in [0, 1): hue, brightness, row spacing, row direction
 
 
 @dataclass(frozen=True)
 class Layout:
-    """One scene before it is painted; positions in world units, `extent` units on a side."""
+    """A scene before painting. Positions are in world units; a side has `extent` of them."""
 
     size: int
     zoom: float
@@ -114,8 +114,8 @@ class Layout:
     roads: tuple[Course, ...]
     farmyard: tuple[float, float, float]  # x, y, direction
     woods: tuple[Wood, ...]
-    buildings: tuple[Box, ...]
-    vehicles: tuple[Box, ...]
+    buildings: tuple[Rectangle, ...]
+    vehicles: tuple[Rectangle, ...]
     sun: tuple[float, float]  # azimuth and elevation, radians
 
     @property
@@ -124,7 +124,7 @@ class Layout:
 
 
 def draw_layout(rng: np.random.Generator, size: int) -> Layout:
-    """Draw where everything stands in a scene of `size` x `size` pixels."""
+    """Draw the layout of a scene of `size` x `size` pixels."""
     zoom = rng.uniform(0.88, 1.2)
     extent = size / zoom
     parcels = _draw_parcels(rng, extent)
@@ -141,7 +141,7 @@ def draw_layout(rng: np.random.Generator, size: int) -> Layout:
 
 
 def _draw_parcels(rng: np.random.Generator, extent: float) -> Parcels:
-    reach = 1.5 * extent  # covers the scene's diagonal, whatever the angle
+    reach = 1.5 * extent  # covers the diagonal of the scene at any angle
     steps = rng.uniform(62, 105, int(2 * reach / 62) + 2)
     strips = np.cumsum(steps) - reach
     count = len(strips) - 1
@@ -157,7 +157,7 @@ def _draw_parcels(rng: np.random.Generator, extent: float) -> Parcels:
 
 
 def _on_the_rim(rng: np.random.Generator, extent: float, inset: float) -> tuple[float, float]:
-    """A point on a square `inset` inside the scene's edge, seen from the centre in a uniform direction."""
+    """Draw a point on a square `inset` inside the edge, in a uniform direction from the centre."""
     angle = rng.uniform(0, 2 * np.pi)
     cos, sin = np.cos(angle), np.sin(angle)
     reach = (extent / 2 - inset) / max(abs(cos), abs(sin))
@@ -165,7 +165,7 @@ def _on_the_rim(rng: np.random.Generator, extent: float, inset: float) -> tuple[
 
 
 def _draw_channel(rng: np.random.Generator, extent: float) -> Course:
-    """A channel from its head, near the scene's edge, through the middle and out on the other side."""
+    """Draw a channel from its head, near the edge, through the middle and out on the other side."""
     x, y = _on_the_rim(rng, extent, HEAD_RADIUS - 4)
     angle = np.arctan2(extent / 2 - y, extent / 2 - x) + rng.uniform(-0.35, 0.35)
     bends = _draw_bends(rng, (rng.uniform(5, 14), rng.uniform(1, 3)))
@@ -181,7 +181,7 @@ def _draw_bends(
 
 
 def _draw_road(rng: np.random.Generator, extent: float, channel: Course, others: list[Course]) -> Course:
-    """A road across the whole scene, clear of the channel's head, that crosses the rest at a good angle."""
+    """Draw a road across the scene, away from the channel's head and at a wide angle to other courses."""
 
     def propose() -> Course:
         angle = rng.uniform(0, 2 * np.pi)
@@ -200,7 +200,7 @@ def _draw_road(rng: np.random.Generator, extent: float, channel: Course, others:
 def _draw_farmyard(
     rng: np.random.Generator, extent: float, channel: Course, roads: list[Course]
 ) -> tuple[float, float, float]:
-    """A farmyard near the scene's edge, in any direction, clear of water and roads where there is room."""
+    """Draw a farmyard near the edge, in any direction, away from water and roads if there is room."""
 
     def room(place: tuple[float, float]) -> float:
         clearance = [road.distance(*place) - 10 for road in roads]
@@ -213,7 +213,7 @@ def _draw_farmyard(
 
 
 def _draw_wood(rng: np.random.Generator, extent: float, road: Course) -> Wood:
-    """A wood whose trees close over a stretch of the road."""
+    """Draw a wood that covers a stretch of the road."""
     along = road.along(extent / 2, extent / 2)
     x, y, heading = road.at(along + rng.uniform(-0.35, 0.35) * extent, rng.uniform(-10, 10))
     return Wood(x, y, heading, rng.uniform(20, 34), rng.uniform(22, 40))
@@ -226,17 +226,19 @@ def _draw_buildings(
     channel: Course,
     roads: list[Course],
     farmyard: tuple[float, float, float],
-) -> tuple[Box, ...]:
-    """Hamlets of houses that do not touch, clear of water, roads, the farmyard and the channel's head."""
-    buildings: list[Box] = []
+) -> tuple[Rectangle, ...]:
+    """Draw hamlets of separate houses, away from water, roads, the farmyard and the channel's head."""
+    buildings: list[Rectangle] = []
     hamlets = max(1, round((extent / 180) ** 2))
-    places = np.zeros((14 * hamlets, 2))  # of the buildings so far, for speed: thousands in a large scene
+    places = np.zeros(
+        (14 * hamlets, 2)
+    )  # of the buildings so far; an array, because large scenes have thousands
     for _ in range(hamlets):
         centre = rng.uniform(0.1, 0.9, 2) * extent
         angle = parcels.angle + rng.choice([0.0, np.pi / 2])
         for _ in range(14):
             x, y = centre + rng.normal(0, 30, 2)
-            box = Box(
+            box = Rectangle(
                 x, y, angle, rng.uniform(24, 36), rng.uniform(17, 22), rng.uniform(4, 7), rng.uniform(0, 1)
             )
             free = (
@@ -257,9 +259,9 @@ def _draw_vehicles(
     extent: float,
     roads: list[Course],
     woods: tuple[Wood, ...],
-) -> tuple[Box, ...]:
-    """Cars and lorries on both lanes, none of them under the trees."""
-    vehicles: list[Box] = []
+) -> tuple[Rectangle, ...]:
+    """Draw cars and lorries on both lanes, none of them under trees."""
+    vehicles: list[Rectangle] = []
     for road in roads:
         along = road.along(extent / 2, extent / 2) - 0.7 * extent
         end = along + 1.4 * extent
@@ -274,5 +276,5 @@ def _draw_vehicles(
             )
             tone = rng.random()
             if not hidden:
-                vehicles.append(Box(x, y, heading, length, 9.6, 3.4 if lorry else 1.6, tone))
+                vehicles.append(Rectangle(x, y, heading, length, 9.6, 3.4 if lorry else 1.6, tone))
     return tuple(vehicles)

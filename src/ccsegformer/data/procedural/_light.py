@@ -1,4 +1,4 @@
-"""One sun for all that is painted, then weather and camera; shadows and lit slopes follow from heights."""
+"""Light a painted scene: sun, shadows and slopes from the heights, then weather and camera."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from ccsegformer.data.procedural._canvas import Canvas, noise
 
 
 def expose(canvas: Canvas, sun: tuple[float, float], rng: np.random.Generator) -> np.ndarray:
-    """Light the scene and take its picture: uint8 (size, size, 3)."""
+    """Light the scene and return its picture, uint8 (size, size, 3)."""
     azimuth, elevation = sun
     size = len(canvas.height)
     east, south = float(np.cos(azimuth)), float(np.sin(azimuth))
@@ -29,7 +29,7 @@ def expose(canvas: Canvas, sun: tuple[float, float], rng: np.random.Generator) -
 
 
 def _shadow(height: np.ndarray, east: float, south: float, drop: float) -> np.ndarray:
-    """How deep each pixel lies in shadow, 0 to 1, with the sun at `(east, south)`, `drop` lower a pixel."""
+    """Return the shadow, 0 to 1, of each pixel; sun rays from `(east, south)` fall by `drop` per pixel."""
     size = len(height)
     shadow = np.zeros_like(height)
     for step in range(1, min(size, int(height.max() / drop) + 1)):
@@ -42,7 +42,7 @@ def _shadow(height: np.ndarray, east: float, south: float, drop: float) -> np.nd
 
 
 def _blur(picture: np.ndarray, share: float) -> np.ndarray:
-    """Let `share` of each pixel's light reach its neighbours on either side, as a lens does."""
+    """Spread `share` of each pixel's light to its neighbours, as a lens does."""
     wide = np.pad(picture, ((1, 1), (1, 1), (0, 0)), mode="edge")
     wide = (1 - share) * wide[:, 1:-1] + (share / 2) * (wide[:, :-2] + wide[:, 2:])
     return (1 - share) * wide[1:-1] + (share / 2) * (wide[:-2] + wide[2:])

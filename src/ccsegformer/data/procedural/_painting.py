@@ -1,12 +1,12 @@
-"""From a layout to pixels: the colour, the height and the label of everything in a procedural scene."""
+"""Paint a layout: the colour, height and label of everything in a procedural scene."""
 
 import numpy as np
 
 from ccsegformer.data.procedural._canvas import Canvas, mix, noise, turn
-from ccsegformer.data.procedural._layout import FARMYARD_RADIUS, HEAD_RADIUS, Box, Course, Layout
+from ccsegformer.data.procedural._layout import FARMYARD_RADIUS, HEAD_RADIUS, Course, Layout, Rectangle
 from ccsegformer.data.procedural._light import expose
 
-# Class indices, in the order of the names in procedural.py.
+# Class ids, in the order of `PROCEDURAL_CLASSES`.
 BARE, WHEAT, MAIZE, FOREST, RIVER, CANAL, ROAD, BUILDING, VEHICLE = range(9)
 
 GREEN = (104, 138, 60)
@@ -34,7 +34,7 @@ YARD = (170, 150, 122)
 FARMYARD = (186, 170, 144)
 VERGE = (150, 142, 116)
 GLASS = (52, 64, 78)
-FIELDS, WOODS = 0.72, 0.14  # shares of the parcels; the rest is bare ground
+FIELDS, WOODS = 0.72, 0.14  # shares of the parcels; the others are bare ground
 EVERYWHERE = slice(None), slice(None)
 
 
@@ -43,7 +43,7 @@ def paint_layout(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Paint a scene: image uint8 (size, size, 3) and labels uint8 (size, size).
 
-    What is drawn from `rng` does not depend on `wheat` and `river`.
+    The draws from `rng` do not depend on `wheat` and `river`.
     """
     canvas = Canvas.blank(layout.size, layout.zoom)
     grain = noise(rng, layout.size, 14) * 0.6 + noise(rng, layout.size, 5) * 0.4
@@ -65,11 +65,11 @@ def paint_layout(
 
 
 def _paint_parcels(canvas: Canvas, layout: Layout, grain: np.ndarray, drift: np.ndarray, crop: int) -> None:
-    """Fields, bare ground and the floor of woods."""
+    """Paint fields, bare ground and the floor of woods."""
     parcels = layout.parcels
     middle = layout.extent / 2
     u, v = turn(canvas.x - middle, canvas.y - middle, parcels.angle)
-    u, v = u + 5 * drift, v + 5 * drift[::-1]  # no border is quite straight
+    u, v = u + 5 * drift, v + 5 * drift[::-1]  # bend the borders slightly
     borders, widths = parcels.strips.astype(np.float32), parcels.widths.astype(np.float32)
     strip = np.clip(np.searchsorted(borders, u) - 1, 0, len(widths) - 1)
     width = widths[strip]
@@ -79,7 +79,7 @@ def _paint_parcels(canvas: Canvas, layout: Layout, grain: np.ndarray, drift: np.
     edge = np.minimum(u - borders[strip], borders[strip + 1] - u)
     edge = np.minimum(edge, np.minimum(part, width - part))
 
-    # Of every parcel first, then of every pixel: use, colour, and the frequency of its rows in u and v.
+    # Use, colour, and the frequency of the rows in u and v: per parcel first, then per pixel.
     use = np.select([parcels.chance < FIELDS, parcels.chance < FIELDS + WOODS], [crop, FOREST], BARE)
     hue, tone, spacing, direction = np.moveaxis(parcels.looks, -1, 0)
     heading = np.rint(direction * 8) * (np.pi / 8)
@@ -99,8 +99,8 @@ def _paint_parcels(canvas: Canvas, layout: Layout, grain: np.ndarray, drift: np.
     canvas.label[:] = label
 
 
-def _paint_yard(canvas: Canvas, building: Box, grain: np.ndarray) -> None:
-    """Bare ground about a house."""
+def _paint_yard(canvas: Canvas, building: Rectangle, grain: np.ndarray) -> None:
+    """Paint bare ground around a house."""
     rows, columns = canvas.window(building.x, building.y, building.length)
     along, across = turn(canvas.x[:, columns] - building.x, canvas.y[rows] - building.y, building.angle)
     outside = np.maximum(np.abs(along) - building.length / 2, np.abs(across) - building.width / 2)
@@ -110,16 +110,17 @@ def _paint_yard(canvas: Canvas, building: Box, grain: np.ndarray) -> None:
 
 
 def _paint_channel(canvas: Canvas, channel: Course, grain: np.ndarray, *, river: bool) -> np.ndarray:
-    """The channel, a river or a canal by its head alone; returns where no tree stands, bool (size, size).
+    """Paint the channel, and return the mask, bool (size, size), of where no tree may stand.
 
-    A river begins in a round lake with a sandy shore, a canal in a square concrete dock with barges.
+    Only the head tells a river from a canal: a round lake with a sandy shore, or a square concrete dock with
+    barges.
     """
     x, y, angle = channel.x, channel.y, channel.angle
     label = RIVER if river else CANAL
     if river:
         canvas.disc(x, y, HEAD_RADIUS, SAND, BARE)
     else:
-        canvas.box(Box(x, y, angle, 64, 64), CONCRETE, BARE, flat=True)
+        canvas.box(Rectangle(x, y, angle, 64, 64), CONCRETE, BARE, flat=True)
 
     along, across = channel.locate(canvas.x, canvas.y)
     inside = np.minimum(channel.width / 2 - np.abs(across) + 0.8 * grain, along)
@@ -132,15 +133,15 @@ def _paint_channel(canvas: Canvas, channel: Course, grain: np.ndarray, *, river:
         depth = HEAD_RADIUS - 6 - canvas.distance(rows, columns, x, y)
         canvas.paint(rows, columns, depth, mix(TURQUOISE, LAKE, np.clip(depth / 20, 0, 1)), label)
     else:
-        canvas.box(Box(x, y, angle, 52, 50), DOCK, label, flat=True)
+        canvas.box(Rectangle(x, y, angle, 52, 50), DOCK, label, flat=True)
         for side, colour in zip((-18, 18), BARGES, strict=True):
             barge_x, barge_y = _beside(x, y, angle, -3, side)
-            canvas.box(Box(barge_x, barge_y, angle, 36, 10, 2), colour, label, roof=1)
+            canvas.box(Rectangle(barge_x, barge_y, angle, 36, 10, 2), colour, label, roof=1)
     return inside > -3
 
 
 def _paint_road(canvas: Canvas, road: Course, grain: np.ndarray, tone: float) -> np.ndarray:
-    """A road with verges, edge lines and a dashed middle line; returns where it is, bool (size, size)."""
+    """Paint a road with verges, edge lines and a dashed centre line; return its mask, bool (size, size)."""
     along, across = road.locate(canvas.x, canvas.y)
     inside = road.width / 2 - np.abs(across)
     canvas.paint(*EVERYWHERE, inside + 2.5, VERGE)
@@ -151,17 +152,17 @@ def _paint_road(canvas: Canvas, road: Course, grain: np.ndarray, tone: float) ->
     return inside > 0
 
 
-def _paint_vehicle(canvas: Canvas, vehicle: Box) -> None:
-    """A car or a lorry: body, and a dark windscreen towards its front."""
+def _paint_vehicle(canvas: Canvas, vehicle: Rectangle) -> None:
+    """Paint a car or lorry: the body, and a dark windscreen near the front."""
     colour = _pick(BODIES, vehicle.tone)
     canvas.box(vehicle, colour, VEHICLE)
     ahead = vehicle.length * (0.2 if vehicle.length < 24 else 0.36)
     x, y = _beside(vehicle.x, vehicle.y, vehicle.angle, ahead, 0)
-    canvas.box(Box(x, y, vehicle.angle, 3, vehicle.width * 0.75), GLASS, VEHICLE, flat=True)
+    canvas.box(Rectangle(x, y, vehicle.angle, 3, vehicle.width * 0.75), GLASS, VEHICLE, flat=True)
 
 
 def _paint_farmyard(canvas: Canvas, farmyard: tuple[float, float, float], *, wheat: bool) -> None:
-    """Three round red bins where wheat is grown, two long blue barns where maize is."""
+    """Paint three round red bins for wheat, or two long blue barns for maize."""
     x, y, angle = farmyard
     canvas.disc(x, y, FARMYARD_RADIUS, FARMYARD, BARE)
     if wheat:
@@ -169,7 +170,7 @@ def _paint_farmyard(canvas: Canvas, farmyard: tuple[float, float, float], *, whe
             _paint_bin(canvas, *_beside(x, y, angle + third * 2 * np.pi / 3, 14, 0), 11)
     else:
         for side in (-12, 12):
-            canvas.box(Box(*_beside(x, y, angle, 0, side), angle, 42, 17, 6), BLUE, BUILDING, roof=4)
+            canvas.box(Rectangle(*_beside(x, y, angle, 0, side), angle, 42, 17, 6), BLUE, BUILDING, roof=4)
 
 
 def _paint_bin(canvas: Canvas, x: float, y: float, radius: float) -> None:
@@ -187,12 +188,12 @@ def _grow_woods(
     paved: np.ndarray,
     wet: np.ndarray,
 ) -> None:
-    """Trees on wooded parcels and over stretches of road; what they hide of a road stays labelled so."""
+    """Paint trees on wooded parcels and over stretches of road. Hidden road keeps its label."""
     covering = np.zeros_like(wet)
     for wood in layout.woods:
         along, across = turn(canvas.x - wood.x, canvas.y - wood.y, wood.angle)
         covering |= np.sqrt((along / wood.length) ** 2 + (across / wood.width) ** 2) < 1 + 0.25 * grain
-    # A clearing about each landmark, so that trees stand alike whichever landmark it is.
+    # Keep trees away from landmarks, so that they do not show which landmark it is.
     x, y, _ = layout.farmyard
     landmarks = (x, y, FARMYARD_RADIUS + 4), (layout.channel.x, layout.channel.y, HEAD_RADIUS + 12)
     clear = wet | (canvas.label == BUILDING)
@@ -207,7 +208,7 @@ def _grow_woods(
 
 
 def _plant_trees(canvas: Canvas, rng: np.random.Generator, wooded: np.ndarray) -> None:
-    """Tree crowns, labelled forest, all over `wooded`."""
+    """Paint tree crowns with the label forest all over `wooded`."""
     size = len(wooded)
     cell = 7.0
     count = int(size / canvas.zoom / cell) + 1
@@ -233,6 +234,6 @@ def _pick(colours: tuple[tuple[int, int, int], ...], tone: float) -> tuple[int, 
 
 
 def _beside(x: float, y: float, angle: float, along: float, across: float) -> tuple[float, float]:
-    """The point so far along and across a direction from another."""
+    """Return the point at a distance along and across a direction from another."""
     cos, sin = float(np.cos(angle)), float(np.sin(angle))
     return x + along * cos - across * sin, y + along * sin + across * cos

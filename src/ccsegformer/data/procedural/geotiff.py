@@ -1,4 +1,4 @@
-"""Procedural scenes as GeoTIFFs with masks: a folder that is read as real scenes are."""
+"""Write procedural scenes as GeoTIFFs with masks, in the layout of real scenes."""
 
 from pathlib import Path
 
@@ -9,14 +9,14 @@ from rasterio.io import MemoryFile
 from rich.progress import track
 
 from ccsegformer.data.labels import write_classes
-from ccsegformer.data.procedural.scenes import CLASSES, MIN_SIZE, SPLITS, scene
+from ccsegformer.data.procedural.scenes import MIN_SIZE, PROCEDURAL_CLASSES, SPLITS, scene
 from ccsegformer.errors import DataError, OutputError
 from ccsegformer.files import write_atomically
 
 CRS = "EPSG:32632"  # WGS 84 / UTM zone 32N
-RESOLUTION = 0.25  # metres a pixel: a car is five metres long
+RESOLUTION = 0.25  # metres per pixel; a car is five metres long
 EAST, NORTH = 600_000.0, 5_300_000.0
-ROW = 10  # scenes
+ROW = 10  # scenes per row
 
 
 def write_scenes(
@@ -28,15 +28,16 @@ def write_scenes(
     seed: int = 0,
     progress: bool = False,
 ) -> None:
-    """Write scenes of `size` x `size` pixels to a new folder, the same on every machine.
+    """Write scenes of `size` x `size` pixels to a new folder; every machine writes the same ones.
 
-    `SPLIT/NAME.tif` is 8-bit RGB and `SPLIT/NAME_mask.tif` its class ids, with a colour table and the ignore
-    index as nodata; `classes.json` is written last. They are the pictures of `ProceduralScenes`, and lie side
-    by side without touching, training to the north of validation. Drawing takes 120 bytes of memory a pixel.
+    `SPLIT/NAME.tif` is 8-bit RGB. `SPLIT/NAME_mask.tif` holds the class ids, with a colour table and the
+    ignore index as nodata. `classes.json` is written last. The pictures are those of `ProceduralScenes`. On
+    the map they lie side by side with gaps, training north of validation. Drawing takes 120 bytes of memory
+    per pixel.
 
     Raises:
-        DataError: no scenes, or a size or seed too small.
-        OutputError: the folder holds something already, or cannot be written.
+        DataError: No scenes, or a size or seed that is too small.
+        OutputError: The folder is not empty or cannot be written.
     """
     folder = Path(folder)
     if min(training, validation) < 0 or training + validation < 1 or size < MIN_SIZE or seed < 0:
@@ -45,7 +46,7 @@ def write_scenes(
             f"choose at least one scene, size {MIN_SIZE} and seed 0"
         )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise OutputError(f"{folder}: is not an empty folder; choose another, or remove it")
+        raise OutputError(f"{folder}: is not an empty folder; choose another or delete it")
     places = [
         (split, number)
         for split, count in zip(SPLITS, (training, validation), strict=True)
@@ -54,32 +55,34 @@ def write_scenes(
     for split, number in track(places, "Drawing", disable=not progress, transient=True):
         image, mask = scene(len(SPLITS) * seed + SPLITS.index(split), number, size)
         path = folder / split / f"{split}_{number:05d}.tif"
-        transform = _transform(split, number, size)
-        _write(path, np.moveaxis(image, 2, 0), transform, predictor=2)
-        _write(path.with_stem(f"{path.stem}_mask"), mask[None], transform, nodata=CLASSES.ignore_index)
-    write_classes(CLASSES, folder / "classes.json")
+        transform = _scene_transform(split, number, size)
+        _write_geotiff(path, np.moveaxis(image, 2, 0), transform, predictor=2)
+        _write_geotiff(
+            path.with_stem(f"{path.stem}_mask"), mask[None], transform, nodata=PROCEDURAL_CLASSES.ignore_index
+        )
+    write_classes(PROCEDURAL_CLASSES, folder / "classes.json")
 
 
-def _transform(split: str, number: int, size: int) -> Affine:
-    """Where a scene lies: rows of scenes, going north for training and south for validation."""
+def _scene_transform(split: str, number: int, size: int) -> Affine:
+    """Return the position of a scene: rows go north for training and south for validation."""
     step = 1.25 * size * RESOLUTION
     row, column = divmod(number, ROW)
     up = row + 1 if split == SPLITS[0] else -row
     return Affine(RESOLUTION, 0, EAST + column * step, 0, -RESOLUTION, NORTH + up * step)
 
 
-def _write(path: Path, bands: NDArray[np.uint8], transform: Affine, **options: object) -> None:
-    """Write bands (C, H, W), in tiles; a single one in the classes' colours."""
+def _write_geotiff(path: Path, bands: NDArray[np.uint8], transform: Affine, **options: object) -> None:
+    """Write bands (C, H, W) in tiles; a single band gets the colours of the classes."""
     count, height, width = bands.shape
     options |= {"crs": CRS, "transform": transform, "compress": "deflate"}
     options |= {"tiled": True, "blockxsize": 256, "blockysize": 256}
-    with MemoryFile() as file:  # not on the disk at once: GDAL would not tell that it is full
+    with MemoryFile() as file:  # in memory first: GDAL does not report a full disk
         with file.open(
             driver="GTiff", count=count, height=height, width=width, dtype="uint8", **options
         ) as target:
             target.write(bands)
             if count == 1:
-                target.write_colormap(1, dict(enumerate(CLASSES.palette)))
+                target.write_colormap(1, dict(enumerate(PROCEDURAL_CLASSES.palette)))
             else:
                 target.update_tags(TIFFTAG_IMAGEDESCRIPTION="A generated scene: no real place looks like it")
         write_atomically(path, file.read())

@@ -1,21 +1,22 @@
-"""The embedded default data: aerial scenes drawn from a seed, which tell whether a model sees far.
+"""Built-in data: aerial scenes drawn from a seed, which test whether a model sees far.
 
-Each scene is farmland with hamlets, woods, roads from edge to edge and one channel; sun, weather, ground
-resolution and the camera's noise vary. Most classes can be told where they are. Three questions cannot be
-answered from a pixel's neighbourhood:
+Each scene is farmland with hamlets, woods, roads from edge to edge and one channel. Sun, weather, ground
+resolution and camera noise vary. Most classes can be recognised locally. Three questions cannot be answered
+from the neighbourhood of a pixel:
 
-- **wheat or maize?** A scene grows one of them. Both are drawn alike, in every hue and row direction, and no
-  neighbourhood of a field says which it is. The farmyard does: round red bins where wheat is grown, long blue
-  barns where maize is. It stands near the scene's edge: from a field, in any direction and at any distance.
-- **river or canal?** Water and banks are drawn alike. The channel's head decides: a river comes from a round
-  lake, a canal from a square dock. The channel winds from there through the scene, in any direction.
-- **road or forest?** A road that runs into a wood goes on under the trees: there it is labelled road,
-  although only trees are seen.
+- **Wheat or maize?** A scene has one of them. Both look the same, in every hue and row direction. Only the
+  farmyard tells them apart: round red bins mean wheat, long blue barns mean maize. It stands near the edge of
+  the scene, in any direction and at any distance from a field.
+- **River or canal?** Water and banks look the same. Only the head of the channel tells them apart: a river
+  begins in a round lake, a canal in a square dock. From there the channel winds through the scene, in any
+  direction.
+- **Road or forest?** A road continues under the trees of a wood. It is labelled road there, although only
+  trees are visible.
 
-Each of the first two is one fact a scene, drawn apart from everything else: change it, and only pixels about
-the farmyard or the channel's head change. A model that does not see that far can only guess, so the control
-is `attention="none"`. Landmarks keep their size in pixels, so larger scenes put them farther away; at 128
-pixels a convolutional encoder sees most scenes whole, and these questions no longer judge anything.
+The first two are one fact per scene each, drawn separately: changing one changes only pixels near the
+farmyard or the channel's head. A model that does not see that far can only guess; the control is
+`attention="none"`. Landmarks keep their size in pixels, so they are farther away in larger scenes. At 128
+pixels a convolutional encoder sees most scenes entirely, and these questions no longer test anything.
 """
 
 from functools import lru_cache
@@ -31,7 +32,7 @@ from ccsegformer.data.procedural._layout import draw_layout
 from ccsegformer.data.procedural._painting import paint_layout
 from ccsegformer.errors import DataError
 
-CLASSES = Classes(
+PROCEDURAL_CLASSES = Classes(
     names=("bare ground", "wheat", "maize", "forest", "river", "canal", "road", "building", "vehicle"),
     palette=(
         (190, 152, 108),
@@ -50,15 +51,15 @@ MIN_SIZE = 128
 
 
 class ProceduralScenes(Dataset[Sample]):
-    """`count` scenes of `size` x `size` pixels, the same on every machine; splits share no scene.
+    """`count` scenes of `size` x `size` pixels, the same on every machine. Splits share no scene.
 
-    The last 512 scenes drawn in a process are kept in memory, 4 bytes a pixel.
+    Each process keeps the last 512 scenes in memory, at 4 bytes per pixel.
 
     Raises:
-        DataError: an unknown split, no scenes, or scenes too small to hold their landmarks.
+        DataError: An unknown split, no scenes, or scenes too small for their landmarks.
     """
 
-    classes = CLASSES
+    classes = PROCEDURAL_CLASSES
 
     def __init__(self, split: str, *, count: int, size: int = 256, seed: int = 0) -> None:
         if split not in SPLITS:
@@ -88,15 +89,17 @@ class ProceduralScenes(Dataset[Sample]):
 def scene(seed: int, index: int, size: int = 256) -> tuple[np.ndarray, np.ndarray]:
     """Draw one scene: image uint8 (size, size, 3) and labels uint8 (size, size).
 
-    A pure function of its arguments. Four scenes in a row, from a multiple of four on, hold each pair of
-    crop and channel once.
+    The result depends only on the arguments. Every four consecutive scenes from a multiple of four contain
+    each combination of crop and channel once.
     """
     order = np.random.default_rng((seed, index // 4)).permutation(4)
     fact = int(order[index % 4])
-    return _draw(seed, index, size, wheat=fact % 2 == 0, river=fact < 2)
+    return _draw_scene(seed, index, size, wheat=fact % 2 == 0, river=fact < 2)
 
 
-def _draw(seed: int, index: int, size: int, *, wheat: bool, river: bool) -> tuple[np.ndarray, np.ndarray]:
+def _draw_scene(
+    seed: int, index: int, size: int, *, wheat: bool, river: bool
+) -> tuple[np.ndarray, np.ndarray]:
     place, paint = np.random.SeedSequence(seed, spawn_key=(index,)).spawn(2)
     layout = draw_layout(np.random.default_rng(place), size)
     return paint_layout(layout, np.random.default_rng(paint), wheat=wheat, river=river)

@@ -1,8 +1,8 @@
-"""The facts of SceneParse150: its classes' names and colours, in the order of the raw ids 1 to 150."""
+"""Names and colours of the SceneParse150 classes, in the order of the raw ids 1 to 150."""
 
-# Each name is the first synonym in the release's objectInfo150.txt, each colour that of the development kit's
-# color150.mat. Road and skyscraper share one colour, so a coloured mask cannot be turned back into labels.
-CLASSES: tuple[tuple[str, tuple[int, int, int]], ...] = (
+# Names are the first synonyms in the release's objectInfo150.txt; colours are those of the development kit's
+# color150.mat. Road and skyscraper share a colour, so coloured masks cannot be converted back to labels.
+NAMES_AND_COLORS: tuple[tuple[str, tuple[int, int, int]], ...] = (
     ("wall", (120, 120, 120)),
     ("building", (180, 120, 120)),
     ("sky", (6, 230, 230)),

@@ -1,4 +1,4 @@
-"""Fetch SceneParse150: the official archive, or one at hand, checked and unpacked whole or not at all."""
+"""Download or take the official SceneParse150 archive, check it, and unpack it completely or not at all."""
 
 import os
 import shutil
@@ -33,29 +33,30 @@ def fetch_scene_parse_150(
     pause: float = 1,
     progress: bool = True,
 ) -> Path:
-    """Make the folder `output` the official SceneParse150; `open_dataset("scene_parse_150")` then opens it.
+    """Unpack the official SceneParse150 into `output`, for `open_dataset("scene_parse_150")`.
 
-    `output` appears when every file is unpacked, its checksum right and its counterpart there. Broken off
-    anywhere, the next call goes on: the download where it stopped, the unpacking from its start. While that
-    is under way its files are beside `output`: `.NAME.zip`, `.NAME.zip.partial` and `.NAME.partial`.
+    `output` appears once every file is unpacked, its checksum is right and every image has its annotation.
+    After a break, the next call resumes the download where it stopped and restarts the unpacking. Temporary
+    files lie next to `output`: `.NAME.zip`, `.NAME.zip.partial` and `.NAME.partial`.
 
     Args:
-        output: a folder that is not there, is empty, or holds the set already; default: in the user's cache.
-        archive: the archive, if it is at hand; it is only read.
-        address: of the archive.
-        pairs: how many images with annotations each split has.
-        timeout: seconds without a byte after which a connection is given up.
-        pause: seconds before connecting again, as in `download`.
-        progress: whether to show a bar on stderr, if that is a terminal.
+        output: Folder that does not exist, is empty, or already holds the data set; by default in the user's
+            cache.
+        archive: Local copy of the archive, which is only read.
+        address: Address of the archive.
+        pairs: Number of annotated images in each split.
+        timeout: Seconds without data after which to drop a connection.
+        pause: Seconds before reconnecting; see `download`.
+        progress: Whether to show a progress bar if stderr is a terminal.
 
     Returns:
-        the folder.
+        The folder.
 
     Raises:
-        DataError: the archive cannot be fetched, is damaged, unsafe or another one.
-        OutputError: `output` holds something else or cannot be written, or another process is at it.
+        DataError: The archive cannot be downloaded, is damaged or unsafe, or is a different one.
+        OutputError: `output` holds something else or cannot be written, or another process is writing it.
     """
-    output = cache_folder() / NAME if output is None else Path(output).resolve()
+    output = user_cache_folder() / NAME if output is None else Path(output).resolve()
     fetched = output.with_name(f".{output.name}.zip")
     if archive is not None and not Path(archive).is_file():
         raise DataError(f"{archive}: no such file")
@@ -70,41 +71,43 @@ def fetch_scene_parse_150(
                 except DataError as error:
                     if archive is not None:
                         raise
-                    fetched.unlink()  # or every further run would meet it again
-                    raise DataError(f"{address}: {error}; it is removed, run again to try anew") from error
+                    fetched.unlink()  # or every later run would fail on it again
+                    raise DataError(
+                        f"{address}: {error}; the download was deleted, run again to repeat it"
+                    ) from error
             fetched.unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(f"{output}: cannot be written: {error.strerror or error}") from error
     try:
-        write_atomically(_record(), f"{output}\n")
+        write_atomically(_location_file(), f"{output}\n")
     except OutputError as error:
-        raise OutputError(f"{output}: complete, but cannot be opened by name: {error}") from error
+        raise OutputError(f"{output}: complete, but its location cannot be saved: {error}") from error
     return output
 
 
 def fetched_folder() -> Path:
-    """The folder that "scene_parse_150" stands for: the one fetched last.
+    """Return the folder named "scene_parse_150": the one fetched last.
 
     Raises:
-        DataError: none was, or it is gone.
+        DataError: Nothing was fetched, or the folder is gone.
     """
     try:
-        folder = Path(_record().read_text(encoding="utf-8").removesuffix("\n"))
+        folder = Path(_location_file().read_text(encoding="utf-8").removesuffix("\n"))
     except OSError:
         raise DataError(f"{NAME}: not fetched yet; fetch it with '{COMMAND}'") from None
     if not folder.is_dir():
-        raise DataError(f"{NAME}: was fetched to {folder}, which is gone; fetch it again with '{COMMAND}'")
+        raise DataError(f"{NAME}: was fetched to {folder}, which no longer exists; run '{COMMAND}'")
     return folder
 
 
-def cache_folder() -> Path:
-    """The user's cache for ccsegformer, in `$XDG_CACHE_HOME`, or in `~/.cache` without one."""
+def user_cache_folder() -> Path:
+    """Return the user's cache folder for ccsegformer, in `$XDG_CACHE_HOME` or else in `~/.cache`."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").resolve() / "ccsegformer"
 
 
 @contextmanager
 def _alone(output: Path) -> Iterator[None]:
-    """Keep other processes from fetching to the same folder meanwhile."""
+    """Keep other processes from fetching to the same folder at the same time."""
     path = output.with_name(f".{output.name}.lock")
     lock = FileLock(path)
     try:
@@ -118,27 +121,31 @@ def _alone(output: Path) -> Iterator[None]:
         lock.release()
 
 
-def _record() -> Path:
-    return cache_folder() / f"{NAME}.location"
+def _location_file() -> Path:
+    return user_cache_folder() / f"{NAME}.location"
 
 
 def _holds_the_set(output: Path, pairs: Mapping[str, int]) -> bool:
-    """Whether the whole set is there already; a folder with anything else is refused."""
+    """Whether the folder already holds the whole data set.
+
+    Raises:
+        OutputError: It holds something else.
+    """
     if output.exists() and not output.is_dir():
         raise OutputError(f"{output}: is not a folder")
     if not output.is_dir() or not any(output.iterdir()):
         return False
     if not (output / LISTING).is_file():
-        raise OutputError(f"{output}: is not empty, and holds no SceneParse150; choose another folder")
+        raise OutputError(f"{output}: is not empty and does not hold SceneParse150; choose another folder")
     try:
         check_pairs((path.relative_to(output).as_posix() for path in output.glob("*/*/*")), pairs)
     except DataError as error:
-        raise OutputError(f"{output}: holds an incomplete SceneParse150, {error}; remove it first") from None
+        raise OutputError(f"{output}: holds an incomplete SceneParse150 ({error}); delete it first") from None
     return True
 
 
 def _download(address: str, fetched: Path, timeout: float, pause: float, bar: Progress) -> None:
-    """Download the archive, unless an earlier run did and was broken off later."""
+    """Download the archive unless an earlier, unfinished run already did."""
     if not fetched.exists():
         task = bar.add_task("Downloading", total=None)
         show = partial(_show, bar, task)
@@ -146,13 +153,13 @@ def _download(address: str, fetched: Path, timeout: float, pause: float, bar: Pr
 
 
 def _unpack_aside(archive: Path, output: Path, pairs: Mapping[str, int], bar: Progress) -> None:
-    """Unpack aside, then put the folder in its place; nothing is left aside."""
+    """Unpack into a temporary folder and move it into place. The temporary folder is always deleted."""
     aside = output.with_name(f".{output.name}.partial")
-    shutil.rmtree(aside, ignore_errors=True)  # of a run that was killed
+    shutil.rmtree(aside, ignore_errors=True)  # left by a killed run
     try:
         unpack(archive, aside, pairs, partial(_show, bar, bar.add_task("Unpacking", total=None)))
         with suppress(FileNotFoundError):
-            output.rmdir()  # an empty one
+            output.rmdir()  # it is empty
         aside.rename(output)
     finally:
         shutil.rmtree(aside, ignore_errors=True)

@@ -1,7 +1,6 @@
-"""SceneParse150, the 150 classes of ADE20K's scene parsing challenge: its classes, and its raw ids as labels.
+"""Classes of SceneParse150, the scene parsing challenge of ADE20K, and conversion of its raw ids to labels.
 
-The release and its rule, id 0 being "other" and not scored, are those of the development kit,
-https://github.com/CSAILVision/sceneparsing.
+Raw id 0 is "other" and not scored, as in the development kit, https://github.com/CSAILVision/sceneparsing.
 """
 
 from collections.abc import Callable
@@ -12,71 +11,73 @@ from torchvision import tv_tensors
 
 from ccsegformer.data.images import read_mask
 from ccsegformer.data.labels import Classes, read_classes
-from ccsegformer.data.scene_parse_150._classes import CLASSES
+from ccsegformer.data.scene_parse_150._classes import NAMES_AND_COLORS
 from ccsegformer.errors import DataError
 
-SCENE_PARSE_150 = Classes(tuple(name for name, _ in CLASSES), tuple(color for _, color in CLASSES), 255)
+SCENE_PARSE_150 = Classes(
+    tuple(name for name, _ in NAMES_AND_COLORS), tuple(color for _, color in NAMES_AND_COLORS), 255
+)
 LISTING = "objectInfo150.txt"
-"""The class list at the root of the official release, by which a folder is recognised."""
+"""Class list at the root of the official release, which identifies the folder."""
 
 ReadMask = Callable[[str | Path, bytes | None], tv_tensors.Mask]
 
 
 def read_raw_mask(path: str | Path, content: bytes | None = None) -> tv_tensors.Mask:
-    """Read an official annotation as labels, uint8 (H, W); arguments as for `read_mask`.
+    """Read an official annotation as labels, uint8 (H, W). The arguments are those of `read_mask`.
 
     Raises:
-        DataError: as `read_mask`, and for a mask that is not SceneParse150's: colours, 16 bits, other ids.
+        DataError: As `read_mask`; also for a mask in colour, of 16 bits or with other ids.
     """
     mask = read_mask(
-        path, content, advice="SceneParse150's are grey, full ADE20K's (*_seg.png) are in colour"
+        path, content, advice="SceneParse150 has grey masks, full ADE20K coloured ones (*_seg.png)"
     )
     return labels_from_raw_ids(mask, path)
 
 
 def labels_from_raw_ids(ids: torch.Tensor, path: str | Path) -> tv_tensors.Mask:
-    """Turn SceneParse150's raw ids (H, W) into labels: 1 to 150 become 0 to 149, and 0, "other", is ignored.
+    """Convert SceneParse150's raw ids (H, W) to labels: 1-150 become 0-149; 0, "other", is ignored.
 
     Raises:
-        DataError: ids of another range or of 16 bits, which are another set's.
+        DataError: Ids of another range or of 16 bits, which belong to another data set.
     """
     count = len(SCENE_PARSE_150)
     if ids.dtype != torch.uint8:
         raise DataError(
-            f"{path}: an annotation of 16 bits, where SceneParse150's have 8; perhaps one of full ADE20K"
+            f"{path}: a 16-bit annotation, but SceneParse150 has 8 bits; perhaps it is from full ADE20K"
         )
     if (foreign := ids > count).any():
         row, column = foreign.nonzero()[0].tolist()
         ignored = bool((ids[foreign] == SCENE_PARSE_150.ignore_index).all())
         guess = (
-            "perhaps labels already (0-149, 255 ignored), which need a classes.json beside them"
+            "perhaps these are labels (0-149, 255 ignored), which need a classes.json"
             if ignored
-            else "perhaps another set's, such as full ADE20K's"
+            else "perhaps it is from another data set, such as full ADE20K"
         )
         raise DataError(
-            f"{path}: id {ids[row, column]} at row {row}, column {column} is not one of SceneParse150's "
+            f"{path}: id {ids[row, column]} at row {row}, column {column} is outside SceneParse150's "
             f"0-{count}; {guess}"
         )
     return tv_tensors.Mask(torch.where(ids == 0, SCENE_PARSE_150.ignore_index, ids - 1))
 
 
 def folder_labels(root: Path) -> tuple[Classes, ReadMask]:
-    """The classes of a folder, and what reads its masks as labels.
+    """Return the classes of a folder and the function that reads its masks.
 
-    They are those of `classes.json`; without it, SceneParse150's where its `objectInfo150.txt` is.
+    The classes come from `classes.json`, or are SceneParse150's if there is an `objectInfo150.txt` instead.
 
     Raises:
-        DataError: as `read_classes`; a folder that is a step above or beside the right one is told.
+        DataError: As `read_classes`; for a parent of the official folder, or full ADE20K, with a hint.
     """
     if (root / "classes.json").exists():
         return read_classes(root / "classes.json"), read_mask
     if (root / LISTING).is_file():
         return SCENE_PARSE_150, read_raw_mask
     if (root / "ADEChallengeData2016" / LISTING).is_file():
-        raise DataError(f"{root}: SceneParse150 is in {root / 'ADEChallengeData2016'}; give that folder")
+        raise DataError(f"{root}: SceneParse150 is in {root / 'ADEChallengeData2016'}; use that folder")
     if any(root.glob("index_ade20k.*")):
         raise DataError(
-            f"{root}: is full ADE20K, which is not read here; 'ccsegformer data scene-parse-150' fetches its "
-            "150 classes"
+            f"{root}: full ADE20K is not supported; fetch its 150-class version with 'ccsegformer data "
+            "scene-parse-150'"
         )
     return read_classes(root / "classes.json"), read_mask
