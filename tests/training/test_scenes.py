@@ -17,7 +17,7 @@ from ccsegformer.config.protocol import EvaluationProtocol, WindowSection
 from ccsegformer.data.pixels import BandStatistics, normalize
 from ccsegformer.errors import DataError, RecipeError
 from ccsegformer.evaluation.evaluate import evaluate
-from ccsegformer.export.export import describe
+from ccsegformer.export import describe
 from ccsegformer.lab import comparison, cost
 from ccsegformer.labelling.labeller import predict_labels
 from ccsegformer.labelling.loading import load_model

@@ -183,7 +183,7 @@ def _their_onnx(model: nn.Module, pixels: Tensor) -> bytes:
 
 def _our_onnx(model: Any) -> bytes:
     from ccsegformer.data.labels import Classes
-    from ccsegformer.export.export import export
+    from ccsegformer.export import export
 
     classes = Classes(tuple(f"class {index}" for index in range(model.config.num_labels)))
     with tempfile.TemporaryDirectory() as folder:
