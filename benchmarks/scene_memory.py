@@ -26,7 +26,7 @@ from pathlib import Path
 import torch
 from ccsegformer import predict_scene
 from ccsegformer.data.labels import Classes
-from ccsegformer.evaluation.memory import free_at_once
+from ccsegformer.lab.memory import free_at_once
 from ccsegformer.inference import load_model
 from ccsegformer.models import CrissCrossSegformerConfig, CrissCrossSegformerForSemanticSegmentation
 scene, output, options, *named = sys.argv[1:]

@@ -20,7 +20,7 @@ from ccsegformer.models import CrissCrossSegformerConfig
 
 MEASURE = """
 import multiprocessing, sys, numpy as np, torch
-from ccsegformer.evaluation.memory import free_at_once, peak_memory
+from ccsegformer.lab.memory import free_at_once, peak_memory
 from ccsegformer.data.rasters import fill_gaps
 from ccsegformer.data.transforms import BandStatistics, normalize
 from ccsegformer.inference.tiling import default_overlap, spans
