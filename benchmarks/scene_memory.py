@@ -27,7 +27,7 @@ import torch
 from ccsegformer import predict_scene
 from ccsegformer.data.labels import Classes
 from ccsegformer.lab.memory import free_at_once
-from ccsegformer.inference import load_model
+from ccsegformer import load_model
 from ccsegformer.models import CrissCrossSegformerConfig, CrissCrossSegformerForSemanticSegmentation
 scene, output, options, *named = sys.argv[1:]
 free_at_once()

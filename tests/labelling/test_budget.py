@@ -21,8 +21,8 @@ from ccsegformer.models import CrissCrossSegformerConfig
 MEASURE = """
 import multiprocessing, sys, numpy as np, torch
 from ccsegformer.lab.memory import free_at_once, peak_memory
-from ccsegformer.data.rasters import fill_gaps
-from ccsegformer.data.transforms import BandStatistics, normalize
+from ccsegformer.raster.read import fill_gaps
+from ccsegformer.data.pixels import BandStatistics, normalize
 from ccsegformer.inference.tiling import default_overlap, spans
 from ccsegformer.inference.windows import label_window, window_logits
 from ccsegformer.labelling.engine import open_engine
