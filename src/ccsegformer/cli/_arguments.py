@@ -68,6 +68,17 @@ Precision = Annotated[
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Remove the run that OUTPUT holds.")]
 
 
+def attentions_or_usage_error(given: list[str] | None) -> list[str]:
+    """Return the attentions to run: by default all but the control."""
+    from ccsegformer.models.attention import ATTENTIONS, CONTROL
+
+    known = [name for name in ATTENTIONS if name != CONTROL]
+    for name in given or []:
+        if name not in known:
+            raise typer.BadParameter(f"{name!r} is not one of {', '.join(known)}", param_hint="--attention")
+    return given or known
+
+
 def data_or_usage_error(
     given: str | None,
     in_recipe: str | None,

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ccsegformer.cli._arguments import attentions_or_usage_error
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
@@ -48,13 +50,6 @@ class Runtime(StrEnum):
     ONNXRUNTIME = "onnxruntime"
 
 
-class Attention(StrEnum):
-    """What ours computes with."""
-
-    EFFICIENT = "efficient"
-    CRISS_CROSS = "criss_cross"
-
-
 Output = Annotated[
     Path | None,
     typer.Option(help="A folder for the Markdown, the JSON and the plot; default: none.", show_default=False),
@@ -79,7 +74,10 @@ Busy = Annotated[
 def model(
     variant: Annotated[list[Variant] | None, typer.Option(help="May be repeated. Default: b0.")] = None,
     size: Sizes = None,
-    attention: Annotated[list[Attention] | None, typer.Option(help="May be repeated. Default: both.")] = None,
+    attention: Annotated[
+        list[str] | None,
+        typer.Option(help="Such as efficient or criss_cross; may be repeated. Default: all."),
+    ] = None,
     batch: Batch = 1,
     training: Training = False,
     dtype: Dtype = Precision.FLOAT32,
@@ -113,7 +111,7 @@ def model(
     place = _place(threads)
     common = {"batch": batch, "training": training, "dtype": dtype.value, **place}
     variants = [each.value for each in variant or [Variant.B0]]
-    attentions = [each.value for each in attention or Attention]
+    attentions = attentions_or_usage_error(attention)
     where = count_threads(place["threads"]) + (f", {BESIDE}" if busy else "")
     what = f"{', '.join(variants).upper()} with 150 classes, batch {batch}, {dtype.value}, {_mode(training)}"
     name = f"model-{_name(training, dtype, batch)}"

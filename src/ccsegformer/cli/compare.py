@@ -2,7 +2,6 @@
 
 import shlex
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -17,15 +16,9 @@ from ccsegformer.cli._arguments import (
     Protocol,
     Recipe,
     Set,
+    attentions_or_usage_error,
     data_or_usage_error,
 )
-
-
-class Attention(StrEnum):
-    """What can be compared; the control, no attention, always is."""
-
-    EFFICIENT = "efficient"
-    CRISS_CROSS = "criss_cross"
 
 
 def compare(
@@ -36,9 +29,10 @@ def compare(
     mask_column: MaskColumn = None,
     classes: ClassList = None,
     attention: Annotated[
-        list[Attention] | None,
+        list[str] | None,
         typer.Option(
-            help="May be repeated. Default: both. No attention, the control, is always added.",
+            help="Such as efficient or criss_cross; may be repeated. Default: all. No attention, the "
+            "control, is always added.",
             show_default=False,
         ),
     ] = None,
@@ -66,12 +60,13 @@ def compare(
     from ccsegformer.report.table import print_table
     from ccsegformer.training.recipe import load_recipe
 
+    attentions = attentions_or_usage_error(attention)
     loaded = load_recipe(recipe, set_ or [])
     results = run(
         loaded,
         data_or_usage_error(data, loaded.data, image_column, mask_column, classes),
         output,
-        attentions=[each.value for each in attention or Attention],
+        attentions=attentions,
         seeds=seeds,
         protocol=load_protocol(protocol) if protocol else DEFAULT,
         overwrite=overwrite,

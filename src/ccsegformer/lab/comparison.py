@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -24,11 +24,12 @@ from ccsegformer.lab.cost import Cost, measure_cost
 from ccsegformer.lab.results import Run, choose_examples, summarize
 from ccsegformer.lab.verdict import Counts, class_counts, judge
 from ccsegformer.labelling.loading import load_model
+from ccsegformer.models.attention import ATTENTIONS, CONTROL
 from ccsegformer.report.machine import describe_machine
 from ccsegformer.report.page import render_page
-from ccsegformer.report.table import LABELS, duration
+from ccsegformer.report.table import duration
 from ccsegformer.sources import open_dataset
-from ccsegformer.training.recipe import Attention, Recipe, differing_keys, load_recipe, save_recipe
+from ccsegformer.training.recipe import Recipe, differing_keys, load_recipe, save_recipe
 from ccsegformer.training.trainer import train
 
 
@@ -37,7 +38,7 @@ def compare(
     data: str | Path,
     output: str | Path,
     *,
-    attentions: Sequence[str] = ("efficient", "criss_cross"),
+    attentions: Sequence[str] | None = None,
     seeds: int = 1,
     protocol: EvaluationProtocol = DEFAULT,
     overwrite: bool = False,
@@ -55,7 +56,7 @@ def compare(
         recipe: what every model is trained with; its own `model.attention` is not used.
         data: a folder (see `open_dataset`) or "procedural"; scores are those of its validation split.
         output: a folder that holds no other comparison, unless `overwrite`.
-        attentions: "efficient", "criss_cross" or both; "none" is added.
+        attentions: names from `ATTENTIONS`; all by default. "none", the control, is always added.
         seeds: how many runs of each.
         protocol: how the models are scored; one that is not the default is also written, as `protocol.yaml`.
         overwrite: remove the comparison that `output` holds.
@@ -68,10 +69,12 @@ def compare(
     """
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise CCSegformerError("compare runs in one process; start it without torchrun")
-    models = [*dict.fromkeys(name for name in attentions if name != "none"), "none"]
-    if len(models) == 1 or not set(models) <= set(get_args(Attention)):
+    known = [name for name in ATTENTIONS if name != CONTROL]
+    attentions = known if attentions is None else attentions
+    models = [*dict.fromkeys(name for name in attentions if name != CONTROL), CONTROL]
+    if len(models) == 1 or not set(models) <= set(ATTENTIONS):
         raise CCSegformerError(
-            f"attentions to compare are efficient and criss_cross, not {', '.join(attentions)}"
+            f"attentions to compare are {', '.join(known)}, not {', '.join(attentions) or 'nothing'}"
         )
     if seeds < 1:
         raise CCSegformerError(f"seeds must be 1 or more, not {seeds}")
@@ -131,7 +134,7 @@ def _claim(output: Path, recipe: Recipe, overwrite: bool) -> None:
     if (output / "config.json").exists():
         raise OutputError(f"{output}: holds a model, not a comparison; choose another folder")
     if overwrite:
-        for attention in get_args(Attention):
+        for attention in ATTENTIONS:
             for folder in output.glob(f"{attention}-seed*/"):
                 shutil.rmtree(folder)
         for name in ("results.json", "report.html", "protocol.yaml"):
@@ -163,7 +166,9 @@ def _train_and_score(
     for place, (seed, attention) in enumerate(jobs):
         left = len(jobs) - place
         remaining = f", about {duration(left * sum(seconds) / len(seconds))} left for all" if seconds else ""
-        console.print(f"[bold]{place + 1} of {len(jobs)}: {LABELS[attention]}, seed {seed}[/bold]{remaining}")
+        console.print(
+            f"[bold]{place + 1} of {len(jobs)}: {ATTENTIONS[attention].label}, seed {seed}[/bold]{remaining}"
+        )
         folder, begin = output / f"{attention}-seed{seed}", time.monotonic()
         if (folder / "model.safetensors").exists():
             console.print(f"{folder}: finished already, scored again")

@@ -11,7 +11,8 @@ from typing import TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-NAMES = {"criss_cross": "criss-cross attention", "efficient": "efficient attention", "none": "no attention"}
+from ccsegformer.models.attention import ATTENTIONS, CONTROL
+
 CONFIDENCE = 0.95
 RESAMPLES = 2000
 BOOTSTRAP_SEED = 0
@@ -88,7 +89,7 @@ def interval(resampled: NDArray[np.float64]) -> list[float]:
 
 
 def judge(counts: Mapping[str, Counts]) -> Verdict:
-    """Judge models by attention, "none" among them, from counts (seeds, images, 3, K) of the same images.
+    """Judge models by attention, `CONTROL` among them, from counts (seeds, images, 3, K) of the same images.
 
     One of two models is ahead when the interval of their paired difference, over resampled images, leaves out
     0 and the difference has the same sign for every seed. `better` is the attention with the highest mean
@@ -112,9 +113,9 @@ def judge(counts: Mapping[str, Counts]) -> Verdict:
             "told_apart": clear and bool((gaps > 0).all() or (gaps < 0).all()),
         }
 
-    ranked = sorted(by_seed.keys() - {"none"}, key=lambda model: (-by_seed[model].mean(), model))
+    ranked = sorted(by_seed.keys() - {CONTROL}, key=lambda model: (-by_seed[model].mean(), model))
     between = [difference(ranked[0], other) for other in ranked[1:]]
-    control = difference(ranked[0], "none")
+    control = difference(ranked[0], CONTROL)
     judges = control["told_apart"] and control["difference"] > 0
     scope = f"{images} held-back images, {'one seed' if seeds == 1 else f'{seeds} seeds'}"
     return {
@@ -136,7 +137,7 @@ def judge(counts: Mapping[str, Counts]) -> Verdict:
 
 
 def _headline(between: Sequence[Difference], control: Difference, judges: bool, images: int) -> str:
-    first = _capital(NAMES[control["first"]])
+    first = _capital(ATTENTIONS[control["first"]].phrase)
     if images < FEWEST_IMAGES:
         return f"{images} held-back images are too few to tell"
     if not judges:
@@ -145,11 +146,11 @@ def _headline(between: Sequence[Difference], control: Difference, judges: bool, 
         return f"{first} is better than none"
     if between[0]["told_apart"]:
         return f"{first} is ahead"
-    return f"{first} and {NAMES[between[0]['second']]} cannot be told apart"
+    return f"{first} and {ATTENTIONS[between[0]['second']].phrase} cannot be told apart"
 
 
 def _between(pair: Difference, scope: str) -> str:
-    first, second = _capital(NAMES[pair["first"]]), NAMES[pair["second"]]
+    first, second = _capital(ATTENTIONS[pair["first"]].phrase), ATTENTIONS[pair["second"]].phrase
     lead = signed(pair["difference"])
     if pair["told_apart"]:
         return f"{first} is ahead of {second} by {lead} mIoU ({_interval(pair)} over {scope})."
@@ -160,7 +161,7 @@ def _between(pair: Difference, scope: str) -> str:
 
 
 def _against_control(pair: Difference, judges: bool) -> str:
-    first, lead = NAMES[pair["first"]], signed(pair["difference"])
+    first, lead = ATTENTIONS[pair["first"]].phrase, signed(pair["difference"])
     if judges:
         return (
             "These data can judge attention: the control, the same network with no attention, is "
