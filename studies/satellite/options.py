@@ -5,22 +5,22 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 from ccsegformer.errors import CCSegformerError
 from ccsegformer.labelling.tiling import STEP
 from ccsegformer.raster.dataset import Scenes
-from ccsegformer.training.recipe import Attention, Recipe, load_recipe
+from ccsegformer.training.recipe import Recipe, load_recipe
 from studies.runs import check_settings
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "aerial.yaml"
-ATTENTIONS: tuple[Attention, ...] = get_args(Attention)
+ATTENTIONS = ("criss_cross", "efficient", "none")
 
 
 class Run(NamedTuple):
     """One training."""
 
-    attention: Attention
+    attention: str
     window: int  # side in pixels
     seed: int
 
@@ -41,7 +41,7 @@ class Study:
     data: Path
     output: Path
     seeds: tuple[int, ...]
-    attentions: tuple[Attention, ...]
+    attentions: tuple[str, ...]
     windows: tuple[int, ...]
     maps: tuple[int, ...]
     steps: int

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import SegformerForSemanticSegmentation
 
-from ccsegformer.models.attention import CCNetAttention, CrissCrossAttention
+from ccsegformer.models.attention.ccnet import CCNetAttention
+from ccsegformer.models.attention.criss_cross import CrissCrossAttention
 from tests.models.test_modeling import pixels, shake, tiny
 
 RECURRENCE = 2

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from ccsegformer.models import CrissCrossSegformerConfig, CrissCrossSegformerModel
-from ccsegformer.models.attention import CCNetAttention, CrissCrossAttention
+from ccsegformer.models.attention.ccnet import CCNetAttention
+from ccsegformer.models.attention.criss_cross import CrissCrossAttention
 
 
 def tokens(height: int, width: int, channels: int, seed: int = 0) -> torch.Tensor:

@@ -182,7 +182,7 @@ def test_mixed_precision_is_close() -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"attention": "criss-cross"}, "attention must be one of criss_cross, efficient, none"),
+        ({"attention": "criss-cross"}, "attention must be one of efficient, criss_cross, none"),
         ({"attention": ["efficient"] * 3}, "or a list of 4"),
         ({"projection": "single"}, "projection must be one of multi_head, ccnet"),
         ({"recurrence": 0}, "recurrence must be at least 1"),

@@ -6,35 +6,37 @@ from typing import Annotated
 
 import typer
 
-from ccsegformer.cli._arguments import ClassList, Engine, ImageColumn, MaskColumn, Model, Precision, Protocol
+from ccsegformer.cli._arguments import (
+    DATA_HELP,
+    ClassesOption,
+    EngineOption,
+    ImageColumnOption,
+    MaskColumnOption,
+    ModelArgument,
+    PrecisionOption,
+    ProtocolOption,
+)
 
 
 def evaluate(
-    model: Model,
-    data: Annotated[
-        str,
-        typer.Option(
-            help="A folder in ADE20K's layout, of georeferenced scenes or of parquet files, "
-            "hf://datasets/ORG/NAME, scene_parse_150 once fetched, or 'procedural'.",
-            show_default=False,
-        ),
-    ],
-    image_column: ImageColumn = None,
-    mask_column: MaskColumn = None,
-    classes: ClassList = None,
-    split: Annotated[str, typer.Option(help="The split to score on.")] = "validation",
+    model: ModelArgument,
+    data: Annotated[str, typer.Option(help=DATA_HELP, show_default=False)],
+    image_column: ImageColumnOption = None,
+    mask_column: MaskColumnOption = None,
+    classes: ClassesOption = None,
+    split: Annotated[str, typer.Option(help="Split to score on.")] = "validation",
     output: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for metrics.json, confusion.csv and evaluation.html; without it, none is written.",
+            help="Folder for metrics.json, confusion.csv and evaluation.html. Default: nothing is written.",
             show_default=False,
         ),
     ] = None,
-    protocol: Protocol = None,
-    engine: Engine = None,
-    precision: Precision = None,
+    protocol: ProtocolOption = None,
+    engine: EngineOption = None,
+    precision: PrecisionOption = None,
 ) -> None:
-    """Score a model, at each image's original resolution, and show where it fails.
+    """Score a model at each image's original resolution, and report where it fails.
 
     [bold]Examples[/bold]
 
@@ -64,7 +66,7 @@ def evaluate(
     process = PartialState(cpu=not torch.cuda.is_available())
     data = with_options(data, image=image_column, mask=mask_column, classes=classes)
     dataset = open_dataset(data, split)
-    opened, _ = load_engine(model, engine, chosen.precision, device=process.device)  # type: ignore[arg-type]
+    opened, _ = load_engine(model, engine, chosen.precision, device=process.device)
     evaluation = score(opened, dataset, protocol=chosen, progress=True)
     if process.is_main_process:
         print_scores(evaluation)

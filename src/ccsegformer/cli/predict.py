@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ccsegformer.cli._arguments import Engine, Model, Precision
+from ccsegformer.cli._arguments import EngineOption, ModelArgument, PrecisionOption
 
 
 class Blend(StrEnum):
@@ -18,7 +18,7 @@ class Blend(StrEnum):
 
 
 def predict(
-    model: Model,
+    model: ModelArgument,
     images: Annotated[
         list[str],
         typer.Argument(help="Scenes, images, or folders of them; /vsicurl/... too.", show_default=False),
@@ -60,8 +60,8 @@ def predict(
         float | None,
         typer.Option(help="Simplify their outlines by so much, in the map's units.", show_default=False),
     ] = None,
-    engine: Engine = None,
-    precision: Precision = None,
+    engine: EngineOption = None,
+    precision: PrecisionOption = None,
 ) -> None:
     """Map georeferenced scenes as Cloud-Optimized GeoTIFFs, and label other images.
 
@@ -83,7 +83,7 @@ def predict(
     from ccsegformer.labelling.inputs import predict_inputs
     from ccsegformer.labelling.loading import load_engine
 
-    opened, classes = load_engine(model, engine, precision)  # type: ignore[arg-type]
+    opened, classes = load_engine(model, engine, precision)
     said = f"engine: {opened.describe()}{f' ({opened.note})' if opened.note else ''}"
     for written, notes in predict_inputs(
         opened,

@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -24,11 +24,12 @@ from ccsegformer.lab.cost import Cost, measure_cost
 from ccsegformer.lab.results import Run, choose_examples, summarize
 from ccsegformer.lab.verdict import Counts, class_counts, judge
 from ccsegformer.labelling.loading import load_model
+from ccsegformer.models.attention import ATTENTIONS, CONTROL
 from ccsegformer.report.machine import describe_machine
 from ccsegformer.report.page import render_page
-from ccsegformer.report.table import LABELS, duration
+from ccsegformer.report.table import duration
 from ccsegformer.sources import open_dataset
-from ccsegformer.training.recipe import Attention, Recipe, differing_keys, load_recipe, save_recipe
+from ccsegformer.training.recipe import Recipe, differing_keys, load_recipe, save_recipe
 from ccsegformer.training.trainer import train
 
 
@@ -37,7 +38,7 @@ def compare(
     data: str | Path,
     output: str | Path,
     *,
-    attentions: Sequence[str] = ("efficient", "criss_cross"),
+    attentions: Sequence[str] | None = None,
     seeds: int = 1,
     protocol: EvaluationProtocol = DEFAULT,
     overwrite: bool = False,
@@ -55,7 +56,7 @@ def compare(
         recipe: Recipe for every model; its own `model.attention` is ignored.
         data: Data folder (see `open_dataset`) or "procedural". Models are scored on its validation split.
         output: Folder for the comparison. It must not contain another one, unless `overwrite` is set.
-        attentions: "efficient", "criss_cross" or both. The control "none" is always added.
+        attentions: Names from `ATTENTIONS`, by default all. The control "none" is always added.
         seeds: Number of runs with each attention.
         protocol: Evaluation protocol. If it is not the default, it is also written to `protocol.yaml`.
         overwrite: Delete the comparison in `output`.
@@ -68,10 +69,12 @@ def compare(
     """
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise CCSegformerError("compare runs in a single process; start it without torchrun")
-    models = [*dict.fromkeys(name for name in attentions if name != "none"), "none"]
-    if len(models) == 1 or not set(models) <= set(get_args(Attention)):
+    known = [name for name in ATTENTIONS if name != CONTROL]
+    attentions = known if attentions is None else attentions
+    models = [*dict.fromkeys(name for name in attentions if name != CONTROL), CONTROL]
+    if len(models) == 1 or not set(models) <= set(ATTENTIONS):
         raise CCSegformerError(
-            f"attentions must be efficient, criss_cross or both, not {', '.join(attentions) or 'empty'}"
+            f"attentions must be some of {', '.join(known)}, not {', '.join(attentions) or 'empty'}"
         )
     if seeds < 1:
         raise CCSegformerError(f"seeds must be at least 1, not {seeds}")
@@ -131,7 +134,7 @@ def _claim(output: Path, recipe: Recipe, overwrite: bool) -> None:
     if (output / "config.json").exists():
         raise OutputError(f"{output}: contains a model, not a comparison; choose another folder")
     if overwrite:
-        for attention in get_args(Attention):
+        for attention in ATTENTIONS:
             for folder in output.glob(f"{attention}-seed*/"):
                 shutil.rmtree(folder)
         for name in ("results.json", "report.html", "protocol.yaml"):
@@ -163,7 +166,8 @@ def _train_and_score(
     for place, (seed, attention) in enumerate(jobs):
         left = len(jobs) - place
         remaining = f", about {duration(left * sum(seconds) / len(seconds))} left in total" if seconds else ""
-        console.print(f"[bold]{place + 1} of {len(jobs)}: {LABELS[attention]}, seed {seed}[/bold]{remaining}")
+        label = ATTENTIONS[attention].label
+        console.print(f"[bold]{place + 1} of {len(jobs)}: {label}, seed {seed}[/bold]{remaining}")
         folder, begin = output / f"{attention}-seed{seed}", time.monotonic()
         if (folder / "model.safetensors").exists():
             console.print(f"{folder}: already trained, scoring again")

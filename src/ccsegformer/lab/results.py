@@ -15,9 +15,9 @@ from ccsegformer.lab.verdict import Counts, Difference, Verdict, mean_iou_from_c
 from ccsegformer.labelling.engine import open_engine
 from ccsegformer.labelling.labeller import predict_labels
 from ccsegformer.labelling.loading import load_model
+from ccsegformer.models.attention import ATTENTIONS
 from ccsegformer.report._html import as_rgb
 from ccsegformer.report.page import Example
-from ccsegformer.report.table import LABELS
 from ccsegformer.training.recipe import Recipe
 
 
@@ -88,9 +88,9 @@ def choose_examples(
     order = [int(place) for place in np.argsort(-leads, kind="stable") if np.isfinite(leads[place])]
     captions: dict[int, str] = {}
     if order:
-        captions[order[0]] = f"Best for {LABELS[first].lower()}"
+        captions[order[0]] = f"Best for {ATTENTIONS[first].label.lower()}"
         captions.setdefault(order[len(order) // 2], "Median")
-        captions.setdefault(order[-1], f"Best for {LABELS[second].lower()}")
+        captions.setdefault(order[-1], f"Best for {ATTENTIONS[second].label.lower()}")
     samples = [dataset[place] for place in captions]
     predictions: dict[str, list[NDArray[np.integer]]] = {}
     for run in runs:

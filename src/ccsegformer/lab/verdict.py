@@ -11,7 +11,8 @@ from typing import TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-NAMES = {"criss_cross": "criss-cross attention", "efficient": "efficient attention", "none": "no attention"}
+from ccsegformer.models.attention import ATTENTIONS, CONTROL
+
 CONFIDENCE = 0.95
 RESAMPLES = 2000
 BOOTSTRAP_SEED = 0
@@ -99,7 +100,7 @@ def judge(counts: Mapping[str, Counts]) -> Verdict:
     then over the control; `intervals` belong to each model's own mean IoU.
 
     Args:
-        counts: Counts (seeds, images, 3, K) of the same images by attention, including the control "none".
+        counts: Counts (seeds, images, 3, K) of the same images by attention, including `CONTROL`.
     """
     seeds, images = next(iter(counts.values())).shape[:2]
     resampled = bootstrap(counts) if images >= FEWEST_IMAGES else None
@@ -118,9 +119,9 @@ def judge(counts: Mapping[str, Counts]) -> Verdict:
             "told_apart": clear and bool((gaps > 0).all() or (gaps < 0).all()),
         }
 
-    ranked = sorted(by_seed.keys() - {"none"}, key=lambda model: (-by_seed[model].mean(), model))
+    ranked = sorted(by_seed.keys() - {CONTROL}, key=lambda model: (-by_seed[model].mean(), model))
     between = [difference(ranked[0], other) for other in ranked[1:]]
-    control = difference(ranked[0], "none")
+    control = difference(ranked[0], CONTROL)
     judges = control["told_apart"] and control["difference"] > 0
     sample = f"{images} held-back images, {'one seed' if seeds == 1 else f'{seeds} seeds'}"
     return {
@@ -142,21 +143,21 @@ def judge(counts: Mapping[str, Counts]) -> Verdict:
 
 
 def _headline(between: Sequence[Difference], control: Difference, judges: bool, images: int) -> str:
-    first = NAMES[control["first"]]
+    first = ATTENTIONS[control["first"]].phrase
     if images < FEWEST_IMAGES:
         return f"Too few held-back images ({images}) to compare the models"
     if not judges:
         return "No gain from attention could be shown on these data"
     if not between:
         return f"{_capital(first)} is better than no attention"
-    second = NAMES[between[0]["second"]]
+    second = ATTENTIONS[between[0]["second"]].phrase
     if between[0]["told_apart"]:
         return f"{_capital(first)} is ahead of {second}"
     return f"No difference between {first} and {second} could be shown"
 
 
 def _difference_sentence(pair: Difference, sample: str) -> str:
-    first, second = NAMES[pair["first"]], NAMES[pair["second"]]
+    first, second = ATTENTIONS[pair["first"]].phrase, ATTENTIONS[pair["second"]].phrase
     lead, evidence = signed(pair["difference"]), f"({_interval(pair)}; {sample})"
     if pair["told_apart"]:
         return f"{_capital(first)} is ahead of {second} by {lead} mIoU {evidence}."
@@ -166,7 +167,7 @@ def _difference_sentence(pair: Difference, sample: str) -> str:
 
 
 def _control_sentence(pair: Difference, judges: bool) -> str:
-    first, lead = NAMES[pair["first"]], pair["difference"]
+    first, lead = ATTENTIONS[pair["first"]].phrase, pair["difference"]
     control = "the control, the same network without attention,"
     if judges:
         finding = f"{control} is {signed(lead)} mIoU behind {first} ({_interval(pair)})"

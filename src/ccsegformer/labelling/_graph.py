@@ -21,13 +21,9 @@ from transformers.models.segformer.modeling_segformer import (
 )
 
 from ccsegformer.models import CrissCrossSegformerForSemanticSegmentation, CrissCrossSegformerModel
-from ccsegformer.models.attention import (
-    CCNetAttention,
-    CrissCrossAttention,
-    EfficientSelfAttention,
-    LePE,
-    SequenceReduction,
-)
+from ccsegformer.models.attention.ccnet import CCNetAttention
+from ccsegformer.models.attention.criss_cross import CrissCrossAttention, LePE
+from ccsegformer.models.attention.efficient import EfficientSelfAttention, SequenceReduction
 from ccsegformer.models.decode_head import FoldedDecodeHead, is_plain
 from ccsegformer.models.layer import CrissCrossSegformerLayer, DepthWiseConv, MixFFN
 from ccsegformer.models.modeling_ccsegformer import CrissCrossSegformerStage

@@ -91,7 +91,7 @@ def window_memory(
         dtype: of the scene's values.
     """
     pixels = window**2
-    copies = 9 if "criss_cross" in config.stage_attention else 5
+    copies = 5 if {"efficient", "none"}.issuperset(config.stage_attention) else 9
     maps = copies * config.hidden_sizes[0] / 16
     maps += sum(width / 4 ** (stage + 2) for stage, width in enumerate(config.hidden_sizes))
     logits = 3 * config.num_labels / 16
@@ -143,7 +143,11 @@ def window_for_memory(
         overlap = default_overlap(window)
         return base + window_memory(config, window, overlap, in_bands=in_bands, dtype=dtype)
 
-    best = FASTEST_WINDOW[config.stage_attention[0]] if on_cpu else LARGEST_WINDOW
+    best = (
+        FASTEST_WINDOW.get(config.stage_attention[0], min(FASTEST_WINDOW.values()))
+        if on_cpu
+        else LARGEST_WINDOW
+    )
     for window in range(best, SMALLEST_WINDOW - 1, -STEP):
         if needed(window) <= memory:
             return window

@@ -38,7 +38,7 @@ for _ours in ("CrissCrossSegformerModel", "CrissCrossSegformerForSemanticSegment
 
 
 @dataclasses.dataclass(frozen=True)
-class LoadReport:
+class LoadSummary:
     """What became of each parameter and buffer, by name, sorted.
 
     Attributes:
@@ -71,10 +71,8 @@ class LoadReport:
         return "\n".join(lines)
 
 
-def load_checkpoint(
-    model_class: type, from_pretrained: Callable[..., Any], name_or_path: Any, *args: Any, **kwargs: Any
-) -> Any:
-    """`from_pretrained` with overrides, strictness and a report; see the model's `from_pretrained`."""
+def load_checkpoint(from_pretrained: Callable[..., Any], name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+    """`from_pretrained` with overrides, strictness and a summary; see the model's `from_pretrained`."""
     if name_or_path is None:  # transformers' way to build a model from a state dict in memory
         return from_pretrained(name_or_path, *args, **kwargs)
     saved = saved_config(name_or_path, {key: kwargs[key] for key in _FINDING if key in kwargs})
@@ -105,14 +103,14 @@ def load_checkpoint(
         ) from error
     except SafetensorError as error:
         raise CheckpointError(f"{name_or_path}: damaged model.safetensors: {_first_line(error)}") from error
-    report = _account(model, information, saved, str(name_or_path))
+    summary = _account(model, information, saved, str(name_or_path))
     if config is not wanted:
-        report = dataclasses.replace(report, adapted=_adapt_bands(model, wanted.num_channels, rgb_bands))
+        summary = dataclasses.replace(summary, adapted=_adapt_bands(model, wanted.num_channels, rgb_bands))
         for key in ("num_channels", "band_means", "band_stds"):
             setattr(model.config, key, getattr(wanted, key))
-    if (report.new or report.dropped or report.adapted) and os.environ.get("RANK", "0") == "0":
-        print(report.table(), file=sys.stderr)
-    return (model, {**information, "report": report}) if wants_information else model
+    if (summary.new or summary.dropped or summary.adapted) and os.environ.get("RANK", "0") == "0":
+        print(summary.table(), file=sys.stderr)
+    return (model, {**information, "summary": summary}) if wants_information else model
 
 
 def with_current_names(model: PreTrainedModel, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -157,8 +155,8 @@ def _override(
         raise CheckpointError(f"{name_or_path}: {_first_line(error)}") from error
 
 
-def _account(model: Any, information: dict[str, Any], saved: dict[str, Any], source: str) -> LoadReport:
-    """The report, or an error when something is missing, superfluous or misshapen without a reason."""
+def _account(model: Any, information: dict[str, Any], saved: dict[str, Any], source: str) -> LoadSummary:
+    """The summary, or an error when something is missing, superfluous or misshapen without a reason."""
     missing = set(information["missing_keys"])
     unexpected = set(information["unexpected_keys"])
     misshapen = {name: (theirs, ours) for name, theirs, ours in information["mismatched_keys"]}
@@ -187,7 +185,7 @@ def _account(model: Any, information: dict[str, Any], saved: dict[str, Any], sou
             raise CheckpointError(
                 f"{source}: {name} is {tuple(theirs)} in the weights, {tuple(ours)} in the model"
             )
-    return LoadReport(
+    return LoadSummary(
         source,
         loaded=tuple(sorted(loaded)),
         new=tuple(sorted(missing | set(misshapen))),

@@ -5,7 +5,8 @@ from typing import Any, Self
 from huggingface_hub.dataclasses import strict
 from transformers import SegformerConfig
 
-ATTENTIONS = ("criss_cross", "efficient", "none")
+from ccsegformer.models.attention import ATTENTIONS
+
 PROJECTIONS = ("multi_head", "ccnet")
 
 # Table 6 of the SegFormer paper (https://arxiv.org/abs/2105.15203): widths, depths, decoder width.

@@ -14,7 +14,7 @@ from transformers.models.segformer.modeling_segformer import (
     SegformerMixMLP,
 )
 
-from ccsegformer.models.attention import CCNetAttention, CrissCrossAttention, EfficientSelfAttention
+from ccsegformer.models.attention import ATTENTIONS
 from ccsegformer.models.configuration_ccsegformer import CrissCrossSegformerConfig
 
 
@@ -29,17 +29,12 @@ class CrissCrossSegformerLayer(GradientCheckpointingLayer):
 
     def __init__(self, config: CrissCrossSegformerConfig, stage: int, drop_path: float) -> None:
         super().__init__()
-        hidden_size, num_heads = config.hidden_sizes[stage], config.num_attention_heads[stage]
-        kind = config.stage_attention[stage]
-        self.has_attention = kind != "none"
-        if self.has_attention:
+        hidden_size = config.hidden_sizes[stage]
+        attention = ATTENTIONS[config.stage_attention[stage]].build(config, stage)
+        self.has_attention = attention is not None
+        if attention is not None:
             self.layernorm_before = nn.LayerNorm(hidden_size)
-        if kind == "efficient":
-            self.attention: nn.Module = EfficientSelfAttention(config, stage)
-        elif kind == "criss_cross" and config.projection == "ccnet":
-            self.attention = CCNetAttention(hidden_size, config.recurrence)
-        elif kind == "criss_cross":
-            self.attention = CrissCrossAttention(hidden_size, num_heads, config.recurrence, lepe=config.lepe)
+            self.attention = attention
         self.drop_path = SegformerDropPath(drop_path) if drop_path > 0 else nn.Identity()
         self.layernorm_after = nn.LayerNorm(hidden_size)
         widened = int(hidden_size * config.mlp_ratios[stage])

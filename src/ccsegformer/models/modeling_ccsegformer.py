@@ -21,9 +21,8 @@ from transformers.models.segformer.modeling_segformer import (
 from transformers.utils.generic import can_return_tuple
 
 from ccsegformer.errors import CheckpointError
-from ccsegformer.models.attention import CCNetAttention, LePE
 from ccsegformer.models.checkpoints import (
-    LoadReport,
+    LoadSummary,
     load_checkpoint,
     saved_attention,
     saved_config,
@@ -80,14 +79,12 @@ class CrissCrossSegformerPreTrainedModel(SegformerPreTrainedModel):
         """Convolutions begin as in the authors' code, not as transformers' 0.02, which all but silences
         the depthwise ones: normal with the variance 2 / fan-out; the classifier with 0.01."""
         super()._init_weights(module)
-        if isinstance(module, LePE):
-            initialization.zeros_(module.weight)
+        if hasattr(module, "set_initial_weights"):
+            module.set_initial_weights()
         elif isinstance(module, nn.Conv2d):
             fan_out = math.prod(module.kernel_size) * module.out_channels // module.groups
             is_classifier = getattr(self, "decode_head", None) and module is self.decode_head.classifier
             initialization.normal_(module.weight, std=0.01 if is_classifier else math.sqrt(2 / fan_out))
-        elif isinstance(module, CCNetAttention):
-            initialization.zeros_(module.gamma)
 
     def load_state_dict(self, state_dict: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Any:
         """As torch's, and takes the names that `save_pretrained` writes, which are the hub's.
@@ -107,14 +104,14 @@ class CrissCrossSegformerPreTrainedModel(SegformerPreTrainedModel):
         `num_channels` the first convolution is adapted; `rgb_bands=(r, g, b)` says which bands, from 0, are
         red, green and blue.
 
-        With `output_loading_info=True` returns (model, information), where `information["report"]` is the
-        `LoadReport`.
+        With `output_loading_info=True` returns (model, information), where `information["summary"]` is the
+        `LoadSummary`.
 
         Raises:
             CheckpointError: nothing there, pickled weights, another architecture, or weights that are
                 missing, superfluous or of another shape with no override to explain it.
         """
-        return load_checkpoint(cls, super().from_pretrained, pretrained_model_name_or_path, *args, **kwargs)
+        return load_checkpoint(super().from_pretrained, pretrained_model_name_or_path, *args, **kwargs)
 
 
 class CrissCrossSegformerModel(CrissCrossSegformerPreTrainedModel):
@@ -200,8 +197,8 @@ class CrissCrossSegformerForSemanticSegmentation(CrissCrossSegformerPreTrainedMo
 
 def load_pretrained(
     name_or_path: str, **overrides: Any
-) -> tuple[CrissCrossSegformerForSemanticSegmentation, LoadReport]:
-    """Load a checkpoint to train further, as `from_pretrained`, with its report.
+) -> tuple[CrissCrossSegformerForSemanticSegmentation, LoadSummary]:
+    """Load a checkpoint to train further, as `from_pretrained`, with the summary of what was loaded.
 
     Raises:
         CheckpointError: as `from_pretrained`.
@@ -209,7 +206,7 @@ def load_pretrained(
     model, information = CrissCrossSegformerForSemanticSegmentation.from_pretrained(
         name_or_path, output_loading_info=True, **overrides
     )
-    return model, information["report"]
+    return model, information["summary"]
 
 
 def load_trained(name_or_path: str) -> CrissCrossSegformerForSemanticSegmentation:
@@ -219,9 +216,9 @@ def load_trained(name_or_path: str) -> CrissCrossSegformerForSemanticSegmentatio
         CheckpointError: as `from_pretrained`, or parts that were never trained, such as an encoder's head.
     """
     attention = saved_attention(saved_config(name_or_path, {}))
-    model, report = load_pretrained(name_or_path, attention=attention)
-    if report.new or report.dropped:
-        unfit = (report.new or report.dropped)[0]
+    model, summary = load_pretrained(name_or_path, attention=attention)
+    if summary.new or summary.dropped:
+        unfit = (summary.new or summary.dropped)[0]
         raise CheckpointError(
             f"{name_or_path}: not a trained segmentation model ({unfit} does not fit); train one from it, "
             "as the recipe's model.pretrained"

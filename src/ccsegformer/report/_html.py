@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ccsegformer.config.protocol import EvaluationProtocol
+from ccsegformer.models.attention import ATTENTIONS
 from ccsegformer.report.table import number, span
 
 LONGEST_SIDE = 1024
@@ -26,6 +27,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals["attentions"] = ATTENTIONS
     environment.filters |= {
         "number": number,
         "span": span,

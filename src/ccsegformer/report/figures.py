@@ -16,15 +16,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
+from ccsegformer.models.attention import ATTENTIONS
+
 INK, QUIET, RULE = "#010101", "#020202", "#030303"
-SERIES = {"criss_cross": "#040404", "efficient": "#050505", "none": "#060606"}
-CSS_VARIABLES = {
-    INK: "ink",
-    QUIET: "quiet",
-    RULE: "rule",
-    **{color: model.replace("_", "-") for model, color in SERIES.items()},
-}
-MARKERS = {"criss_cross": "o", "efficient": "s", "none": "D"}
 POINTS = 400
 """A curve is thinned to about as many points; more cannot be seen."""
 
@@ -41,8 +35,8 @@ def loss_curves(curves: Mapping[str, Sequence[LossCurve]], title: str) -> str:
             steps, losses = np.array(run, dtype=np.float64).reshape(-1, 2).T
             losses = np.maximum(losses, 1e-6)  # 0 has no place on a logarithmic scale
             every = max(1, len(steps) // POINTS)
-            axes.plot(steps[::every], losses[::every], color=SERIES[model], linewidth=0.7, alpha=0.3)
-            axes.plot(steps[::every], _smooth(losses)[::every], color=SERIES[model], linewidth=1.8)
+            axes.plot(steps[::every], losses[::every], color=_color(model), linewidth=0.7, alpha=0.3)
+            axes.plot(steps[::every], _smooth(losses)[::every], color=_color(model), linewidth=1.8)
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -64,7 +58,8 @@ def class_scores(scores: Mapping[str, Mapping[str, float | None]], title: str) -
         if np.isfinite(values).any():
             axes.hlines(row, np.nanmin(values), np.nanmax(values), color=RULE, linewidth=3, zorder=1)
     for model, values in zip(scores, table, strict=True):
-        axes.scatter(values, rows, s=38, marker=MARKERS[model], color=SERIES[model], alpha=0.9, zorder=2)
+        marker = ATTENTIONS[model].marker
+        axes.scatter(values, rows, s=38, marker=marker, color=_color(model), alpha=0.9, zorder=2)
     axes.set_yticks(rows, [_label(name) for name in names])
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.set_xlim(-0.01, 1.01)
@@ -83,14 +78,14 @@ def image_scores(scores: Mapping[str, Sequence[float | None]], labels: Mapping[s
             place + shuffle.uniform(-0.22, 0.22, len(known)),
             known,
             s=11,
-            marker=MARKERS[model],
-            color=SERIES[model],
+            marker=ATTENTIONS[model].marker,
+            color=_color(model),
             alpha=0.45,
             linewidths=0,
         )
         if len(known):
             low, middle, high = np.quantile(known, [0.25, 0.5, 0.75])
-            axes.vlines(place + 0.36, low, high, color=SERIES[model], linewidth=4)
+            axes.vlines(place + 0.36, low, high, color=_color(model), linewidth=4)
             axes.hlines(middle, place - 0.3, place + 0.42, color=INK, linewidth=1.2, zorder=3)
     axes.set_xticks(range(len(scores)), [labels[model] for model in scores])
     axes.set_xlim(-0.55, len(scores) - 0.45)
@@ -106,7 +101,7 @@ def image_differences(
     figure, axes = _canvas(4.5, 3.6)
     pairs = zip(scores[first], scores[second], strict=True)
     leads = np.sort(_known([a - b for a, b in pairs if a is not None and b is not None]))[::-1]
-    colors = [SERIES[first] if lead > 0 else SERIES[second] for lead in leads]
+    colors = [_color(first if lead > 0 else second) for lead in leads]
     axes.bar(range(len(leads)), leads, width=0.85 if len(leads) < 150 else 1, color=colors)
     axes.axhline(0, color=INK, linewidth=0.8)
     span = max(0.01, float(np.abs(leads).max(initial=0))) * 1.05
@@ -121,6 +116,11 @@ def image_differences(
     )
     axes.yaxis.grid(True)
     return _svg(figure, title)
+
+
+def _color(model: str) -> str:
+    """Return the stand-in colour of an attention."""
+    return "#" + 3 * f"{4 + list(ATTENTIONS).index(model):02x}"
 
 
 def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
@@ -146,7 +146,9 @@ def _svg(figure: Figure, title: str) -> str:
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.DOTALL)
     svg = re.sub(r"font-family: [^;\"]*;? ?", "", svg)
-    for color, variable in CSS_VARIABLES.items():
+    variables = {INK: "ink", QUIET: "quiet", RULE: "rule"}
+    variables |= {_color(model): model.replace("_", "-") for model in ATTENTIONS}
+    for color, variable in variables.items():
         svg = svg.replace(color, f"var(--{variable})")
     used = set(re.findall(r"(?:url\(|href=\")#([\w-]+)", svg))
     svg = re.sub(r' id="([\w.-]+)"', lambda match: match[0] if match[1] in used else "", svg)

@@ -12,9 +12,10 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from ccsegformer.data.labels import Classes, colorize
+from ccsegformer.models.attention import ATTENTIONS
 from ccsegformer.report import figures
 from ccsegformer.report._html import environment, panel, protocol_words
-from ccsegformer.report.table import LABELS, model_label, number, table_rows
+from ccsegformer.report.table import model_label, number, table_rows
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def render_page(results: dict[str, Any], examples: list[Example]) -> str:
             rows=table_rows(results),
             charts=_charts(results),
             leads=_leads(results),
-            pair_label=f"{LABELS[pair['first']].lower()} and {LABELS[pair['second']].lower()}",
+            pair_label=" and ".join(ATTENTIONS[pair[key]].label.lower() for key in ("first", "second")),
             legend=[
                 (name, f"rgb{color}") for name, color in zip(classes.names, classes.palette, strict=True)
             ],
@@ -70,12 +71,13 @@ def _charts(results: dict[str, Any]) -> dict[str, Markup]:
     }
     losses = {attention: [run["loss"] for run in model["runs"]] for attention, model in models.items()}
     first, second = pair["first"], pair["second"]
-    lead = f"{LABELS[first]} minus {LABELS[second].lower()}: mean IoU of each held-back image"
+    labels = {name: ATTENTIONS[name].label for name in models}
+    lead = f"{labels[first]} minus {labels[second].lower()}: mean IoU of each held-back image"
     svgs = {
         "loss": figures.loss_curves(losses, "Training loss by step, for each model"),
         "classes": figures.class_scores(ious, "IoU of each class, for each model; the table has the numbers"),
         "images": figures.image_scores(
-            scores, LABELS, "Mean IoU of each held-back image, for each model, with quartiles"
+            scores, labels, "Mean IoU of each held-back image, for each model, with quartiles"
         ),
         "differences": figures.image_differences(first, second, scores, lead),
     }
@@ -86,11 +88,12 @@ def _leads(results: dict[str, Any]) -> str:
     """On how many images which of the two models is better."""
     pair, models = results["verdict"]["differences"][0], results["models"]
     first, second = pair["first"], pair["second"]
+    labels = ATTENTIONS[first].label, ATTENTIONS[second].label.lower()
     both = zip(models[first]["image_miou"], models[second]["image_miou"], strict=True)
     leads = [a - b for a, b in both if a is not None and b is not None]
     ahead, behind = sum(lead > 0 for lead in leads), sum(lead < 0 for lead in leads)
     return (
-        f"{LABELS[first]} minus {LABELS[second].lower()}, on the same image: the former is better "
+        f"{labels[0]} minus {labels[1]}, on the same image: the former is better "
         f"on {ahead} of {len(leads)}, the latter on {behind}."
     )
 
@@ -102,9 +105,9 @@ def _example(example: Example, classes: Classes) -> dict[str, Any]:
         panel(colorize(example.truth, classes), "Truth", f"{example.name}: the true classes"),
     ]
     for attention, labels in example.predictions.items():
-        score = example.scores[attention]
-        alt = f"{example.name}: classes predicted with {LABELS[attention].lower()}, mean IoU {number(score)}"
-        shown = panel(colorize(labels, classes), LABELS[attention], alt)
+        score, label = example.scores[attention], ATTENTIONS[attention].label
+        alt = f"{example.name}: classes predicted with {label.lower()}, mean IoU {number(score)}"
+        shown = panel(colorize(labels, classes), label, alt)
         panels.append({**shown, "attention": attention, "score": score})
     return {"name": example.name, "caption": example.caption, "panels": panels}
 

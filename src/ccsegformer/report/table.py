@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-LABELS = {"criss_cross": "Criss-cross", "efficient": "Efficient", "none": "No attention"}
+from ccsegformer.models.attention import ATTENTIONS
 
 
 class Row(NamedTuple):
@@ -68,9 +68,8 @@ def print_table(results: dict[str, Any], console: Console | None = None) -> None
 
 def model_label(attention: str, model: dict[str, Any]) -> str:
     """The attention's short name, with its recurrence where that is more than one."""
-    recurrence = model["recurrence"]
-    many = attention == "criss_cross" and recurrence and recurrence > 1
-    return f"{LABELS[attention]}, R\xa0=\xa0{recurrence}" if many else LABELS[attention]
+    label, recurrence = ATTENTIONS[attention].label, model["recurrence"]
+    return f"{label}, R\xa0=\xa0{recurrence}" if recurrence and recurrence > 1 else label
 
 
 def number(value: float | None) -> str:

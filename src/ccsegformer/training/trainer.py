@@ -21,7 +21,7 @@ from ccsegformer.errors import OutputError, RecipeError, TrainingError
 from ccsegformer.models import (
     CrissCrossSegformerConfig,
     CrissCrossSegformerForSemanticSegmentation,
-    LoadReport,
+    LoadSummary,
     load_pretrained,
 )
 from ccsegformer.sources import open_dataset
@@ -53,14 +53,14 @@ class TrainingResult:
         loss_history: (step, mean loss since the entry before), from the first step to the last.
         seconds: wall-clock time of the training steps, those before a resume included.
         steps: optimizer steps.
-        load_report: what was taken over from pretrained weights; None when training began from scratch.
+        load_summary: what was taken over from pretrained weights; None when training began from scratch.
     """
 
     model: CrissCrossSegformerForSemanticSegmentation
     loss_history: list[tuple[int, float]]
     seconds: float
     steps: int
-    load_report: LoadReport | None
+    load_summary: LoadSummary | None
 
 
 def train(
@@ -107,8 +107,8 @@ def train(
         checkpoint = find_checkpoint(output, recipe, dataset.classes) if resume else None
         if is_main and not resume:
             check_unused(output, overwrite)
-        model, report = build_model(recipe, dataset.classes, inputs)
-        freeze(model, recipe.training.freeze, report.new_attention if report else None)
+        model, summary = build_model(recipe, dataset.classes, inputs)
+        freeze(model, recipe.training.freeze, summary.new_attention if summary else None)
         if is_main and not resume:
             stack.enter_context(nothing_half_begun(output))
             begin_run(output, recipe, dataset.classes)
@@ -155,12 +155,12 @@ def train(
             "loss": history,
         }
         trained = _finish(trainer, output, log)
-    return TrainingResult(trained, history, trainer.seconds(), steps, report)
+    return TrainingResult(trained, history, trainer.seconds(), steps, summary)
 
 
 def build_model(
     recipe: Recipe, classes: Classes, inputs: Inputs
-) -> tuple[CrissCrossSegformerForSemanticSegmentation, LoadReport | None]:
+) -> tuple[CrissCrossSegformerForSemanticSegmentation, LoadSummary | None]:
     """The recipe's model for classes and bands, from scratch (drawn from torch's generator) or pretrained.
 
     Its weights are float32.
@@ -189,14 +189,16 @@ def build_model(
     if wanted.pretrained is None:
         return CrissCrossSegformerForSemanticSegmentation(config), None
     # In half precision most of a training step would be rounded away, so float32 whatever the file holds.
-    model, report = load_pretrained(wanted.pretrained, rgb_bands=inputs.rgb, dtype=torch.float32, **overrides)
+    model, summary = load_pretrained(
+        wanted.pretrained, rgb_bands=inputs.rgb, dtype=torch.float32, **overrides
+    )
     for key in ("hidden_sizes", "depths"):
         found, expected = list(getattr(model.config, key)), list(getattr(config, key))
         if found != expected:
             raise RecipeError(
                 f"model.size: {wanted.size} has {key} {expected}, but {wanted.pretrained} has {found}"
             )
-    return model, report
+    return model, summary
 
 
 def _count_steps(recipe: Recipe, images: int) -> int:

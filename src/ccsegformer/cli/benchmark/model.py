@@ -1,10 +1,10 @@
 """`ccsegformer benchmark model`."""
 
-from enum import StrEnum
 from typing import Annotated, Literal
 
 import typer
 
+from ccsegformer.cli._arguments import AttentionOption, attentions_or_usage_error
 from ccsegformer.cli.benchmark._options import (
     BatchOption,
     DtypeOption,
@@ -12,13 +12,6 @@ from ccsegformer.cli.benchmark._options import (
     RoundsOption,
     TrainingOption,
 )
-
-
-class Attention(StrEnum):
-    """What ours computes with."""
-
-    EFFICIENT = "efficient"
-    CRISS_CROSS = "criss_cross"
 
 
 def model(
@@ -34,10 +27,7 @@ def model(
             show_default=False,
         ),
     ] = None,
-    attention: Annotated[
-        list[Attention] | None,
-        typer.Option(help="Attention of our models. Can be repeated. Default: both.", show_default=False),
-    ] = None,
+    attention: AttentionOption = None,
     batch: BatchOption = 1,
     training: TrainingOption = False,
     dtype: DtypeOption = "float32",
@@ -78,7 +68,7 @@ def model(
     plan = plan_models(
         variant or ["b0"],
         size or [512, 1024],
-        [each.value for each in attention or Attention],
+        attentions_or_usage_error(attention),
         batch=batch,
         training=training,
         dtype=dtype,
