@@ -34,7 +34,7 @@ def no_fresh_process(monkeypatch):
 
 @pytest.fixture
 def data(tmp_path):
-    """Four training images and three held-back images, one of which is ignored entirely."""
+    """Four training images and three held-out images, one of which is ignored entirely."""
     root = tmp_path / "data"
     generator = np.random.default_rng(0)
     for split, count in (("training", 4), ("validation", 3)):

@@ -69,7 +69,7 @@ def test_a_clear_winner_is_named():
     lead = verdict["differences"][0]
     assert lead["interval"][0] < lead["difference"] < lead["interval"][1]
     assert f"ahead of efficient attention by {lead['difference']:.3f} mIoU" in verdict["attention"]
-    assert "40 held-back images, one seed" in verdict["attention"]
+    assert "40 held-out images, one seed" in verdict["attention"]
     assert verdict["control"].startswith("Attention helps")
     assert "one seed" in verdict["caveat"]
 
@@ -126,7 +126,7 @@ def test_too_few_images_have_no_winner_and_no_interval():
     verdict = judge({"efficient": counts_of(0.5, images=few), "none": counts_of(0.9, images=few)})
     assert verdict["intervals"] == {"efficient": None, "none": None}
     assert not verdict["judges_attention"]
-    assert verdict["headline"].startswith("Too few held-back images (9)")
+    assert verdict["headline"].startswith("Too few held-out images (9)")
 
 
 def test_one_attention_is_compared_with_the_control_only():

@@ -53,10 +53,8 @@ def evaluate(
 
     from ccsegformer.config.protocol import DEFAULT, load_protocol, with_precision
     from ccsegformer.evaluation.evaluate import evaluate as score
-    from ccsegformer.evaluation.evaluate import write_confusion, write_metrics
-    from ccsegformer.files import write_atomically
     from ccsegformer.labelling.loading import load_engine
-    from ccsegformer.report.failures import render_failures, worst_images
+    from ccsegformer.report.evaluation import write_evaluation
     from ccsegformer.report.scores import print_scores
     from ccsegformer.sources import open_dataset, with_options
 
@@ -71,17 +69,8 @@ def evaluate(
     if process.is_main_process:
         print_scores(evaluation)
         if output is not None:
-            page = render_failures(
-                evaluation,
-                dataset.classes,
-                worst_images(opened, dataset, evaluation, chosen),
-                model=model,
-                data=data,
-                split=split,
-                command=["ccsegformer", *sys.argv[1:]],
-            )
-            write_metrics(evaluation, output / "metrics.json")
-            write_confusion(evaluation, output / "confusion.csv")
-            write_atomically(output / "evaluation.html", page)
-            typer.echo(f"{output / 'evaluation.html'}")
+            names = {"model": model, "data": data, "split": split}
+            command = ["ccsegformer", *sys.argv[1:]]
+            page = write_evaluation(output, evaluation, opened, dataset, chosen, **names, command=command)
+            typer.echo(f"{page}")
     process.destroy_process_group()

@@ -45,7 +45,7 @@ def compare(
     command: str | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Train a model with each attention and one without, and compare them on held-back images.
+    """Train a model with each attention and one without, and compare them on held-out images.
 
     Writes `results.json` (the returned dictionary), `report.html`, `recipe.yaml` and one model folder
     `ATTENTION-seedN` per run. The models differ only in `model.attention`; run n uses the seed

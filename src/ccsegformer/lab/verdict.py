@@ -123,7 +123,7 @@ def judge(counts: Mapping[str, Counts]) -> Verdict:
     between = [difference(ranked[0], other) for other in ranked[1:]]
     control = difference(ranked[0], CONTROL)
     judges = control["told_apart"] and control["difference"] > 0
-    sample = f"{images} held-back images, {'one seed' if seeds == 1 else f'{seeds} seeds'}"
+    sample = f"{images} held-out images, {'one seed' if seeds == 1 else f'{seeds} seeds'}"
     return {
         "headline": _headline(between, control, judges, images),
         "attention": " ".join(_difference_sentence(pair, sample) for pair in between),
@@ -145,7 +145,7 @@ def judge(counts: Mapping[str, Counts]) -> Verdict:
 def _headline(between: Sequence[Difference], control: Difference, judges: bool, images: int) -> str:
     first = ATTENTIONS[control["first"]].phrase
     if images < FEWEST_IMAGES:
-        return f"Too few held-back images ({images}) to compare the models"
+        return f"Too few held-out images ({images}) to compare the models"
     if not judges:
         return "No gain from attention could be shown on these data"
     if not between:
