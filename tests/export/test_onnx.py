@@ -11,8 +11,8 @@ import torch
 from onnx import TensorProto
 
 import ccsegformer
-from ccsegformer.export._onnx import quiet_onnxscript
 from ccsegformer.export import describe, export
+from ccsegformer.export._onnx import quiet_onnxscript
 from ccsegformer.ops import criss_cross_attention
 from ccsegformer.ops.reference import reference_criss_cross_attention
 from tests.export.test_export import CCNET, CLASSES, RECURRENT, TINY, assert_logits_agree, inputs, tiny

@@ -60,7 +60,7 @@ def panel(
     is_labels: bool = True,
     longest_side: int = LONGEST_SIDE,
 ) -> dict[str, Any]:
-    """Return an RGB picture (H, W, 3) in the form that the templates take; labels keep their exact colours."""
+    """Encode an RGB picture (H, W, 3) for the templates; labels keep their exact colours."""
     picture = Image.fromarray(pixels)
     shown = Image.Resampling.NEAREST if is_labels else Image.Resampling.LANCZOS
     picture.thumbnail((longest_side, longest_side), shown)

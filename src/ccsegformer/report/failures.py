@@ -117,9 +117,9 @@ def confusion_rows(
 ) -> list[tuple[str, list[Cell]]]:
     """Return the rows of a confusion matrix: true classes, with the share of each predicted class.
 
-    Classes are sorted by label. If there are more than `MATRIX_CLASSES`, only those with the largest shortfall
-    and the classes that they are confused with are shown; the last row and column merge all others. A row
-    without true pixels has no cells.
+    Classes are sorted by label. If there are more than `MATRIX_CLASSES`, only those with the largest
+    shortfalls and the classes that they are confused with are shown; the last row and column merge all
+    others. A row without true pixels has no cells.
     """
     counts: NDArray[np.int64] = np.asarray(confusion, dtype=np.int64)
     names = {of.name: of.label for of in losses}
@@ -194,6 +194,6 @@ def _summary(losses: Sequence[ClassLoss]) -> str:
     names = ", ".join(of.name for of in worst[:-1]) + (" and " if worst[1:] else "") + worst[-1].name
     account = "account" if worst[1:] else "accounts"
     return (
-        f"The data set's mIoU is {number(missing)} below 1. {names} {account} for {share:.0%} of this shortfall; "
-        f"{worst[0].name} is most often confused with {worst[0].confused_with}."
+        f"The data set's mIoU is {number(missing)} below 1. {names} {account} for {share:.0%} of this "
+        f"shortfall; {worst[0].name} is most often confused with {worst[0].confused_with}."
     )

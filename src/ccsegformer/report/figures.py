@@ -1,7 +1,7 @@
 """Charts of a comparison, as SVG that takes its colours and font from the surrounding page.
 
-Each function takes numbers and returns one `<svg>` element. Charts are drawn in placeholder colours, which are
-then replaced by the page's CSS variables, so that they follow light and dark mode.
+Each function takes numbers and returns one `<svg>` element. Charts are drawn in placeholder colours, which
+are then replaced by the page's CSS variables, so that they follow light and dark mode.
 """
 
 import html
@@ -138,7 +138,7 @@ def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
 
 
 def _svg(figure: Figure, title: str) -> str:
-    """Return the figure as an `<svg>` element with an accessible title and without its own colours and fonts."""
+    """Return an `<svg>` element with an accessible title, without its own colours and fonts."""
     buffer = io.StringIO()
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})

@@ -63,7 +63,7 @@ def measure(specifications: Specifications, rounds: int, limits: Mapping[str, fl
         found = contest(specifications, rounds, folder)
         truths: dict[str, Path] = {}
         rows = [
-            _check(name, specification, found[name], limits, truths, folder)
+            _measurement(name, specification, found[name], limits, truths, folder)
             for name, specification in specifications.items()
         ]
     return add_ratios(rows)
@@ -100,7 +100,7 @@ def _median_seconds(row: Measurement) -> float:
     return median(row.seconds)
 
 
-def _check(
+def _measurement(
     name: str,
     specification: Specification,
     found: dict[str, Any],
