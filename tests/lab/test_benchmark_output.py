@@ -19,10 +19,9 @@ def test_the_plot_shows_slopes() -> None:
 def test_the_plot_distinguishes_contenders() -> None:
     theirs = [f"transformers{way}" for way in ("", ", channels-last", ", in OpenVINO")]
     ours = [f"{name}{way}" for name in ("efficient", "criss_cross") for way in ("", ", eager")]
+    against = dict.fromkeys(ours, "transformers")
     rows = [
-        Measurement(
-            name, 64, 64, seconds=[1.0], peak_mib=1.0, against="transformers" if name in ours else None
-        )
+        Measurement(name, 64, 64, seconds=[1.0], peak_mib=1.0, against=against.get(name))
         for name in (*theirs, *ours)
     ]
     [part] = scaling_plot({"64 x 64": rows}, "a title").subfigs
