@@ -1,4 +1,4 @@
-"""The families of the profile."""
+"""The profile assigns every node to a family."""
 
 import pytest
 

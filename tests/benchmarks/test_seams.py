@@ -1,4 +1,4 @@
-"""What the seams benchmark counts, on maps made by hand and by a small network."""
+"""The seams benchmark counts steps and disagreement correctly."""
 
 import numpy as np
 import pytest
@@ -9,14 +9,14 @@ from ccsegformer.labelling.windows import label_image
 from ccsegformer.models import CrissCrossSegformerConfig, CrissCrossSegformerForSemanticSegmentation
 
 
-def test_seams_lie_about_the_cuts():
+def test_seams_lie_around_the_cuts():
     seams = seam_mask(90, 160, 96, 32)
     columns = np.flatnonzero(seams[0])
     assert columns.tolist() == list(range(80 - REACH, 80 + REACH))
     assert seams[:, 80].all()
 
 
-def test_disagreement_is_told_apart():
+def test_disagreement_is_counted_on_and_off_seams():
     whole = torch.zeros(64, 128, dtype=torch.uint8)
     labels = whole.clone()
     seams = seam_mask(64, 128, 64, 0)
@@ -26,7 +26,7 @@ def test_disagreement_is_told_apart():
     assert steps(whole, whole, 64, 0) == (0, 0)
 
 
-def test_a_whole_window_agrees_with_itself_and_blending_leaves_fewer_steps_than_a_cut():
+def test_blending_leaves_fewer_steps_than_cutting():
     with torch.random.fork_rng():
         torch.manual_seed(0)
         config = CrissCrossSegformerConfig(
@@ -47,4 +47,4 @@ def test_a_whole_window_agrees_with_itself_and_blending_leaves_fewer_steps_than_
     }
     assert found[32, "logits"][2] < found[0, "none"][2]
     assert found[32, "logits"][0] < found[0, "none"][0]
-    assert found[32, "none"][0] < found[0, "none"][0], "a window is worst at its edge"
+    assert found[32, "none"][0] < found[0, "none"][0], "a window is least accurate at its edge"

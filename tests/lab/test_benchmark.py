@@ -184,9 +184,9 @@ def test_names_describe_their_contenders() -> None:
 def test_a_plan_of_models_describes_itself() -> None:
     plan = plan_models(["b0"], [64, 96], ["efficient"], threads=3, busy=True, runtime="eager")
     assert plan.name == "model-inference-float32-batch-1-threads-3-busy"
-    assert plan.title.startswith("B0 ") and plan.title.endswith("beside a busy process")
+    assert plan.title.startswith("B0 ") and plan.title.endswith("one core kept busy")
     assert list(plan.contests) == [
-        f"SegFormer-B0, 3 threads, beside a busy process, {side} x {side}" for side in (64, 96)
+        f"SegFormer-B0, 3 threads, one core kept busy, {side} x {side}" for side in (64, 96)
     ]
     assert {each["threads"] for found in plan.contests.values() for each in found.values()} == {3}
 

@@ -126,6 +126,7 @@ def test_too_few_images_have_no_winner_and_no_interval():
     verdict = judge({"efficient": counts_of(0.5, images=few), "none": counts_of(0.9, images=few)})
     assert verdict["intervals"] == {"efficient": None, "none": None}
     assert not verdict["judges_attention"]
+    assert verdict["control"].startswith("There are too few images")
     assert verdict["headline"].startswith("Too few held-out images (9)")
 
 

@@ -172,6 +172,11 @@ def _control_sentence(pair: Difference, judges: bool) -> str:
     if judges:
         finding = f"{control} is {signed(lead)} mIoU behind {first} ({_interval(pair)})"
         return f"Attention helps on these data: {finding}."
+    if pair["interval"] is None:
+        return (
+            f"There are too few images to show whether attention helps: {first} leads {control} "
+            f"by {signed(lead)} mIoU."
+        )
     if pair["told_apart"]:
         finding = f"{control} is {signed(-lead)} mIoU ahead of {first} ({_interval(pair, negated=True)})"
     else:

@@ -64,7 +64,7 @@ def plan_models(
     """
     common = {"batch": batch, "training": training, "dtype": dtype, **_this_machine(threads)}
     able, missing = supported_runtimes(common), missing_packages()
-    where = count_threads(common["threads"]) + (", beside a busy process" if busy else "")
+    where = count_threads(common["threads"]) + (", one core kept busy" if busy else "")
     contests = dict(
         model_contests(variants, sizes, attentions, compiled, where, common, able - missing.keys())
     )
@@ -74,7 +74,7 @@ def plan_models(
     suffix = (f"-threads-{threads}" if threads else "") + ("-busy" if busy else "")
     return Plan(
         f"model-{_file_name(training, dtype, batch)}{suffix}",
-        title + (", beside a busy process" if busy else ""),
+        title + (", one core kept busy" if busy else ""),
         contests,
         common,
         {name: package for name, package in missing.items() if name in able},
