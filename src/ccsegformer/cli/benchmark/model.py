@@ -1,5 +1,6 @@
 """`ccsegformer benchmark model`."""
 
+from enum import StrEnum
 from typing import Annotated, Literal
 
 import typer
@@ -14,9 +15,20 @@ from ccsegformer.cli.benchmark._options import (
 )
 
 
+class Variant(StrEnum):
+    """Sizes of SegFormer. (Typer does not support lists of literals.)"""
+
+    B0 = "b0"
+    B1 = "b1"
+    B2 = "b2"
+    B3 = "b3"
+    B4 = "b4"
+    B5 = "b5"
+
+
 def model(
     variant: Annotated[
-        list[Literal["b0", "b1", "b2", "b3", "b4", "b5"]] | None,
+        list[Variant] | None,
         typer.Option(help="Size of SegFormer. Can be repeated. Default: b0.", show_default=False),
     ] = None,
     size: Annotated[
@@ -66,7 +78,7 @@ def model(
     from ccsegformer.lab.benchmark.run import run_benchmark
 
     plan = plan_models(
-        variant or ["b0"],
+        [each.value for each in variant or [Variant.B0]],
         size or [512, 1024],
         attentions_or_usage_error(attention),
         batch=batch,
