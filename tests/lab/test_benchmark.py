@@ -59,33 +59,34 @@ def test_a_contest_gives_times_memory_and_ratios() -> None:
         assert row.gflop == pytest.approx(14 * 2 * 12 * 12 * 23 * 8 / 1e9)
 
 
+def row(name: str, seconds: list[float], peak_mib: float, failure: str | None = None) -> Measurement:
+    figures = {"gflop": 1.0, "of_bound": 0.5, "error": 1e-6}
+    return Measurement(name, 8, 8, seconds, peak_mib, **figures, failure=failure)  # type: ignore[arg-type]
+
+
 def test_ratios_are_relative_to_the_fastest_correct_rival() -> None:
-    wrong = "results disagree"
     rows = [
-        Measurement("theirs", 8, 8, [3.0, 9.0, 2.0], peak_mib=4.0),
-        Measurement("theirs, wrong", 8, 8, [1.0], peak_mib=1.0, failure=wrong),
-        Measurement("theirs, slow", 8, 8, [4.0], peak_mib=2.0),
-        Measurement("ours", 8, 8, [1.5], peak_mib=1.0),
-        Measurement("ours, wrong", 8, 8, [0.5], peak_mib=1.0, failure=wrong),
+        row("theirs", [3.0, 9.0, 2.0], 4.0),
+        row("theirs, wrong", [1.0], 1.0, "results disagree"),
+        row("theirs, slow", [4.0], 2.0),
+        row("ours", [1.5], 1.0),
+        row("ours, wrong", [0.5], 1.0, "results disagree"),
     ]
     compared = add_ratios(rows)
-    assert [row.against for row in compared] == [None, None, None, "theirs", None]
+    assert [each.against for each in compared] == [None, None, None, "theirs", None]
     assert (compared[3].faster, compared[3].memory) == (2, 0.25)
-    assert {row.faster for row in compared if row.name != "ours"} == {None}
+    assert {each.faster for each in compared if each.name != "ours"} == {None}
     text = markdown("8 x 8", compared)
-    assert text.count("×") == 1 and f"ours, wrong: {wrong}." in text
+    assert text.count("×") == 1 and "ours, wrong: results disagree." in text
 
 
 def test_without_a_correct_rival_there_are_no_ratios() -> None:
-    rows = [
-        Measurement("theirs", 8, 8, [3.0], peak_mib=4.0, failure="results disagree"),
-        Measurement("ours", 8, 8, [1.5], peak_mib=1.0),
-    ]
+    rows = [row("theirs", [3.0], 4.0, "results disagree"), row("ours", [1.5], 1.0)]
     assert add_ratios(rows) == rows
 
 
 def test_an_error_is_raised_if_no_rival_runs() -> None:
-    rows = [Measurement("theirs", 8, 8, failure="no memory"), Measurement("ours", 8, 8, [1.5], peak_mib=1.0)]
+    rows = [Measurement("theirs", 8, 8, failure="no memory"), row("ours", [1.5], 1.0)]
     with pytest.raises(CCSegformerError, match=r"^theirs: no memory$"):
         add_ratios(rows)
 
