@@ -56,7 +56,10 @@ def test_results_that_disagree_get_no_ratio(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_contender_that_fails_is_a_line() -> None:
     rows = measure(of(attention_contests([5], ["fused"], GRID)), 1, LIMITS)
     assert rows[1].seconds is None
-    assert rows[1].failure == "ValueError: the fused backend refuses: it runs on cuda, not on cpu"
+    assert (
+        rows[1].failure
+        == "ValueError: the fused backend does not support these tensors: it runs on cuda, not on cpu"
+    )
     assert rows[1].failure in markdown("5 x 5", rows)
 
 

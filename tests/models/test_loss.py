@@ -102,8 +102,8 @@ def test_autocast_takes_no_digits(compiled: bool, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda x, y: (x[:1], y), "labels (2, 28, 36) and logits (1, 5, 7, 9) are of batches of different"),
-        (lambda x, y: (x, y[:1]), "labels (1, 28, 36) and logits (2, 5, 7, 9) are of batches of different"),
+        (lambda x, y: (x[:1], y), "labels (2, 28, 36) and logits (1, 5, 7, 9) differ in batch size"),
+        (lambda x, y: (x, y[:1]), "labels (1, 28, 36) and logits (2, 5, 7, 9) differ in batch size"),
         (lambda x, y: (x, y[0]), "labels must be int64 (batch, H, W), not torch.int64 (28, 36)"),
         (lambda x, y: (x, y[:, None]), "not torch.int64 (2, 1, 28, 36)"),
         (lambda x, y: (x, y.int()), "not torch.int32 (2, 28, 36)"),
@@ -123,7 +123,7 @@ def test_tensors_that_do_not_fit_are_refused(change: Callable[..., Any], message
 def test_labels_that_are_no_classes_are_refused(wrong: int) -> None:
     logits, labels = logits_and_labels((28, 36))
     labels[1, 27, 35] = wrong
-    message = f"^label {wrong} is none of the 5 classes, nor the ignore index 255$"
+    message = f"^label {wrong} is neither one of the 5 classes nor the ignore index 255$"
     with pytest.raises(ValueError, match=message):
         resized_cross_entropy(logits, labels, IGNORE)
     with pytest.raises((IndexError, RuntimeError), match="out of bounds"):
