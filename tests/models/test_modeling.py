@@ -183,7 +183,7 @@ def test_mixed_precision_is_close() -> None:
     ("overrides", "message"),
     [
         ({"attention": "criss-cross"}, "attention must be one of efficient, criss_cross, none"),
-        ({"attention": ["efficient"] * 3}, "or a list of 4"),
+        ({"attention": ["efficient"] * 3}, "or a list of 4 of these"),
         ({"projection": "single"}, "projection must be one of multi_head, ccnet"),
         ({"recurrence": 0}, "recurrence must be at least 1"),
         ({"num_attention_heads": (1, 2, 7, 8)}, "must be multiples of num_attention_heads"),

@@ -45,9 +45,9 @@ class CrissCrossSegformerConfig(SegformerConfig):
     transformers loads it without this package.
 
     Raises:
-        ValueError: The attention or projection is unknown, the recurrence is below 1, there are fewer than two
-            labels, the heads do not divide the widths, attention dropout is set with criss-cross attention,
-            which has none, or the statistics do not match `num_channels`.
+        ValueError: The attention or projection is unknown, the recurrence is below 1, there are fewer than
+            two labels, the heads do not divide the widths, attention dropout is set with criss-cross
+            attention, which has none, or the statistics do not match `num_channels`.
     """
 
     model_type = "ccsegformer"
@@ -65,8 +65,8 @@ class CrissCrossSegformerConfig(SegformerConfig):
         stages = self.stage_attention
         if len(stages) != self.num_encoder_blocks or not set(stages) <= set(ATTENTIONS):
             raise ValueError(
-                f"attention must be one of {', '.join(ATTENTIONS)}, or a list of {self.num_encoder_blocks} of "
-                f"these, not {self.attention!r}"
+                f"attention must be one of {', '.join(ATTENTIONS)}, or a list of "
+                f"{self.num_encoder_blocks} of these, not {self.attention!r}"
             )
         if any(
             width % heads for width, heads in zip(self.hidden_sizes, self.num_attention_heads, strict=True)
@@ -89,7 +89,8 @@ class CrissCrossSegformerConfig(SegformerConfig):
             counts = len(self.band_means), len(self.band_stds)
             if counts != (self.num_channels, self.num_channels) or min(self.band_stds) <= 0:
                 raise ValueError(
-                    f"band_means and band_stds must be {self.num_channels} numbers each, and band_stds positive"
+                    f"band_means and band_stds must be {self.num_channels} numbers each, "
+                    "and band_stds positive"
                 )
 
     @property

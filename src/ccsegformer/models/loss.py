@@ -62,7 +62,8 @@ def _check_classes(labels: Tensor, classes: int, ignore_index: int) -> None:
     wrong = (labels != ignore_index) & ((labels < 0) | (labels >= classes))
     if wrong.any():
         raise ValueError(
-            f"label {labels[wrong][0]} is neither one of the {classes} classes nor the ignore index {ignore_index}"
+            f"label {labels[wrong][0]} is neither one of the {classes} classes nor the ignore index "
+            f"{ignore_index}"
         )
 
 
