@@ -1,4 +1,4 @@
-"""SegFormer checkpoints travel both ways, and nothing is loaded, made or dropped in silence."""
+"""SegFormer checkpoints load and save in both directions, and every mismatch is reported."""
 
 import json
 from pathlib import Path
@@ -37,7 +37,7 @@ PIXELS = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
 
 @pytest.fixture
 def fine_tuned(tmp_path: Path) -> Path:
-    """As on the hub: transformers saves SegFormer under the names of 2021."""
+    """Save a model as on the hub, where transformers uses the parameter names of 2021."""
     SegformerForSemanticSegmentation(SegformerConfig(**TINY, num_labels=5)).save_pretrained(
         tmp_path / "fine_tuned"
     )
@@ -46,7 +46,7 @@ def fine_tuned(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def encoder_only(tmp_path: Path) -> Path:
-    """As nvidia/mit-b*: an image classifier with its own label map."""
+    """Save a model like nvidia/mit-b*, an image classifier with its own labels."""
     SegformerForImageClassification(SegformerConfig(**TINY, num_labels=10)).save_pretrained(tmp_path / "mit")
     return tmp_path / "mit"
 
@@ -155,7 +155,7 @@ def test_an_efficient_model_saves_as_a_plain_segformer(tmp_path: Path) -> None:
     assert (summary.new, summary.dropped) == ((), ())
 
 
-def test_round_trip_by_the_auto_classes(tmp_path: Path) -> None:
+def test_round_trip_with_the_auto_classes(tmp_path: Path) -> None:
     config = CrissCrossSegformerConfig(
         **TINY,
         attention=["efficient", "criss_cross", "criss_cross", "none"],
@@ -186,7 +186,7 @@ def test_image_segmentation_pipeline(tmp_path: Path) -> None:
 
 
 def test_load_state_dict_takes_both_names(fine_tuned: Path) -> None:
-    # The Trainer resumes by a lenient load_state_dict of what save_pretrained wrote.
+    # The Trainer resumes with a non-strict load_state_dict of the weights that save_pretrained wrote.
     model, _ = load_pretrained(str(fine_tuned), attention="efficient")
     other = CrissCrossSegformerForSemanticSegmentation(model.config)
     for state in (load_file(fine_tuned / "model.safetensors"), model.state_dict()):
@@ -227,7 +227,7 @@ def test_missing_weights_are_an_error(fine_tuned: Path) -> None:
         load_pretrained(str(fine_tuned))
 
 
-def test_superfluous_weights_are_an_error(fine_tuned: Path) -> None:
+def test_unexpected_weights_are_an_error(fine_tuned: Path) -> None:
     edit_weights(fine_tuned, lambda w: w.update(auxiliary=torch.zeros(1)))
     with pytest.raises(CheckpointError, match="auxiliary, which the model lacks"):
         load_pretrained(str(fine_tuned))
@@ -272,12 +272,12 @@ def test_a_wrong_override_is_one_line(fine_tuned: Path) -> None:
         load_pretrained(str(fine_tuned), attention="cross")
 
 
-def test_lepe_is_what_was_saved_unless_asked_for(tmp_path: Path) -> None:
+def test_lepe_is_as_saved_unless_overridden(tmp_path: Path) -> None:
     config = CrissCrossSegformerConfig.mit("b0", num_labels=3, lepe=False)
     CrissCrossSegformerForSemanticSegmentation(config).save_pretrained(tmp_path)
     saved = json.loads((tmp_path / "config.json").read_text())
     assert saved.pop("lepe") is False
-    (tmp_path / "config.json").write_text(json.dumps(saved))  # as it was before there was the key
+    (tmp_path / "config.json").write_text(json.dumps(saved))  # as saved before the key existed
     model, summary = load_pretrained(str(tmp_path))
     assert not model.config.lepe
     assert (summary.new, summary.dropped) == ((), ())
@@ -341,7 +341,7 @@ def test_the_first_layer_is_adapted_to_other_bands(
         {"band_means": [1.0, 2.0, 3.0], "band_stds": [1.0, 2.0, 1.0], "num_channels": 4},
     ],
 )
-def test_statistics_are_those_of_the_bands(wrong: dict, fine_tuned: Path) -> None:
+def test_statistics_must_match_the_bands(wrong: dict, fine_tuned: Path) -> None:
     with pytest.raises(ValueError, match="band_means and band_stds"):
         CrissCrossSegformerConfig(**wrong)
     with pytest.raises(CheckpointError, match=f"^{fine_tuned}: band_means and band_stds"):

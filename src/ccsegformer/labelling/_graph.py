@@ -2,7 +2,7 @@
 
 Every module is checked when it is read: an adapter, a quantised layer or a hook raises `NotPlain`. Tokens
 have rank 3, (batch, N, C): at rank 4 OpenVINO would keep a convolution's memory layout and reorder later, at
-a cost. This module imports OpenVINO, so import it only where it is needed.
+a cost. Import this module only where it is needed, because it imports OpenVINO.
 """
 
 from collections.abc import Sequence
@@ -29,17 +29,14 @@ from ccsegformer.models.layer import CrissCrossSegformerLayer, DepthWiseConv, Mi
 from ccsegformer.models.modeling_ccsegformer import CrissCrossSegformerStage
 from ccsegformer.ops.explicit import LANDMARKS
 
-GridSize = Sequence[int]
-"""(height, width) in tokens."""
+GridSize = Sequence[int]  # (height, width) in tokens
 
-PLAIN_3X3 = ((3, 3), (1, 1), (1, 1), (1, 1))
-"""Kernel, stride, padding and dilation."""
+PLAIN_3X3 = ((3, 3), (1, 1), (1, 1), (1, 1))  # kernel, stride, padding and dilation
 CHUNK_VALUES = 2**20
 """Values of a wide map computed at a time. Larger chunks leave the cache and take more memory and time."""
 MOST_CHUNKS, CHUNK_VALUES_PER_WEIGHT = 32, 8
 """Limits for the chunks of a map, since each is compiled separately and has its own copy of the weights."""
-SMALLEST_SHARE = 1e-30
-"""Smallest usable share of the landmarks in a softmax, far above where float32 underflows."""
+SMALLEST_SHARE = 1e-30  # of the landmarks in a softmax, far above where float32 underflows
 
 
 class NotPlain(Exception):
@@ -307,8 +304,7 @@ def _row_chunks(size: GridSize, channels: int, weights: int, step: int = 1) -> l
     """Cut a map into chunks of rows, given as (first, last) with `last` exclusive.
 
     Args:
-        size: Height and width of the map.
-        channels: Channels of the map.
+        size, channels: Height and width, and number of channels, of the map.
         weights: Number of weights, of which each chunk has its own copy.
         step: Number that must divide the rows of a chunk.
     """
