@@ -72,9 +72,7 @@ class CrissCrossSegformerPreTrainedModel(SegformerPreTrainedModel):
     config: CrissCrossSegformerConfig
     config_class = CrissCrossSegformerConfig
     _no_split_modules = ["CrissCrossSegformerLayer"]  # noqa: RUF012 - as in transformers
-    accepts_loss_kwargs = (
-        False  # the Trainer then divides the loss, a mean over a micro-batch, by accumulation
-    )
+    accepts_loss_kwargs = False  # makes the Trainer divide each micro-batch's mean loss by accumulation
     _can_record_outputs: dict[str, Any] = {}  # noqa: RUF012 - forward returns the feature maps
 
     def _init_weights(self, module: nn.Module) -> None:
