@@ -1,4 +1,4 @@
-"""SegFormer with either attention in each stage; importing it registers the Auto classes."""
+"""SegFormer with a choice of attention per stage. Importing this registers the Auto classes."""
 
 from ccsegformer.models.checkpoints import LoadSummary
 from ccsegformer.models.configuration_ccsegformer import CrissCrossSegformerConfig
