@@ -82,8 +82,9 @@ class CrissCrossSegformerPreTrainedModel(SegformerPreTrainedModel):
         convolutions then output almost nothing.
         """
         super()._init_weights(module)
-        if hasattr(module, "set_initial_weights"):
-            module.set_initial_weights()
+        set_initial_weights = getattr(module, "set_initial_weights", None)
+        if set_initial_weights is not None:
+            set_initial_weights()
         elif isinstance(module, nn.Conv2d):
             fan_out = math.prod(module.kernel_size) * module.out_channels // module.groups
             is_classifier = getattr(self, "decode_head", None) and module is self.decode_head.classifier
