@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from ccsegformer.files import write_atomically
-from ccsegformer.lab.benchmark.contest import TOLERANCES, contest, disagreement
+from ccsegformer.lab.benchmark.contest import ERROR_TOLERANCES, contest, disagreement
 from ccsegformer.report.machine import describe_machine
 
 ENGINES = {
@@ -66,7 +66,7 @@ def measure(engine: str, wanted: dict[str, Any], rounds: int, folder: Path) -> d
         found["results"].rename(truth)
     elif truth.exists():
         row["error"] = disagreement(found["results"], truth)
-        if row["error"] > TOLERANCES[wanted["dtype"]]:
+        if row["error"] > ERROR_TOLERANCES[wanted["dtype"]]:
             row["failure"] = "its results disagree with the torch engine's"
     return row
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ccsegformer.export.export import export
+from ccsegformer.export import export
 from ccsegformer.lab.cost import MEBIBYTE
 from ccsegformer.lab.memory import free_at_once, peak_memory
 from ccsegformer.labelling.loading import load_model

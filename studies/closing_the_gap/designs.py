@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
-from ccsegformer.models.attention import CrissCrossAttention, LePE
+from ccsegformer.models.attention.criss_cross import CrissCrossAttention, LePE
 from ccsegformer.models.layer import CrissCrossSegformerLayer
 from ccsegformer.ops import criss_cross_attention
 from ccsegformer.training.freezing import freeze

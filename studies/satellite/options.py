@@ -5,16 +5,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 from ccsegformer.errors import CCSegformerError
 from ccsegformer.labelling.windows import STEP
 from ccsegformer.raster.dataset import Scenes
-from ccsegformer.training.recipe import Attention, Recipe, load_recipe
+from ccsegformer.training.recipe import Recipe, load_recipe
 from studies.runs import check_settings
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "aerial.yaml"
-ATTENTIONS: tuple[Attention, ...] = get_args(Attention)
+ATTENTIONS = ("criss_cross", "efficient", "none")
 
 
 class Run(NamedTuple):
@@ -24,7 +24,7 @@ class Run(NamedTuple):
         window: Side of the training window, in pixels.
     """
 
-    attention: Attention
+    attention: str
     window: int
     seed: int
 
@@ -45,7 +45,7 @@ class Study:
     data: Path
     output: Path
     seeds: tuple[int, ...]
-    attentions: tuple[Attention, ...]
+    attentions: tuple[str, ...]
     windows: tuple[int, ...]
     maps: tuple[int, ...]
     steps: int

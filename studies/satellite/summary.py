@@ -8,11 +8,10 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from ccsegformer.training.recipe import Attention
 from studies.satellite.options import Study
 from studies.tables import BLUE, INK, ORANGE, QUIET, RULE, SEEDS_DIFFER_BY, can_judge, spread
 
-NAMES: dict[Attention, str] = {"efficient": "efficient", "criss_cross": "criss-cross", "none": "none"}
+NAMES = {"efficient": "efficient", "criss_cross": "criss-cross", "none": "none"}
 COLORS = {"efficient": BLUE, "criss_cross": ORANGE, "none": QUIET}
 STYLES = ("--", "-", ":", "-.")
 CLEAR_IOU, CLEAR_COST = 0.01, 0.3  # models that differ only in weights differed by 30% in time

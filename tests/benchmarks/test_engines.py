@@ -1,4 +1,4 @@
-"""The table of engines by window."""
+"""The table of engines by window covers every engine and checks their results."""
 
 import json
 from pathlib import Path
@@ -47,8 +47,8 @@ def test_every_engine_is_measured_and_checked(
     assert {each["classes"] for each in measured} == {2}
     lines = capsys.readouterr().out.splitlines()
     assert lines[2] == "| torch | criss_cross | 2 | 1000 | 1 | 1 | 2 |"
-    assert "its results disagree with the torch engine's" in lines[6]
-    assert "it was killed" in lines[7]
+    assert "disagree" in lines[6]
+    assert "killed" in lines[7]
     content = json.loads(output.read_text())
     assert "processor" in content["machine"]
     assert content["settings"]["rounds"] == 2

@@ -9,7 +9,7 @@ from ccsegformer.labelling.windows import label_image
 from ccsegformer.models import CrissCrossSegformerConfig, CrissCrossSegformerForSemanticSegmentation
 
 
-def test_seams_lie_about_the_cuts():
+def test_seams_lie_around_the_cuts():
     seams = seam_mask(90, 160, 96, 32)
     columns = np.flatnonzero(seams[0])
     assert columns.tolist() == list(range(80 - REACH, 80 + REACH))

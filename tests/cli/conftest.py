@@ -1,4 +1,4 @@
-"""The command line in this process, and a recipe that it trains in a moment."""
+"""Fixtures that run the command line in this process, and a recipe that trains in seconds."""
 
 import sys
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""From the command line: SceneParse150 fetched once, then by its name; parquet files by their columns."""
+"""`ccsegformer data scene-parse-150`, and data sets by name and as parquet files in other commands."""
 
 import io
 import json
@@ -26,7 +26,7 @@ FEW = {"training": 2, "validation": 1}
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Caches of its own, sets of three images, and a tiny B0, whose cost is not measured."""
+    """Use separate caches, data sets of three images and a tiny B0, and skip the measurement of costs."""
     tiny = ((8, 16, 40, 64), (1, 1, 1, 1), 16)
     monkeypatch.setitem(configuration_ccsegformer._MIT, "b0", tiny)
     cost = Cost(1, 1.0, 1.0, 1.0, height=40, width=48, device="cpu", threads=1, engine="openvino 1")
@@ -48,7 +48,7 @@ def encode(pixels: np.ndarray, kind: str) -> bytes:
 
 @pytest.fixture
 def pairs() -> dict[str, list[tuple[bytes, bytes]]]:
-    """Images with annotations of raw ids 0 to 3."""
+    """Return images with annotations of raw ids 0 to 3."""
     generator = np.random.default_rng(0)
 
     def pair() -> tuple[bytes, bytes]:

@@ -13,7 +13,7 @@ from PIL import Image
 from ccsegformer.data.labels import Classes
 from ccsegformer.errors import EngineError
 from ccsegformer.evaluation.evaluate import evaluate
-from ccsegformer.export.export import export
+from ccsegformer.export import export
 from ccsegformer.labelling.engine import open_engine
 from ccsegformer.labelling.loading import load_engine
 from tests.labelling.test_engine import Two, difference, make, pixels

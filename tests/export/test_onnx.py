@@ -1,4 +1,4 @@
-"""ONNX files: the same logits in every runtime at any size, of operators that all of them know."""
+"""ONNX files give the same logits in every runtime at any size, using operators that all of them support."""
 
 import json
 from pathlib import Path
@@ -11,12 +11,12 @@ import torch
 from onnx import TensorProto
 
 import ccsegformer
-from ccsegformer.export._onnx import _quiet
-from ccsegformer.export.export import describe, export
+from ccsegformer.export import describe, export
+from ccsegformer.export._onnx import quiet_onnxscript
 from ccsegformer.ops import criss_cross_attention
 from ccsegformer.ops.reference import reference_criss_cross_attention
 from tests.export.test_export import CCNET, CLASSES, RECURRENT, TINY, assert_logits_agree, inputs, tiny
-from tests.ops.test_explicit import DECOMPOSITION, outdone, program
+from tests.ops.test_explicit import DECOMPOSITION, hide_landmarks, program
 
 EFFICIENT = {**TINY, "attention": "efficient"}
 WITHOUT_LEPE = {**TINY, "attention": ("none", "criss_cross"), "lepe": False}
@@ -28,7 +28,7 @@ WITHOUT_LEPE = {**TINY, "attention": ("none", "criss_cross"), "lepe": False}
     ids=["recurrent", "ccnet", "without-lepe", "efficient"],
 )
 def exported(request, tmp_path_factory):
-    """A model and its ONNX file."""
+    """Return a model and its ONNX file."""
     model = tiny(**request.param)
     path = tmp_path_factory.mktemp("onnx") / "model.onnx"
     difference = export(model, CLASSES, path, "onnx")
@@ -47,7 +47,7 @@ def test_openvino_gives_pytorchs_logits(exported):
     model, path = exported
     core, options = openvino.Core(), {"INFERENCE_PRECISION_HINT": "f32"}
     dynamic = core.compile_model(path, "CPU", options)
-    for _ in range(2):  # the second time back to smaller sizes
+    for _ in range(2):  # the second pass goes back to smaller sizes
         logits = [dynamic(each.numpy())["logits"].copy() for each in inputs()]
         assert_logits_agree(model, [torch.from_numpy(each) for each in logits])
     logits = []
@@ -73,7 +73,7 @@ def test_the_file_is_valid_and_describes_itself(exported):
     assert str(Path(ccsegformer.__file__).parent).encode() not in path.read_bytes()
 
 
-def test_tensorrts_parser_knows_every_operator(exported):
+def test_tensorrt_supports_every_operator(exported):
     loaded = onnx.load(exported[1])
     assert {(each.domain, each.version) for each in loaded.opset_import} == {("", 20)}
     inferred = onnx.shape_inference.infer_shapes(loaded, check_type=True, strict_mode=True, data_prop=True)
@@ -95,8 +95,8 @@ def test_tensorrts_parser_knows_every_operator(exported):
             assert (modes["mode"], modes["coordinate_transformation_mode"]) == (b"linear", b"half_pixel")
 
 
-def test_nothing_stands_between_the_products_and_the_softmax(exported):
-    # What runtimes take for attention. OpenVINO's kernel for it stores no scores, and wants three dimensions.
+def test_runtimes_can_fuse_attention(exported):
+    # Runtimes fuse a product, a softmax and a product. OpenVINO's kernel needs three dimensions.
     model, path = exported
     graph = onnx.shape_inference.infer_shapes(onnx.load(path), data_prop=True).graph
     ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in graph.value_info}
@@ -113,14 +113,14 @@ def test_nothing_stands_between_the_products_and_the_softmax(exported):
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
-def test_scores_far_apart_are_never_wrong(runtime):
-    # Where the landmarks underflow, a runtime's own exp, log and maximum have to pass the nan on.
+def test_scores_far_apart_give_nan_rather_than_wrong_numbers(runtime):
+    # If the landmarks underflow, a runtime's exp, log and maximum must propagate the NaN.
     decomposed = program(criss_cross_attention).run_decompositions(DECOMPOSITION)
-    with _quiet():
+    with quiet_onnxscript():
         content = torch.onnx.export(decomposed, dynamo=True, opset_version=20, verbose=False).model_proto
     run = load(runtime, content.SerializeToString())
     for depth in (50, 66, *range(68, 74), 80, 88, 95, 104, 200):
-        query, key, value = (tensor.float() for tensor in outdone(depth))
+        query, key, value = (tensor.float() for tensor in hide_landmarks(depth))
         exact = reference_criss_cross_attention(query.double(), key.double(), value.double(), 0.5)
         ours = torch.from_numpy(run(query.numpy(), key.numpy(), value.numpy())).double()
         is_number = ours.isfinite()
@@ -129,7 +129,7 @@ def test_scores_far_apart_are_never_wrong(runtime):
 
 
 def load(runtime, content):
-    """The three inputs of an ONNX file to its output."""
+    """Return a function that maps an ONNX file's three inputs to its output."""
     if runtime == "openvino":
         core = openvino.Core()
         model = core.compile_model(core.read_model(content), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})

@@ -1,12 +1,12 @@
-"""Plots that a person can read."""
+"""Plots show slopes and distinguish contenders."""
 
 from ccsegformer.lab.benchmark.output import scaling_plot
-from ccsegformer.lab.benchmark.tables import Row
+from ccsegformer.lab.benchmark.tables import Measurement
 
 
-def test_the_plot_tells_the_slope() -> None:
-    def row(side: int) -> Row:
-        return Row("ours", side, side, seconds=[1e-9 * side**3], peak_mib=1e-6 * side**2)
+def test_the_plot_shows_slopes() -> None:
+    def row(side: int) -> Measurement:
+        return Measurement("ours", side, side, seconds=[1e-9 * side**3], peak_mib=1e-6 * side**2)
 
     figure = scaling_plot({str(side): [row(side)] for side in (256, 512, 1024)}, "a title")
     [part] = figure.subfigs
@@ -16,11 +16,12 @@ def test_the_plot_tells_the_slope() -> None:
     assert [part.get_suptitle() for part in parts] == ["B0", "B5"]
 
 
-def test_the_plot_tells_contenders_apart() -> None:
+def test_the_plot_distinguishes_contenders() -> None:
     theirs = [f"transformers{way}" for way in ("", ", channels-last", ", in OpenVINO")]
     ours = [f"{name}{way}" for name in ("efficient", "criss_cross") for way in ("", ", eager")]
+    against = dict.fromkeys(ours, "transformers")
     rows = [
-        Row(name, 64, 64, seconds=[1.0], peak_mib=1.0, against="transformers" if name in ours else None)
+        Measurement(name, 64, 64, seconds=[1.0], peak_mib=1.0, against=against.get(name))
         for name in (*theirs, *ours)
     ]
     [part] = scaling_plot({"64 x 64": rows}, "a title").subfigs

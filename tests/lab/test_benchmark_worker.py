@@ -1,6 +1,5 @@
-"""A worker times what is steady, and knows the memory of what is kept from that of what is made again."""
+"""A worker repeats short runs, and measures memory that is kept in the first run."""
 
-import io
 from pathlib import Path
 from typing import Any
 
@@ -11,29 +10,28 @@ from torch import Tensor
 from ccsegformer.lab.benchmark import worker
 
 
-def answers(work: worker.Work, orders: str, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    monkeypatch.setattr("sys.stdin", io.StringIO(orders))
-    monkeypatch.setattr(worker, "free_at_once", lambda: None)  # not for the other tests of this process
+def answers(work: worker.Work, *orders: str) -> list[Any]:
     found: list[Any] = []
-    worker.serve(work, "cpu", found.append)
+    worker.serve(work, "cpu", orders, found.append)
     return found
 
 
-def test_a_short_run_is_practised_and_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
-    ran: list[None] = []
-    work = worker.Work(lambda: ran.append(None), dict, {})
-    monkeypatch.setattr(worker, "_seconds", lambda run, _: run() or 0.125)
-    assert answers(work, "time\ntime\n", monkeypatch)[1:] == [0.125, 0.125]
-    assert len(ran) == 2 * (1 + 3)
-    ran.clear()
-    monkeypatch.setattr(worker, "_seconds", lambda run, _: run() or 20.0)
-    answers(work, "time\ntime\n", monkeypatch)
-    assert len(ran) == 2 + 1, "a long run needs no practice once it has run"
+@pytest.mark.parametrize(
+    ("seconds", "runs"), [(0.125, 2 * (1 + 3)), (20.0, 2 + 1)], ids=["short", "long runs warm up only once"]
+)
+def test_short_runs_are_repeated(seconds: float, runs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, ran = [0.0], []
+
+    def run() -> None:
+        clock[0] += seconds
+        ran.append(None)
+
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+    assert answers(worker.Work(run, dict, {}), "time\n", "time\n")[1:] == pytest.approx([seconds, seconds])
+    assert len(ran) == runs
 
 
-def test_memory_that_is_kept_is_measured_in_the_first_run_and_let_go(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_kept_memory_is_measured_in_the_first_run_and_released(tmp_path: Path) -> None:
     kept: list[Tensor] = []
     begin: list[Any] = []
     released: list[int] = []
@@ -54,7 +52,6 @@ def test_memory_that_is_kept_is_measured_in_the_first_run_and_let_go(
         kept.clear()
 
     work = worker.Work(run, results, {}, release, begin.append)
-    monkeypatch.setattr(worker, "_seconds", lambda run, _: run() or 1.0)
-    *_, peak = answers(work, f"results {tmp_path / 'it'}\ntime\nmemory\n", monkeypatch)
+    *_, peak = answers(work, f"results {tmp_path / 'it'}\n", "memory\n")
     assert peak / 2**20 == pytest.approx(8, abs=3)
-    assert released == [1, 1, 0]
+    assert released == [1, 0]

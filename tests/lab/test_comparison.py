@@ -1,3 +1,5 @@
+"""A comparison trains, scores, reports, continues where it stopped, and overwrites only on request."""
+
 import json
 
 import numpy as np
@@ -6,7 +8,7 @@ from PIL import Image
 
 from ccsegformer.config.protocol import EvaluationProtocol, ResizeSection, load_protocol
 from ccsegformer.data.labels import Classes, write_classes
-from ccsegformer.errors import CCSegformerError, OutputError
+from ccsegformer.errors import CCSegformerError, CheckpointError, OutputError
 from ccsegformer.lab import comparison
 from ccsegformer.lab.comparison import compare
 from ccsegformer.lab.cost import Cost
@@ -22,7 +24,7 @@ MODEL_KEYS = {
 
 @pytest.fixture(autouse=True)
 def no_fresh_process(monkeypatch):
-    """The real measure has its own test, and takes seconds."""
+    """Skip the measurement of costs, which takes seconds and has its own test."""
     monkeypatch.setattr(
         comparison,
         "measure_cost",
@@ -32,7 +34,7 @@ def no_fresh_process(monkeypatch):
 
 @pytest.fixture
 def data(tmp_path):
-    """Four images for training and three held back, one of which is ignored throughout."""
+    """Four training images and three held-out images, one of which is ignored entirely."""
     root = tmp_path / "data"
     generator = np.random.default_rng(0)
     for split, count in (("training", 4), ("validation", 3)):
@@ -50,13 +52,12 @@ def data(tmp_path):
     return root
 
 
-def recipe(steps: int = 2) -> Recipe:
-    return Recipe.model_validate(
-        {"training": {"steps": steps, "batch_size": 2, "workers": 0}, "optimizer": {"learning_rate": 1e-3}}
-    )
+def recipe(steps: int = 2, **model: str) -> Recipe:
+    training = {"steps": steps, "batch_size": 2, "workers": 0}
+    return Recipe.model_validate({"model": model, "training": training, "optimizer": {"learning_rate": 1e-3}})
 
 
-def test_compare_from_images_to_page_and_on_again(data, tmp_path, monkeypatch):
+def test_compare_writes_results_and_report_and_trains_only_once(data, tmp_path):
     output = tmp_path / "out"
     results = compare(recipe(), data, output, attentions=["criss_cross"], progress=False)
 
@@ -80,18 +81,20 @@ def test_compare_from_images_to_page_and_on_again(data, tmp_path, monkeypatch):
     assert "never &lt;seen&gt;" in page
     assert page.count("<img") == 2 * 4  # two images with labels; each with truth and two predictions
 
-    # Again: nothing is trained, everything else is the same.
-    monkeypatch.setattr(comparison, "train", pytest.fail)
+    # A second call trains nothing and gives the same results.
+    weights = list(output.glob("*/model.safetensors"))
+    written = [path.stat().st_mtime_ns for path in weights]
     again = compare(recipe(), data, output, attentions=["criss_cross"], progress=False)
     assert again["models"] == results["models"]
+    assert [path.stat().st_mtime_ns for path in weights] == written
 
-    # Another recipe in the same folder is refused, and the folder is as it was.
+    # A different recipe is refused, and the folder stays unchanged.
     with pytest.raises(OutputError, match=r"differs in training\.steps"):
         compare(recipe(steps=3), data, output, attentions=["criss_cross"])
     assert json.loads((output / "results.json").read_text()) == again
 
 
-def test_overwrite_removes_the_earlier_comparison(tmp_path, monkeypatch, data):
+def test_overwrite_removes_the_earlier_comparison(tmp_path, data):
     output = tmp_path / "out"
     for folder in ("efficient-seed0", "none-seed7"):
         (output / folder).mkdir(parents=True)
@@ -100,20 +103,14 @@ def test_overwrite_removes_the_earlier_comparison(tmp_path, monkeypatch, data):
     (output / "recipe.yaml").write_text("training: {steps: 9}")
     (output / "notes.txt").write_text("mine")
 
-    class Stop(Exception):
-        pass
-
-    def stop(*_, **__):
-        raise Stop
-
-    monkeypatch.setattr(comparison, "train", stop)
-    with pytest.raises(Stop):
-        compare(recipe(), data, output, overwrite=True, progress=False)
+    untrainable = recipe(pretrained=str(tmp_path / "missing"))
+    with pytest.raises(CheckpointError, match="missing"):
+        compare(untrainable, data, output, overwrite=True, progress=False)
     assert {path.name for path in output.iterdir()} == {"recipe.yaml", "notes.txt"}
 
 
 @pytest.mark.parametrize("name", ["config.json", "notes.txt"])
-def test_a_folder_of_something_else_is_refused(data, tmp_path, name):
+def test_a_folder_with_other_content_is_refused(data, tmp_path, name):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / name).write_text("{}")
     with pytest.raises(OutputError, match="choose another folder"):
@@ -122,12 +119,12 @@ def test_a_folder_of_something_else_is_refused(data, tmp_path, name):
 
 
 @pytest.mark.parametrize("attentions", [(), ("none",), ("criss_cross", "axial")])
-def test_attentions_that_cannot_be_compared(data, tmp_path, attentions):
-    with pytest.raises(CCSegformerError, match="attentions to compare"):
+def test_wrong_attentions_are_refused(data, tmp_path, attentions):
+    with pytest.raises(CCSegformerError, match="attentions must be"):
         compare(recipe(), data, tmp_path / "out", attentions=attentions)
 
 
-def test_a_comparison_under_a_protocol_of_its_own(data, tmp_path):
+def test_a_comparison_with_a_custom_protocol(data, tmp_path):
     output = tmp_path / "out"
     protocol = EvaluationProtocol(resize=ResizeSection(short_side=96), flip=True)
     results = compare(recipe(), data, output, attentions=["criss_cross"], protocol=protocol, progress=False)
@@ -135,16 +132,16 @@ def test_a_comparison_under_a_protocol_of_its_own(data, tmp_path):
     assert load_protocol(output / "protocol.yaml") == protocol
     assert f"--protocol {output / 'protocol.yaml'}" in results["command"]
     page = (output / "report.html").read_text()
-    assert "own: shorter side resized to 96; whole image; one scale; with flip" in page
+    assert f"{protocol.name}: {protocol.summary()}" in page
     assert page.count(f"--protocol {output / 'protocol.yaml'}") == 3  # the comparison and each model
 
 
-def test_a_comparison_is_judged_by_the_data_set_s_mean_iou(data, tmp_path):
-    with pytest.raises(CCSegformerError, match="compare judges by mean_iou"):
+def test_a_protocol_with_another_score_is_refused(data, tmp_path):
+    with pytest.raises(CCSegformerError, match="score mean_iou"):
         compare(recipe(), data, tmp_path / "out", protocol=load_protocol("report"))
     assert not (tmp_path / "out").exists()
 
 
-def test_no_seeds(data, tmp_path):
-    with pytest.raises(CCSegformerError, match="seeds must be 1 or more"):
+def test_zero_seeds_are_refused(data, tmp_path):
+    with pytest.raises(CCSegformerError, match="seeds must be"):
         compare(recipe(), data, tmp_path / "out", seeds=0)

@@ -1,7 +1,7 @@
-"""Our model beside a plain one with the same weights and the same names, and ways to change one module.
+"""Pairs of our model and a plain one with the same weights and names, and ways to change one module.
 
-The plain one is transformers' own. Where ours has criss-cross attention, it has the textbook's: a softmax
-over all pairs of positions, masked to those on one row or column.
+The plain model is transformers' own. In place of our criss-cross attention it has the textbook version: a
+softmax over all pairs of positions, masked to pairs in the same row or column.
 """
 
 import contextlib
@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import SegformerForSemanticSegmentation
 
-from ccsegformer.models.attention import CCNetAttention, CrissCrossAttention
+from ccsegformer.models.attention.ccnet import CCNetAttention
+from ccsegformer.models.attention.criss_cross import CrissCrossAttention
 from tests.models.test_modeling import pixels, shake, tiny
 
 RECURRENCE = 2
@@ -28,7 +29,7 @@ IMAGES = pixels(2, 48, 64).double()
 
 
 def make_pair(kind: str = "efficient", **overrides: Any) -> tuple[nn.Module, nn.Module]:
-    """Ours and the plain model, in float64 and in evaluation mode."""
+    """Return our model and the plain one, in float64 and evaluation mode."""
     overrides = {"classifier_dropout_prob": 0.0, **KINDS[kind], **overrides}
     ours = tiny(**overrides).double().eval()
     shake(ours)
@@ -38,7 +39,7 @@ def make_pair(kind: str = "efficient", **overrides: Any) -> tuple[nn.Module, nn.
             if isinstance(block.attention, CrissCrossAttention | CCNetAttention):
                 plain.attention = TextbookAttention(block.attention)
     theirs.load_state_dict(ours.state_dict())
-    logits_of(theirs)  # transformers hooks its stages on the first call: before any of them is replaced
+    logits_of(theirs)  # transformers hooks its stages on the first call, which must come before changes
     return ours, theirs
 
 
@@ -46,12 +47,12 @@ shared_pair = functools.cache(make_pair)
 
 
 def changeable_pair(kind: str = "efficient") -> list[nn.Module]:
-    """A pair to be changed for good, in which nothing is left to chance in training."""
+    """Return a pair that the test may change, deterministic in training too."""
     return copy.deepcopy(list(shared_pair(kind, drop_path_rate=0.0)))
 
 
 class TextbookAttention(nn.Module):
-    """Criss-cross attention as it is written down, by the modules of one of ours."""
+    """Criss-cross attention by its definition, with the submodules of one of ours."""
 
     def __init__(self, ours: nn.Module) -> None:
         super().__init__()
@@ -84,7 +85,7 @@ class TextbookAttention(nn.Module):
 
 
 def names_of(kind: str, part: str = "") -> list[str]:
-    """The submodules that are called, lists of modules being none, whose names contain a part."""
+    """Return the names of callable submodules (not module lists) that contain `part`."""
     modules = shared_pair(kind)[0].named_modules()
     return [
         name for name, module in modules if name and part in name and not isinstance(module, nn.ModuleList)
@@ -97,7 +98,7 @@ def logits_of(model: nn.Module, images: Tensor = IMAGES) -> Tensor:
 
 
 def gradients_of(model: nn.Module, images: Tensor = IMAGES) -> dict[str, Tensor | None]:
-    """Of every parameter, from a loss in which no pixel and no class is like another."""
+    """Return every parameter's gradient, from a loss that weights each pixel and class differently."""
     model.zero_grad()
     logits = model(images).logits
     weights = torch.linspace(-1, 1, logits.numel(), dtype=logits.dtype).view_as(logits)
@@ -106,7 +107,7 @@ def gradients_of(model: nn.Module, images: Tensor = IMAGES) -> dict[str, Tensor 
 
 
 def check_two_steps(models: list[nn.Module]) -> None:
-    """Logits, gradients and what two steps of training make of every tensor."""
+    """Compare logits and gradients, and every tensor after two training steps."""
     ours, theirs = models
     optimizers = [torch.optim.SGD(model.parameters(), lr=0.01) for model in models]
     for _ in range(2):
@@ -118,12 +119,12 @@ def check_two_steps(models: list[nn.Module]) -> None:
 
 
 def assert_equal(actual: Any, expected: Any) -> None:
-    """To the rounding of float64: no change in the tests is as small as that."""
+    """Compare up to float64 rounding, which is far below any change that the tests make."""
     torch.testing.assert_close(actual, expected, rtol=1e-8, atol=1e-9)
 
 
 def scaled(value: Any) -> Any:
-    """What a module takes or returns, each element times another number, so that no norm takes it back."""
+    """Multiply each element by a different factor, so that no norm cancels the change."""
     if isinstance(value, Tensor) and value.is_floating_point():
         return value * torch.linspace(0.5, 1.5, value.numel(), dtype=value.dtype).view(value.shape)
     if isinstance(value, dict):
@@ -134,7 +135,7 @@ def scaled(value: Any) -> Any:
 
 
 def tensors(value: Any) -> list[Tensor]:
-    """All tensors in what a module takes or returns."""
+    """Return all tensors in the inputs or outputs of a module."""
     if isinstance(value, Tensor):
         return [value]
     items = value.values() if isinstance(value, dict) else value if isinstance(value, tuple | list) else ()
@@ -142,7 +143,7 @@ def tensors(value: Any) -> list[Tensor]:
 
 
 class Wrapper(nn.Module):
-    """Calls a module and scales what it returns."""
+    """Module that scales the output of another module."""
 
     def __init__(self, wrapped: nn.Module) -> None:
         super().__init__()
@@ -154,7 +155,7 @@ class Wrapper(nn.Module):
 
 @contextlib.contextmanager
 def hooked(model: nn.Module, name: str, *hooks: str) -> Iterator[list[list[Tensor]]]:
-    """Scale a module's output, or what else the hooks may change; and see what they see, call by call."""
+    """Scale a module's output, or what the given hooks may change, and record what each call receives."""
     seen: list[list[Tensor]] = []
     handles = []
     for hook in hooks or ("forward_hook",):
@@ -166,7 +167,9 @@ def hooked(model: nn.Module, name: str, *hooks: str) -> Iterator[list[list[Tenso
             return scaled(values[changed])
 
         register = getattr(model.get_submodule(name), f"register_{hook}")
-        handles.append(register(change, prepend=True))  # before transformers' own, which takes the features
+        handles.append(
+            register(change, prepend=True)
+        )  # before transformers' own hook, which collects features
     try:
         yield seen
     finally:
@@ -176,14 +179,14 @@ def hooked(model: nn.Module, name: str, *hooks: str) -> Iterator[list[list[Tenso
 
 @contextlib.contextmanager
 def wrapped(model: nn.Module, name: str) -> Iterator[None]:
-    """The same by another module in its place."""
+    """Scale a module's output by wrapping the module."""
     with replaced(model, name, Wrapper(model.get_submodule(name))):
         yield
 
 
 @contextlib.contextmanager
 def subclassed(model: nn.Module, name: str) -> Iterator[None]:
-    """The same by a subclass."""
+    """Scale a module's output by subclassing the module."""
     module = model.get_submodule(name)
     kind = type(module)
 
@@ -199,7 +202,7 @@ def subclassed(model: nn.Module, name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def overridden(model: nn.Module, name: str) -> Iterator[None]:
-    """The same by another `forward` in the instance, as accelerate does."""
+    """Scale a module's output by replacing `forward` in the instance, as accelerate does."""
     module = model.get_submodule(name)
     original: Callable[..., Any] = module.forward
     module.forward = lambda *args, **kwargs: scaled(original(*args, **kwargs))
@@ -211,7 +214,7 @@ def overridden(model: nn.Module, name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def replaced(model: nn.Module, name: str, module: nn.Module) -> Iterator[None]:
-    """Put a module in the place of another."""
+    """Replace a submodule."""
     original = model.get_submodule(name)
     model.set_submodule(name, module)
     try:

@@ -1,4 +1,4 @@
-"""peft's adapters work in every layer as in transformers' model, and in criss-cross attention."""
+"""peft's adapters work in every layer, criss-cross attention included, as in transformers' model."""
 
 import copy
 import re
@@ -11,7 +11,7 @@ from transformers import set_seed
 
 from tests.models.pairs import IMAGES, assert_equal, changeable_pair, gradients_of, logits_of
 
-# peft asks transformers by the old name, and warns of what is wanted here.
+# peft uses a deprecated name of transformers, and warns about cases that these tests want.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
     pytest.mark.filterwarnings("ignore:LoRA adapter added to ConvNd layer with groups:UserWarning"),
@@ -41,7 +41,7 @@ EFFICIENT = {
 CRISS_CROSS = {
     "every dense layer": {"target_modules": "all-linear"},
     "attention": {"target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"]},
-    "LePE": {"target_modules": ["lepe"], "r": 96},  # its groups divide the rank
+    "LePE": {"target_modules": ["lepe"], "r": 96},  # the rank must be a multiple of the groups
     "attention beside a trained head": {"target_modules": ["q_proj", "v_proj"], "modules_to_save": [HEAD]},
 }
 CCNET = {
@@ -56,12 +56,12 @@ ADAPTERS = [
 ]
 
 
-# peft merges no adapters of convolutions in groups.
+# peft cannot merge adapters of grouped convolutions.
 MERGEABLE = [each for each in ADAPTERS if "lepe" not in each.values[1]["target_modules"]]
 
 
 def adapted(kind: str, options: dict[str, object]) -> list[PeftModel]:
-    """Both models with adapters of the same weights, none of them 0."""
+    """Return both models with adapters of the same nonzero weights."""
     models = []
     for model in changeable_pair(kind):
         adapted = get_peft_model(model, LoraConfig(**{"r": 4, "lora_alpha": 8, **options})).double()
@@ -81,7 +81,7 @@ def trained(model: nn.Module) -> dict[str, Tensor | None]:
 
 @pytest.mark.parametrize(("kind", "options"), ADAPTERS)
 @pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
-def test_adapters_have_their_effect_and_their_gradients(
+def test_adapters_have_the_same_effect_and_gradients(
     kind: str, options: dict[str, object], training: bool
 ) -> None:
     ours, theirs = (model.train(training) for model in adapted(kind, options))
@@ -91,7 +91,7 @@ def test_adapters_have_their_effect_and_their_gradients(
     assert_equal(logits_of(ours), expected)
     gradients = trained(ours)
     assert_equal(gradients, trained(theirs))
-    # No shift of all keys alike moves a softmax: key biases alone have no gradient but rounding.
+    # Only key biases may have no gradient but rounding: a softmax ignores a shift of all keys.
     idle = [name for name, gradient in gradients.items() if gradient is None or not gradient.any()]
     assert not idle
 
@@ -121,8 +121,8 @@ def test_adapters_under_gradient_checkpointing(kind: str) -> None:
     assert_equal(gradients[2], gradients[0])
 
 
-def test_adapters_beside_others() -> None:
-    # Two adapters, one of them active: what the other does must not be folded in.
+def test_two_adapters() -> None:
+    # Only one adapter is active. The other must not be folded in.
     ours, theirs = adapted("efficient", EFFICIENT["fuse and classifier"])
     for model in (ours, theirs):
         model.add_adapter("other", LoraConfig(target_modules=["linear_fuse"], init_lora_weights=False))

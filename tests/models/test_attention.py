@@ -1,10 +1,11 @@
-"""The two criss-cross modules, the recurrence, and what the published notebook got wrong."""
+"""The two criss-cross modules, their recurrence, and a defect of the published notebook."""
 
 import pytest
 import torch
 
 from ccsegformer.models import CrissCrossSegformerConfig, CrissCrossSegformerModel
-from ccsegformer.models.attention import CCNetAttention, CrissCrossAttention
+from ccsegformer.models.attention.ccnet import CCNetAttention
+from ccsegformer.models.attention.criss_cross import CrissCrossAttention
 
 
 def tokens(height: int, width: int, channels: int, seed: int = 0) -> torch.Tensor:
@@ -17,7 +18,7 @@ def make(kind: str, channels: int = 16, recurrence: int = 1) -> torch.nn.Module:
     if kind == "multi_head":
         return CrissCrossAttention(channels, 2, recurrence).double()
     module = CCNetAttention(channels, recurrence).double()
-    torch.nn.init.constant_(module.gamma, 0.7)  # at 0 any attention would pass for right
+    torch.nn.init.constant_(module.gamma, 0.7)  # at 0 any attention would pass
     return module
 
 
@@ -44,7 +45,7 @@ def test_against_a_loop_over_positions(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["multi_head", "ccnet"])
 @pytest.mark.parametrize(("recurrence", "reaches"), [(1, False), (2, True)])
 def test_what_a_position_sees(kind: str, recurrence: int, reaches: bool) -> None:
-    # One pass sees the position's row and column; two see the whole image.
+    # One application reaches the position's row and column, two reach the whole image.
     module, x = make(kind, recurrence=recurrence), tokens(5, 6, 16).requires_grad_()
     module(x, 5, 6)[0][0, 2 * 6 + 3].sum().backward()
     seen = x.grad[0].abs().sum(-1).view(5, 6) > 0
@@ -62,14 +63,14 @@ def test_recurrence_shares_its_weights_and_counts_the_input_once(kind: str) -> N
     torch.testing.assert_close(twice(x, 3, 4)[0], first + second)
 
 
-def test_a_silent_ccnet_passes_nothing_on() -> None:
+def test_ccnet_adds_nothing_at_first() -> None:
     module = CCNetAttention(16, 1).double()
     assert module.gamma.item() == 0
     assert not module(tokens(3, 4, 16), 3, 4)[0].any()
 
 
-def test_a_block_with_a_silent_attention_is_a_block_without_one() -> None:
-    # One residual for each block: with gamma at 0, ccnet equals the control. (The notebook added two.)
+def test_a_block_adds_one_residual() -> None:
+    # With gamma at 0, ccnet equals the control. The published notebook added the residual twice.
     sizes = {"hidden_sizes": (8, 16, 24, 32), "depths": (1, 1, 1, 1), "num_attention_heads": (1, 1, 1, 1)}
     ccnet = CrissCrossSegformerModel(CrissCrossSegformerConfig(**sizes, projection="ccnet")).eval()
     control = CrissCrossSegformerModel(CrissCrossSegformerConfig(**sizes, attention="none")).eval()
@@ -80,7 +81,7 @@ def test_a_block_with_a_silent_attention_is_a_block_without_one() -> None:
         torch.testing.assert_close(ccnet(pixels).last_hidden_state, control(pixels).last_hidden_state)
 
 
-def test_lepe_begins_silent_and_sees_the_diagonal() -> None:
+def test_lepe_adds_nothing_at_first_and_sees_the_diagonal() -> None:
     config = CrissCrossSegformerConfig.mit("b0", num_labels=3)
     attention = CrissCrossSegformerModel(config).stages[1].blocks[0].attention
     plain = CrissCrossAttention(64, 2, 1)
@@ -89,7 +90,7 @@ def test_lepe_begins_silent_and_sees_the_diagonal() -> None:
     torch.testing.assert_close(attention.attend(x, 4, 5), plain.attend(x, 4, 5))
     torch.nn.init.ones_(attention.lepe.weight)
     moved = x.clone()
-    moved[:, 6] += torch.arange(64) / 64  # row 1, column 1: diagonal to row 0, column 0
+    moved[:, 6] += torch.arange(64) / 64  # row 1, column 1, diagonal to row 0, column 0
     change = (attention.attend(moved, 4, 5) - attention.attend(x, 4, 5)).abs().amax(dim=(0, 2))
     assert change[0] > 1e-3
     assert change[3] < 1e-5

@@ -1,11 +1,11 @@
-"""In mixed precision the whole model stays as near to float32 as bfloat16 allows."""
+"""Under autocast, the whole model stays as close to float32 as bfloat16 allows."""
 
 import pytest
 import torch
 
 from tests.models.test_modeling import pixels, shake, tiny
 
-ROUNDING = 2**-8  # of bfloat16; a few dozen layers round one after the other
+ROUNDING = 2**-8  # of bfloat16, accumulated over a few dozen layers
 
 
 def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
@@ -17,7 +17,7 @@ def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
     [{}, {"attention": "efficient"}, {"projection": "ccnet", "recurrence": 2}],
     ids=["multi_head", "efficient", "ccnet"],
 )
-def test_forward_and_backward_are_those_of_float32(overrides: dict[str, object]) -> None:
+def test_forward_and_backward_are_close_to_float32(overrides: dict[str, object]) -> None:
     model = tiny(drop_path_rate=0.0, classifier_dropout_prob=0.0, **overrides).train()
     shake(model)
     labels = torch.randint(0, 3, (2, 64, 96), generator=torch.Generator().manual_seed(0))

@@ -1,4 +1,4 @@
-"""Each dropout acts in training, at its own rate and in its own place, and in evaluation not at all."""
+"""Each dropout acts in training only, at its own rate and in the right place."""
 
 import pytest
 import torch
@@ -13,13 +13,13 @@ from ccsegformer.models import (
 NONE = {"drop_path_rate": 0.0, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 CHANNELS, HEADS = 8, 2
 SIZES = {"hidden_sizes": (CHANNELS,) * 4, "num_attention_heads": (HEADS,) * 4, "decoder_hidden_size": 16}
-SIDE = 8  # by which the first stage reduces: Efficient Self-Attention has one key, whose weight is 1
+SIDE = 8  # the first stage reduces by this, so Efficient Self-Attention has one key, with weight 1
 IMAGES = 4000
-TOLERANCE = 0.03  # nearly four standard deviations of a share of that many
+TOLERANCE = 0.03  # nearly four standard deviations of a share of this many images
 
 
 def blocks(attention: str, depths: tuple[int, ...] = (1, 1, 1, 1), **rates: float) -> list[nn.Module]:
-    """All blocks, in training; each of their branches answers ones, but for what is dropped."""
+    """Return all blocks in training mode. Each branch returns ones, except where values are dropped."""
     torch.manual_seed(0)
     config = CrissCrossSegformerConfig(**SIZES, depths=depths, attention=attention, **{**NONE, **rates})
     found = [block for stage in CrissCrossSegformerModel(config).train().stages for block in stage.blocks]
@@ -30,7 +30,7 @@ def blocks(attention: str, depths: tuple[int, ...] = (1, 1, 1, 1), **rates: floa
 
 
 def make_ones(branch: nn.Module) -> None:
-    """Make ones of what attention attends to, or of what an MLP activates, and let them through."""
+    """Set the weights of a branch so that it returns ones."""
     silence(branch)
     if hasattr(branch, "v_proj"):
         nn.init.ones_(branch.v_proj.bias)
@@ -48,12 +48,12 @@ def silence(branch: nn.Module) -> None:
 
 @torch.no_grad()
 def added(block: nn.Module, images: int, side: int) -> Tensor:
-    """What the block adds to (images, side * side, channels)."""
+    """Return what the block adds to zeros (images, side * side, channels)."""
     return block(torch.zeros(images, side * side, CHANNELS), side, side)
 
 
 def assert_shares(values: Tensor, expected: dict[float, float]) -> None:
-    """That these values, and no others, make up these shares."""
+    """Check that exactly these values occur, with these shares."""
     found = [torch.isclose(values, torch.tensor(value)).double().mean().item() for value in expected]
     assert found == pytest.approx(list(expected.values()), abs=TOLERANCE)
     assert sum(found) == pytest.approx(1)
@@ -66,7 +66,7 @@ def test_stochastic_depth_rises_from_block_to_block() -> None:
         rate = 0.7 * place / 7
         kept = 1 / (1 - rate)
         whole = added(block, IMAGES, side=2)
-        assert torch.equal(whole, whole[:, :1, :1].expand_as(whole)), "an image is dropped as one"
+        assert torch.equal(whole, whole[:, :1, :1].expand_as(whole)), "an image is dropped as a whole"
         # The two branches are dropped independently.
         shares = {0.0: rate**2, kept: 2 * rate * (1 - rate), 2 * kept: (1 - rate) ** 2}
         assert_shares(whole[:, 0, 0], shares)
@@ -98,7 +98,7 @@ def test_attention_dropout_drops_weights() -> None:
     silence(block.mlp)
     by_head = added(block, 100, SIDE).unflatten(2, (HEADS, -1))
     assert_shares(by_head[..., 0], {0.0: rate, 1 / (1 - rate): 1 - rate})
-    assert torch.equal(by_head, by_head[..., :1].expand_as(by_head)), "a head's channels share a weight"
+    assert torch.equal(by_head, by_head[..., :1].expand_as(by_head)), "a head's channels share one weight"
     whole = added(block.eval(), 4, SIDE)
     torch.testing.assert_close(whole, torch.ones_like(whole))
 
@@ -121,7 +121,7 @@ def test_classifier_dropout_precedes_the_classifier() -> None:
     torch.testing.assert_close(logits, torch.ones_like(logits))
 
 
-def test_nothing_is_dropped_at_rates_of_nothing() -> None:
+def test_nothing_is_dropped_at_rate_0() -> None:
     for block in blocks("efficient"):
         whole = added(block, 4, SIDE)
         torch.testing.assert_close(whole, torch.full_like(whole, 2.0))

@@ -23,7 +23,7 @@ def logits_and_labels(size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor
 
 @pytest.mark.parametrize("elements", [1, 1500, 2**30])
 @pytest.mark.parametrize("size", [(28, 36), (26, 33), (7, 9), (5, 40), (1, 1)])
-def test_value_and_gradient_are_those_of_the_whole(
+def test_value_and_gradient_equal_pytorchs(
     size: tuple[int, int], elements: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loss_module, "TILE_ELEMENTS", elements)
@@ -40,7 +40,7 @@ def test_value_and_gradient_are_those_of_the_whole(
     torch.testing.assert_close(strips.grad, whole.grad, atol=1e-12, rtol=1e-12)
 
 
-def test_nothing_labelled_is_nothing_lost() -> None:
+def test_loss_is_0_without_labels() -> None:
     logits, labels = logits_and_labels((28, 36))
     logits.requires_grad_()
     loss = resized_cross_entropy(logits, torch.full_like(labels, IGNORE), IGNORE)
@@ -58,7 +58,7 @@ def test_without_gradients_the_value_is_the_same() -> None:
     torch.testing.assert_close(without, resized_cross_entropy(logits, labels, IGNORE))
 
 
-def test_half_precision_is_lost_in_float32() -> None:
+def test_half_precision_is_computed_in_float32() -> None:
     logits, labels = logits_and_labels((28, 36))
     half = logits.bfloat16().requires_grad_()
     loss = resized_cross_entropy(half, labels, IGNORE)
@@ -81,7 +81,7 @@ def by_torch(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("compiled", [False, True])
-def test_autocast_takes_no_digits(compiled: bool, dtype: torch.dtype) -> None:
+def test_autocast_does_not_reduce_precision(compiled: bool, dtype: torch.dtype) -> None:
     logits, labels = logits_and_labels((28, 36))
     whole = logits.clone().requires_grad_()
     expected = by_torch(whole, labels)
@@ -102,8 +102,8 @@ def test_autocast_takes_no_digits(compiled: bool, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda x, y: (x[:1], y), "labels (2, 28, 36) and logits (1, 5, 7, 9) are of batches of different"),
-        (lambda x, y: (x, y[:1]), "labels (1, 28, 36) and logits (2, 5, 7, 9) are of batches of different"),
+        (lambda x, y: (x[:1], y), "labels (2, 28, 36) and logits (1, 5, 7, 9) differ in batch size"),
+        (lambda x, y: (x, y[:1]), "labels (1, 28, 36) and logits (2, 5, 7, 9) differ in batch size"),
         (lambda x, y: (x, y[0]), "labels must be int64 (batch, H, W), not torch.int64 (28, 36)"),
         (lambda x, y: (x, y[:, None]), "not torch.int64 (2, 1, 28, 36)"),
         (lambda x, y: (x, y.int()), "not torch.int32 (2, 28, 36)"),
@@ -113,17 +113,17 @@ def test_autocast_takes_no_digits(compiled: bool, dtype: torch.dtype) -> None:
         (lambda x, y: (x.long(), y), "logits must be floating point (batch, classes, h, w), not torch.int64"),
     ],
 )
-def test_tensors_that_do_not_fit_are_refused(change: Callable[..., Any], message: str) -> None:
+def test_mismatched_tensors_are_refused(change: Callable[..., Any], message: str) -> None:
     logits, labels = change(*logits_and_labels((28, 36)))
     with pytest.raises(ValueError, match=re.escape(message)):
         resized_cross_entropy(logits, labels, IGNORE)
 
 
 @pytest.mark.parametrize("wrong", [5, -1, 254, -100])
-def test_labels_that_are_no_classes_are_refused(wrong: int) -> None:
+def test_labels_outside_the_classes_are_refused(wrong: int) -> None:
     logits, labels = logits_and_labels((28, 36))
     labels[1, 27, 35] = wrong
-    message = f"^label {wrong} is none of the 5 classes, nor the ignore index 255$"
+    message = f"^label {wrong} is neither one of the 5 classes nor the ignore index 255$"
     with pytest.raises(ValueError, match=message):
         resized_cross_entropy(logits, labels, IGNORE)
     with pytest.raises((IndexError, RuntimeError), match="out of bounds"):
@@ -131,7 +131,7 @@ def test_labels_that_are_no_classes_are_refused(wrong: int) -> None:
 
 
 @pytest.mark.parametrize(("source", "target"), [(1, 8), (5, 17), (5, 5), (9, 4), (128, 512)])
-def test_rows_are_those_of_interpolate(source: int, target: int) -> None:
+def test_line_weights_equal_interpolate(source: int, target: int) -> None:
     image = torch.rand(1, 1, source, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     expected = interpolate(image, size=(target, 1), mode="bilinear")[0, 0]
     for first in range(0, target, 3):

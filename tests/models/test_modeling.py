@@ -1,4 +1,4 @@
-"""With efficient attention the model is transformers' SegFormer; with any, a good transformers model."""
+"""The model equals transformers' SegFormer with efficient attention, and supports transformers' features."""
 
 import pytest
 import torch
@@ -31,7 +31,7 @@ def pixels(batch: int, height: int, width: int) -> torch.Tensor:
 
 
 def shake(model: torch.nn.Module, strength: float = 0.1) -> None:
-    """Give every parameter and statistic a value, so that none is hidden by being 0 or 1."""
+    """Add noise to every parameter and statistic, so that no 0 or 1 hides an error."""
     generator = torch.Generator().manual_seed(2)
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point():
@@ -53,13 +53,13 @@ def test_logits_equal_those_of_transformers(size: str) -> None:
             torch.testing.assert_close(ours(pixels(1, height, width)).logits, expected, atol=1e-4, rtol=0)
             assert expected.abs().max() > 1
     image = pixels(1, 57, 83).double()
-    with torch.inference_mode():  # what is left above is rounding
+    with torch.inference_mode():  # the difference above is rounding
         expected = theirs.double()(image).logits
         torch.testing.assert_close(ours.double()(image).logits, expected, atol=1e-10, rtol=1e-10)
 
 
 def test_published_parameter_counts() -> None:
-    # Table 6 of the SegFormer paper, encoders in millions: 3.4, 13.1, 24.2, 44.0, 60.8, 81.4.
+    # Millions of parameters of the encoders, from table 6 of the SegFormer paper.
     published = {"b0": 3.4, "b1": 13.1, "b2": 24.2, "b3": 44.0, "b4": 60.8, "b5": 81.4}
     for size, millions in published.items():
         with torch.device("meta"):
@@ -119,7 +119,7 @@ def test_every_parameter_learns() -> None:
         shake(model)
         model(pixels(2, 64, 64), labels=torch.randint(0, 3, (2, 64, 64))).loss.backward()
         idle = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
-        # A shift of all keys alike moves no softmax: the key biases have no gradient but rounding.
+        # Key biases have no gradient but rounding, because a softmax ignores a shift of all keys.
         assert not [name for name in idle if "bias" not in name], (overrides, idle)
 
 
@@ -137,7 +137,7 @@ def test_loss_is_the_mean_over_labelled_pixels() -> None:
     nothing.backward()
 
 
-def test_efficient_attention_is_pytorchs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_efficient_attention_uses_pytorchs_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     original = torch.nn.functional.scaled_dot_product_attention
 
@@ -147,7 +147,7 @@ def test_efficient_attention_is_pytorchs(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", counted)
     tiny(attention="efficient").eval()(pixels(1, 64, 64))
-    assert len(calls) == 4, "one a block"
+    assert len(calls) == 4, "one per block"
 
 
 def test_gradient_checkpointing_changes_nothing() -> None:
@@ -182,8 +182,8 @@ def test_mixed_precision_is_close() -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"attention": "criss-cross"}, "attention must be one of criss_cross, efficient, none"),
-        ({"attention": ["efficient"] * 3}, "or a list of 4"),
+        ({"attention": "criss-cross"}, "attention must be one of efficient, criss_cross, none"),
+        ({"attention": ["efficient"] * 3}, "or a list of 4 of these"),
         ({"projection": "single"}, "projection must be one of multi_head, ccnet"),
         ({"recurrence": 0}, "recurrence must be at least 1"),
         ({"num_attention_heads": (1, 2, 7, 8)}, "must be multiples of num_attention_heads"),

@@ -1,7 +1,7 @@
-"""Whatever is done to one module, to any, has the effect that it has in a plain model.
+"""A change to any one module has the same effect as in a plain model.
 
 Adapters, quantisers, pruning, probes and offloading all hook, wrap, subclass or override modules. A model
-that reads the weights of a layer and does not call it would pass them by in silence.
+that reads the weights of a layer without calling it would silently ignore them.
 """
 
 import re
@@ -45,24 +45,24 @@ def test_names_are_those_of_transformers() -> None:
     ours, theirs = shared_pair("efficient")
     assert [name for name, _ in ours.named_modules()] == [name for name, _ in theirs.named_modules()]
     assert list(ours.state_dict()) == list(theirs.state_dict())
-    # An optimiser knows its parameters by their order.
+    # Optimizers identify parameters by their order.
     assert [name for name, _ in ours.named_parameters()] == [name for name, _ in theirs.named_parameters()]
 
 
 @pytest.mark.parametrize("kind", ["efficient", "criss_cross", "ccnet"])
-def test_layers_are_made_like_those_of_their_libraries(kind: str) -> None:
-    # Adapters make others like them by their classes.
+def test_layers_keep_their_libraries_constructors(kind: str) -> None:
+    # Adapters construct layers of the same class.
     layers = [module for module in shared_pair(kind)[0].modules() if not list(module.children())]
     assert {type(layer).__init__.__module__.split(".")[0] for layer in layers} <= {"torch", "transformers"}
 
 
 @every_module
-def test_a_changed_output_counts(kind: str, name: str) -> None:
+def test_a_changed_output_has_an_effect(kind: str, name: str) -> None:
     check_changed_output(*shared_pair(kind), name)
 
 
 @pytest.mark.parametrize("name", names_of("efficient", "decode_head"))
-def test_a_changed_output_counts_in_training(name: str) -> None:
+def test_a_changed_output_has_an_effect_in_training(name: str) -> None:
     ours, theirs = shared_pair("efficient")
     try:
         for model in (ours, theirs):
@@ -78,7 +78,7 @@ def check_changed_output(ours: nn.Module, theirs: nn.Module, name: str) -> None:
     unchanged = logits_of(theirs)
     with hooked(theirs, name) as seen_there:
         expected = logits_of(theirs)
-    assert (expected - unchanged).abs().max() > 1e-5, "the change shows"
+    assert (expected - unchanged).abs().max() > 1e-5, "the change must be visible"
     with hooked(ours, name) as seen:
         assert_equal(logits_of(ours), expected)
     assert_equal(seen, seen_there)
@@ -89,7 +89,7 @@ def check_changed_output(ours: nn.Module, theirs: nn.Module, name: str) -> None:
 
 
 @every_module
-def test_a_changed_input_counts(kind: str, name: str) -> None:
+def test_a_changed_input_has_an_effect(kind: str, name: str) -> None:
     ours, theirs = shared_pair(kind)
     with hooked(ours, name, "forward_pre_hook") as seen, hooked(theirs, name, "forward_pre_hook") as expected:
         assert_equal(logits_of(ours), logits_of(theirs))
@@ -111,17 +111,17 @@ def test_a_recurrence_calls_its_layers_each_time(kind: str) -> None:
     [
         pytest.param(kind, name, hooks, id="-".join([kind, name, *hooks]))
         for kind, name in EVERY_MODULE
-        # PyTorch has no such hooks on what returns a dataclass, and transformers' head takes its features
-        # from the stages before their hooks.
+        # PyTorch has no such hooks for modules that return a dataclass, and transformers' head gets the
+        # features of the stages from before their hooks.
         if name != "segformer" and not re.fullmatch(r"segformer\.stages\.[012]", name)
-        # What is around the attentions is the same whatever they are.
+        # Outside attention, all kinds of model are the same.
         if kind == "efficient" or "attention" in name
-        # Each by itself must be enough for the head to call its modules.
+        # Each hook alone must make the head call its modules.
         for hooks in ([BACKWARD_HOOKS[:1], BACKWARD_HOOKS[1:]] if "head" in name else [BACKWARD_HOOKS])
     ],
 )
 @pytest.mark.filterwarnings("ignore:Full backward hook is firing when gradients are computed")
-def test_changed_gradients_count(kind: str, name: str, hooks: tuple[str, ...]) -> None:
+def test_changed_gradients_have_an_effect(kind: str, name: str, hooks: tuple[str, ...]) -> None:
     ours, theirs = shared_pair(kind)
     with hooked(ours, name, *hooks) as seen, hooked(theirs, name, *hooks) as expected:
         assert_equal(gradients_of(ours), gradients_of(theirs))
@@ -134,7 +134,7 @@ def test_identity_in_place_of_a_module(kind: str, name: str) -> None:
     with replaced(ours, name, nn.Identity()), replaced(theirs, name, nn.Identity()):
         try:
             expected = logits_of(theirs)
-        except (RuntimeError, TypeError, ValueError):  # where the shapes do not allow it
+        except (RuntimeError, TypeError, ValueError):  # the shapes do not allow an identity here
             with pytest.raises((RuntimeError, TypeError, ValueError)):
                 logits_of(ours)
         else:
@@ -144,7 +144,7 @@ def test_identity_in_place_of_a_module(kind: str, name: str) -> None:
 @pytest.mark.parametrize("hook", ["forward_hook", "forward_pre_hook", *BACKWARD_HOOKS])
 @pytest.mark.filterwarnings("ignore:Full backward hook is firing when gradients are computed")
 @pytest.mark.filterwarnings("ignore:For backward hooks to be called")
-def test_hooks_on_all_modules_count(hook: str) -> None:
+def test_hooks_on_all_modules_have_an_effect(hook: str) -> None:
     def change(module: nn.Module, *values: Any) -> Any:
         return scaled(values[-1 if hook == "forward_hook" else 0]) if isinstance(module, nn.Conv2d) else None
 
@@ -157,8 +157,8 @@ def test_hooks_on_all_modules_count(hook: str) -> None:
         handle.remove()
 
 
-def test_flops_are_counted_as_they_are_done() -> None:
-    # PyTorch's counter hooks all modules to know where it is: the head it looks at has to be the folded one.
+def test_flops_are_those_of_the_folded_head() -> None:
+    # PyTorch's counter hooks all modules to track where it is, and folding must still take place.
     head = shared_pair("efficient")[0].decode_head
     widths, sizes, fused, labels = (8, 16, 24, 32), (12 * 16, 6 * 8, 3 * 4, 2 * 2), 16, 3
     features = [
@@ -173,7 +173,7 @@ def test_flops_are_counted_as_they_are_done() -> None:
     assert counter.get_total_flops() == maps + composing + classifying
 
 
-def test_images_have_sides_that_the_strides_do_not_divide() -> None:
+def test_image_sides_need_not_be_multiples_of_the_stride() -> None:
     ours, theirs = shared_pair("criss_cross")
     images = torch.cat([IMAGES, IMAGES.flip(3)], dim=3)[:, :, 3:, 5:90]
     assert_equal(logits_of(ours, images), logits_of(theirs, images))

@@ -1,4 +1,4 @@
-"""Half precision, of a model or of one module, as near the truth as in transformers; and copies."""
+"""Half precision of a model or of one module is as accurate as in transformers, and copies work."""
 
 import copy
 import pickle
@@ -27,7 +27,7 @@ def with_weights(name: str) -> bool:
 
 
 def errors(dtype: torch.dtype, models: list[nn.Module]) -> list[float]:
-    """How far each is from the second in float64, which has the same rounded weights."""
+    """Return each model's error against the second one in float64, with the same rounded weights."""
     images = IMAGES.to(dtype)
     expected = logits_of(copy.deepcopy(models[1]).double(), images.double())
     return [((logits_of(model, images) - expected).norm() / expected.norm()).item() for model in models]
@@ -50,7 +50,7 @@ def test_criss_cross_models_in_half_precision(kind: str, dtype: str) -> None:
 
 @pytest.mark.parametrize("name", list(filter(with_weights, names_of("efficient"))))
 def test_one_module_in_float32(name: str) -> None:
-    # Norms are kept so. What comes of it is bfloat16 or float32, or a layer that refuses: as in transformers.
+    # Norms are often kept in float32. The result is bfloat16, float32 or an error, as in transformers.
     models = [model.bfloat16() for model in changeable_pair()]
     for model in models:
         model.get_submodule(name).float()

@@ -1,4 +1,4 @@
-"""Modules that people replace: our model follows as transformers' does."""
+"""Replacing modules has the same effect as in transformers' model."""
 
 from collections.abc import Callable
 
@@ -16,17 +16,17 @@ WIDTH, LABELS = 16, 3
 
 
 def put(name: str, make: Callable[[], nn.Module]) -> Edit:
-    """Replace a module of the head, all modules being in float64 and in the same mode."""
+    """Return an edit that replaces a module of the head, in float64 and in the mode of the model."""
     return lambda model: model.decode_head.set_submodule(name, make().double().train(model.training))
 
 
 def each(kind: type[nn.Module], edit: Edit) -> Edit:
-    """Do something to every module of a kind."""
+    """Return an edit that changes every module of a class."""
     return lambda model: [edit(module) for module in list(model.modules()) if isinstance(module, kind)]
 
 
 def with_statistics(norm: nn.Module) -> nn.Module:
-    """A norm that has seen something."""
+    """Give a norm random running statistics."""
     norm.running_mean.normal_()
     norm.running_var.uniform_(0.5, 2)
     return norm
@@ -71,7 +71,7 @@ BATCH_NORMS: dict[str, Edit] = {
     "synchronised batch norm": nn.SyncBatchNorm.convert_sync_batchnorm,
     "batch norm alone in training": lambda model: model.decode_head.batch_norm.train(),
     "batch norm alone in evaluation": lambda model: model.decode_head.batch_norm.eval(),
-    "batch norm that scales by nothing": lambda model: model.decode_head.batch_norm.weight.data.zero_(),
+    "batch norm that scales by 0": lambda model: model.decode_head.batch_norm.weight.data.zero_(),
 }
 LAYERS: dict[str, Edit] = {
     "classifier without bias": put("classifier", lambda: nn.Conv2d(WIDTH, LABELS, 1, bias=False)),
@@ -96,7 +96,7 @@ LAYERS: dict[str, Edit] = {
         "linear_projections.2.proj", lambda: nn.Sequential(nn.Linear(24, 8), nn.Linear(8, WIDTH))
     ),
     "a narrower projection": narrow_the_first_projection,
-    "a projection less": without_the_last_projection,
+    "one projection fewer": without_the_last_projection,
     "no biases": each(nn.Linear, without_bias),
     "activation": put("activation", nn.GELU),
     "activation in place": put("activation", lambda: nn.ReLU(inplace=True)),
@@ -107,7 +107,7 @@ EDITS = BATCH_NORMS | LAYERS
 
 @pytest.mark.parametrize("what", EDITS)
 @pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
-def test_modules_in_place_of_others(what: str, training: bool) -> None:
+def test_replaced_modules(what: str, training: bool) -> None:
     models = []
     for model in changeable_pair():
         set_seed(0)

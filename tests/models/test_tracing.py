@@ -1,4 +1,4 @@
-"""The model can be captured as a graph in which batch, height and width stay free."""
+"""The model exports to a graph with dynamic batch, height and width."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +10,7 @@ from ccsegformer.models import CrissCrossSegformerConfig, CrissCrossSegformerFor
 
 
 class Logits(torch.nn.Module):
-    """Tensors alone, in and out."""
+    """Module from a tensor to a tensor, as export needs it."""
 
     def __init__(self, model: torch.nn.Module) -> None:
         super().__init__()

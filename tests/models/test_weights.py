@@ -1,4 +1,4 @@
-"""Weights that are computed, quantised, pruned, offloaded or passed in work as in transformers' model."""
+"""Computed, quantised, pruned, offloaded and passed-in weights work as in transformers' model."""
 
 from collections.abc import Callable
 
@@ -15,12 +15,12 @@ Edit = Callable[[nn.Module], object]
 
 
 def each(kind: type, edit: Edit) -> Edit:
-    """Do something to every module of a kind."""
+    """Return an edit that changes every module of a class."""
     return lambda model: [edit(module) for module in list(model.modules()) if isinstance(module, kind)]
 
 
 def pruned(weight: str) -> Edit:
-    """Prune three tenths of a weight."""
+    """Return an edit that prunes three tenths of a weight."""
     return lambda module: prune.l1_unstructured(module, weight, 0.3)
 
 
@@ -56,7 +56,7 @@ def test_computed_weights(kind: str, what: str, training: bool) -> None:
     check_two_steps(models)
 
 
-def test_what_is_pruned_stays_pruned_and_is_folded_again() -> None:
+def test_a_permanently_pruned_layer_is_folded_again() -> None:
     ours, theirs = changeable_pair()
     for model in (ours, theirs):
         fuse = model.decode_head.linear_fuse
@@ -79,12 +79,12 @@ def test_dynamic_quantisation() -> None:
     ]
     effect = (quantised[1] - expected).norm()
     assert effect > 1e-3 * expected.norm()
-    # Activations are rounded to 8 bits, where the last bit of float32 can decide.
+    # Activations are rounded to 8 bits, so the last bit of float32 can make a difference.
     assert (quantised[0] - quantised[1]).norm() < 0.2 * effect
 
 
-def test_weights_that_wait_elsewhere() -> None:
-    # Offloading: each module's weights come when it is called, and only then.
+def test_offloaded_weights() -> None:
+    # The weights of a module are only there while it is called.
     ours, theirs = changeable_pair()
     expected = logits_of(theirs)
     accelerate.cpu_offload(ours, execution_device="cpu")
@@ -92,7 +92,7 @@ def test_weights_that_wait_elsewhere() -> None:
     assert_equal(logits_of(ours), expected)
 
 
-def test_weights_that_are_passed_in() -> None:
+def test_passed_in_weights() -> None:
     ours, theirs = changeable_pair()
     outputs = []
     for model in (ours, theirs):
@@ -105,8 +105,8 @@ def test_weights_that_are_passed_in() -> None:
     assert_equal(*outputs)
 
 
-class OfALayer(torch.Tensor):
-    """A weight of another class in an ordinary layer, as torchao's are: only the layer can apply it."""
+class LayerOnlyTensor(torch.Tensor):
+    """Weight of its own class in an ordinary layer, like torchao's, that only the layer can multiply by."""
 
     @classmethod
     def __torch_function__(cls, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
@@ -119,7 +119,7 @@ class OfALayer(torch.Tensor):
 def test_weights_of_another_class(compiled: bool) -> None:
     ours, theirs = changeable_pair()
     projection = ours.decode_head.linear_projections[1].proj
-    projection.weight = nn.Parameter(projection.weight.detach().as_subclass(OfALayer))
+    projection.weight = nn.Parameter(projection.weight.detach().as_subclass(LayerOnlyTensor))
     check_head(ours.decode_head, theirs.decode_head, compiled=compiled)
 
 

@@ -1,7 +1,7 @@
-"""The fused backend's rungs of the ladder, for a process of its own: `test_fused.py` runs it.
+"""Tests of the fused backend that `test_fused.py` runs in a separate process.
 
-With a GPU the kernels are compiled and run there. Without one Triton's interpreter runs them on the CPU; it
-has to be asked for before Triton is imported: TRITON_INTERPRET=1.
+On a GPU the kernels are compiled and run. Without one, Triton's interpreter runs them on the CPU, for which
+TRITON_INTERPRET=1 must be set before Triton is imported.
 """
 
 import pytest
@@ -19,14 +19,14 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 @pytest.fixture(scope="module", autouse=True)
 def corrected_interpreter():
-    """Triton's interpreter with bfloat16 put right, and patching its language once, not at each call."""
+    """Fix bfloat16 in Triton's interpreter, and patch its language once instead of at each call."""
     with pytest.MonkeyPatch.context() as patch:
         if fused.INTERPRETED:
-            correct(patch)
+            fix_interpreter(patch)
         yield
 
 
-def correct(patch: pytest.MonkeyPatch) -> None:
+def fix_interpreter(patch: pytest.MonkeyPatch) -> None:
     import triton.language as tl
     from triton.runtime import interpreter
 
@@ -35,7 +35,7 @@ def correct(patch: pytest.MonkeyPatch) -> None:
     patched = set()
 
     def exact_dot(self, left, right, *rest):
-        # It holds bfloat16 as bits, and would multiply the bits.
+        # The interpreter stores bfloat16 as raw bits and would multiply those.
         operands = [
             self.create_fp_ext(each, tl.float32) if each.dtype.scalar == tl.bfloat16 else each
             for each in (left, right)
@@ -43,7 +43,7 @@ def correct(patch: pytest.MonkeyPatch) -> None:
         return dot(self, *operands, *rest)
 
     def rounding_cast(self, source, target):
-        # It would cut bits off where a GPU rounds to the nearest.
+        # The interpreter would truncate; a GPU rounds to nearest.
         if source.dtype.scalar == tl.float32 and target.scalar == tl.bfloat16:
             rounded = torch.from_numpy(source.data.copy()).bfloat16().view(torch.uint16).numpy()
             return interpreter.TensorHandle(rounded, target.scalar)
@@ -74,7 +74,9 @@ def correct(patch: pytest.MonkeyPatch) -> None:
     ],
     ids=str,
 )
-def test_fused_is_as_exact_as_the_reference(dtype: torch.dtype, size: tuple[int, int], head_dim: int) -> None:
+def test_fused_is_as_accurate_as_the_reference(
+    dtype: torch.dtype, size: tuple[int, int], head_dim: int
+) -> None:
     inputs = [tensor.to(dtype).double() for tensor in tensors((1, 1, *size, head_dim))]
     exact = outputs_and_gradients("reference", inputs, torch.float64)
     reference = outputs_and_gradients("reference", inputs, dtype)
@@ -84,7 +86,7 @@ def test_fused_is_as_exact_as_the_reference(dtype: torch.dtype, size: tuple[int,
         assert ours_error <= 2 * theirs_error + 2e-6, f"{name}: {ours_error:.1e} against {theirs_error:.1e}"
 
 
-def test_batch_and_heads_stay_apart() -> None:
+def test_batch_and_heads_are_independent() -> None:
     inputs = tensors((2, 3, 2, 3, 16))
     exact = outputs_and_gradients("reference", inputs, torch.float64)
     for ours, truth in zip(outputs_and_gradients("fused", inputs, torch.float32, DEVICE), exact, strict=True):
@@ -108,32 +110,32 @@ def test_large_scores_do_not_overflow() -> None:
         torch.testing.assert_close(ours.double(), truth, atol=2e-2, rtol=1e-3)
 
 
-def in_a_sea_of_nan(tensor: Tensor) -> Tensor:
-    """The tensor as a token-major view of a larger one that is NaN all around it."""
+def surround_with_nan(tensor: Tensor) -> Tensor:
+    """Copy a tensor into a larger one of NaN, and return the token-major view of the copy."""
     batch, heads, height, width, head_dim = tensor.shape
-    sea = tensor.new_full((batch, height + 2, width + 2, heads + 2, head_dim + 8), float("nan"))
-    island = sea[:, 1:-1, 1:-1, 1:-1, :head_dim].permute(0, 3, 1, 2, 4)
-    return island.copy_(tensor)
+    larger = tensor.new_full((batch, height + 2, width + 2, heads + 2, head_dim + 8), float("nan"))
+    view = larger[:, 1:-1, 1:-1, 1:-1, :head_dim].permute(0, 3, 1, 2, 4)
+    return view.copy_(tensor)
 
 
 def test_nothing_outside_the_tensors_is_read_and_nothing_is_copied() -> None:
     clean = [tensor.to(DEVICE) for tensor in tensors((1, 1, 3, 18, 24), dtype=torch.float32)]
-    islands = [in_a_sea_of_nan(tensor) for tensor in clean]
-    assert all(fused._dense(tensor) is tensor for tensor in islands)
+    views = [surround_with_nan(tensor) for tensor in clean]
+    assert all(fused._dense(tensor) is tensor for tensor in views)
 
     def everything(query: Tensor, key: Tensor, value: Tensor, gradient: Tensor) -> list[Tensor]:
         out, lse = fused._fused_criss_cross(query, key, value, 0.25)
         return [out, *fused._fused_criss_cross_backward(gradient, query, key, value, out, lse, 0.25)]
 
     expected = everything(*clean)
-    torch.use_deterministic_algorithms(True)  # PyTorch then fills what it allocates with NaN
+    torch.use_deterministic_algorithms(True)  # PyTorch then fills new memory with NaN
     try:
-        found = everything(*islands)
+        found = everything(*views)
     finally:
         torch.use_deterministic_algorithms(False)
     for ours, truth in zip(found, expected, strict=True):
         assert torch.equal(ours, truth)
-        assert ours.permute(0, 2, 3, 1, 4).is_contiguous()  # token-major, as the next linear layer reads it
+        assert ours.permute(0, 2, 3, 1, 4).is_contiguous()  # token-major, for the next linear layer
 
 
 def test_any_strides() -> None:
@@ -145,7 +147,7 @@ def test_any_strides() -> None:
 
 
 def test_offsets_beyond_32_bits() -> None:
-    # Rows 2^30 elements apart: the offset of the third is 2^31. Memory that is not touched costs nothing.
+    # Rows are 2^30 elements apart, so the third has the offset 2^31. Untouched memory is never allocated.
     shape, strides = (1, 1, 3, 2, 16), (0, 0, 2**30, 64, 1)
     storage = torch.empty(2**31 + 128, dtype=torch.float16, device=DEVICE)
     near = [tensor.to(DEVICE) for tensor in tensors(shape, dtype=torch.float16)]
@@ -166,7 +168,7 @@ def test_two_runs_are_bit_identical() -> None:
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # opcheck's own
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # from opcheck itself
 def test_opcheck() -> None:
     query, key, value, _ = (
         tensor.to(DEVICE).requires_grad_() for tensor in tensors((1, 2, 2, 3, 16), dtype=torch.float32)
@@ -187,7 +189,7 @@ def test_compiles_without_graph_breaks() -> None:
         assert torch.equal(ours, truth)
 
 
-def test_autocast_casts_as_for_pytorchs_attention() -> None:
+def test_autocast_follows_pytorchs_attention() -> None:
     query, key, value = (each.to(DEVICE) for each in tensors((1, 1, 2, 3, 16), dtype=torch.float32)[:3])
     halves = query.half(), key.bfloat16().half(), value.half()
     expected = criss_cross_attention(*halves, backend="fused")
@@ -197,12 +199,12 @@ def test_autocast_casts_as_for_pytorchs_attention() -> None:
     assert torch.equal(out, expected)
 
 
-def test_it_is_the_first_choice() -> None:
+def test_fused_is_the_default() -> None:
     inputs = [tensor.to(DEVICE) for tensor in tensors((1, 1, 2, 3, 16), dtype=torch.float32)[:3]]
     assert torch.equal(criss_cross_attention(*inputs), criss_cross_attention(*inputs, backend="fused"))
 
 
-def test_its_operations_are_counted() -> None:
+def test_flops_are_counted() -> None:
     heads, height, width, head_dim = 3, 2, 4, 16
     expected = 2 * 2 * heads * height * width * (height + width) * head_dim
     assert count_flops(Attention(criss_cross=True).to(DEVICE), height, width) == expected

@@ -1,4 +1,4 @@
-"""Under autocast, criss-cross attention takes what PyTorch's attention takes, and returns its dtype."""
+"""Under autocast, criss-cross attention follows the dtype rules of PyTorch's own attention."""
 
 from itertools import product
 
@@ -14,7 +14,7 @@ NARROW = (torch.float32, torch.bfloat16, torch.float16)
 
 @pytest.mark.parametrize("backend", ["flash", "reference"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_any_mix_is_cast_as_by_pytorchs_attention(dtype: torch.dtype, backend: str) -> None:
+def test_mixed_dtypes_are_cast_as_in_pytorchs_attention(dtype: torch.dtype, backend: str) -> None:
     for dtypes in product(NARROW, repeat=3):
         inputs = [tensor.to(own) for tensor, own in zip(tensors((1, 2, 3, 4, 16)), dtypes, strict=False)]
         with torch.autocast("cpu", dtype):
@@ -25,7 +25,7 @@ def test_any_mix_is_cast_as_by_pytorchs_attention(dtype: torch.dtype, backend: s
         torch.testing.assert_close(out, expected)
 
 
-def test_float64_stays_and_does_not_mix() -> None:
+def test_float64_is_not_cast_and_must_not_be_mixed() -> None:
     inputs = tensors((1, 2, 3, 4, 16))[:3]
     with torch.autocast("cpu", torch.bfloat16):
         assert criss_cross_attention(*inputs).dtype == torch.float64
@@ -33,7 +33,7 @@ def test_float64_stays_and_does_not_mix() -> None:
             criss_cross_attention(inputs[0], inputs[1].float(), inputs[2].float())
 
 
-def test_gradients_come_in_the_dtypes_of_the_inputs() -> None:
+def test_gradients_have_the_dtypes_of_the_inputs() -> None:
     query, key, value, gradient = tensors((1, 2, 3, 4, 16), dtype=torch.float32)
     leaves = [query.requires_grad_(), key.bfloat16().requires_grad_(), value.requires_grad_()]
     with torch.autocast("cpu", torch.bfloat16):
@@ -44,7 +44,7 @@ def test_gradients_come_in_the_dtypes_of_the_inputs() -> None:
         assert torch.equal(leaf.grad, expected.grad.to(leaf.dtype))
 
 
-def test_the_operator_casts_by_itself() -> None:
+def test_the_operator_itself_casts() -> None:
     query, key, value, _ = tensors((1, 2, 3, 4, 16), dtype=torch.float32)
     with torch.autocast("cpu", torch.float16):
         out, lse = torch.ops.ccsegformer.flash_criss_cross(query, key.bfloat16(), value, 0.25)

@@ -1,4 +1,4 @@
-"""The ladder: brute force, gradcheck, every backend against the reference, then PyTorch's own tools."""
+"""Reference against brute force, backends against the reference, and PyTorch's own operator checks."""
 
 import itertools
 
@@ -17,7 +17,7 @@ SIZES = [(1, 1), (1, 7), (33, 1), (7, 33), (33, 7), (40, 64)]
 def tensors(
     shape: tuple[int, ...], *, value_dim: int | None = None, dtype: torch.dtype = torch.float64, seed: int = 0
 ) -> list[Tensor]:
-    """Query, key, value and an output gradient."""
+    """Return a random query, key, value and output gradient."""
     generator = torch.Generator().manual_seed(seed)
     value_shape = (*shape[:-1], value_dim or shape[-1])
     return [
@@ -27,7 +27,7 @@ def tensors(
 
 
 def brute_force(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-    """Position by position, by the words of the definition."""
+    """Compute the definition position by position."""
     batch, heads, height, width, _ = query.shape
     out = torch.zeros_like(value)
     for b, n, h, w in itertools.product(range(batch), range(heads), range(height), range(width)):
@@ -53,13 +53,13 @@ def outputs_and_gradients(
 
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1, 4), (2, 3, 4, 5, 4), (1, 2, 6, 1, 3)])
 @pytest.mark.parametrize("scale", [None, 1.0])
-def test_reference_is_the_definition(shape: tuple[int, ...], scale: float | None) -> None:
+def test_reference_follows_the_definition(shape: tuple[int, ...], scale: float | None) -> None:
     query, key, value, _ = tensors(shape, value_dim=6)
     expected = brute_force(query, key, value, shape[-1] ** -0.5 if scale is None else scale)
     torch.testing.assert_close(criss_cross_attention(query, key, value, scale=scale), expected)
 
 
-def test_flash_is_the_definition() -> None:
+def test_flash_follows_the_definition() -> None:
     query, key, value, _ = tensors((2, 3, 4, 5, 8), dtype=torch.float32)
     expected = brute_force(*(tensor.double() for tensor in (query, key, value)), 8**-0.5)
     out = criss_cross_attention(query, key, value, backend="flash")
@@ -79,10 +79,10 @@ def test_gradcheck_of_the_reference() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("head_dim", [16, 32, 64])
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_flash_is_as_exact_as_the_reference(
+def test_flash_is_as_accurate_as_the_reference(
     size: tuple[int, int], head_dim: int, dtype: torch.dtype, device: str
 ) -> None:
-    # The tolerance is measured: twice the reference's own error against float64 in that dtype.
+    # The tolerance is twice the reference's own error against float64 in the same dtype.
     inputs = [tensor.to(dtype).double() for tensor in tensors((1, 2, *size, head_dim))]
     exact = outputs_and_gradients("reference", inputs, torch.float64)
     reference = outputs_and_gradients("reference", inputs, dtype)
@@ -94,14 +94,14 @@ def test_flash_is_as_exact_as_the_reference(
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("as_sequences", [flash._as_rows, flash._as_columns])
-def test_calls_of_the_cuda_kernels_fit(as_sequences: flash.AsSequences, dtype: torch.dtype) -> None:
-    # Without a GPU the kernels cannot run, but PyTorch can tell shapes and dtypes of what they would return.
+def test_cuda_kernels_are_called_correctly(as_sequences: flash.AsSequences, dtype: torch.dtype) -> None:
+    # Fake tensors check the calls and the shapes and dtypes of their results without a GPU.
     shape = (2, 7, 33, 3, 16)
     with FakeTensorMode():
         query, key, value, gradient = (torch.empty(shape, dtype=dtype, device="cuda") for _ in range(4))
-        out, lse = flash._attend(as_sequences, (query, key, value), 0.25)
+        out, lse = flash._attend_sequences(as_sequences, (query, key, value), 0.25)
         assert (out.shape, out.dtype, lse.shape, lse.dtype) == (shape, dtype, shape[:-1], torch.float32)
-        grads = flash._attend_backward(as_sequences, (gradient, query, key, value, out, lse), 0.25)
+        grads = flash._sequence_gradients(as_sequences, (gradient, query, key, value, out, lse), 0.25)
         assert [(grad.shape, grad.dtype, grad.device.type) for grad in grads] == [(shape, dtype, "cuda")] * 3
 
 
@@ -110,7 +110,7 @@ def test_strips_change_nothing(elements: int, monkeypatch: pytest.MonkeyPatch) -
     inputs = tensors((2, 3, 7, 33, 16))
     whole = outputs_and_gradients("flash", inputs, torch.float32)
     monkeypatch.setattr(flash, "STRIP_ELEMENTS", elements)
-    assert len(list(flash._strips(torch.empty(2, 7, 33, 3, 16), dim=2))) > 4
+    assert len(list(flash._cut_strips(torch.empty(2, 7, 33, 3, 16), dim=2))) > 4
     for ours, expected in zip(outputs_and_gradients("flash", inputs, torch.float32), whole, strict=True):
         torch.testing.assert_close(ours, expected, atol=1e-6, rtol=1e-5)
 
@@ -150,7 +150,7 @@ def test_two_runs_are_bit_identical() -> None:
 
 
 def test_unwritten_memory_is_never_read() -> None:
-    # With deterministic algorithms PyTorch fills what it allocates with NaN.
+    # With deterministic algorithms, PyTorch fills new memory with NaN.
     inputs = tensors((2, 2, 7, 33, 16), dtype=torch.float32)
     expected = outputs_and_gradients("flash", inputs, torch.float32)
     torch.use_deterministic_algorithms(True)
@@ -162,7 +162,7 @@ def test_unwritten_memory_is_never_read() -> None:
 
 
 def test_memory_is_linear_in_the_positions() -> None:
-    # No intermediate of N (H + W) elements: the largest tensor that any operator returns stays O(N d).
+    # The largest tensor that any operator returns has O(N d) elements, not O(N (H + W)).
     from torch.utils._python_dispatch import TorchDispatchMode
 
     largest = 0
@@ -183,7 +183,7 @@ def test_memory_is_linear_in_the_positions() -> None:
     assert 0 < largest <= height * width * head_dim
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # opcheck's own
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # from opcheck itself
 @pytest.mark.parametrize("needs_grad", [False, True])
 def test_opcheck(needs_grad: bool) -> None:
     query, key, value, _ = (
@@ -219,10 +219,10 @@ def test_exports_with_dynamic_sizes() -> None:
     torch.testing.assert_close(program.module()(*other), criss_cross_attention(*other))
 
 
-def test_float64_takes_the_reference() -> None:
+def test_float64_uses_the_reference() -> None:
     query, key, value, _ = tensors((1, 1, 2, 3, 4))
     assert criss_cross_attention(query, key, value).dtype == torch.float64
-    with pytest.raises(ValueError, match=r"flash backend refuses: .*float64"):
+    with pytest.raises(ValueError, match=r"flash backend does not support .*float64"):
         criss_cross_attention(query, key, value, backend="flash")
 
 
@@ -244,7 +244,7 @@ def test_weights_of_a_position_reproduce_its_output() -> None:
     ("change", "message"),
     [
         (lambda q, k, v: (q[0], k, v), "query must be"),
-        (lambda q, k, v: (q[:, :, :0], k[:, :, :0], v[:, :, :0]), "none of them 0"),
+        (lambda q, k, v: (q[:, :, :0], k[:, :, :0], v[:, :, :0]), "all at least 1"),
         (lambda q, k, v: (q, k[:, :, :, :1], v), "key has shape"),
         (lambda q, k, v: (q, k, v[:, :, :, :1]), "value must be"),
         (lambda q, k, v: (q, k.half(), v), "key is torch.float16 on cpu"),

@@ -1,6 +1,6 @@
-"""The flash backend as on CUDA, where there is none: stand-ins on the CPU keep the contract of its kernels.
+"""The flash backend's CUDA path without a GPU, with CPU stand-ins that follow the kernels' contract.
 
-It is that of aten/src/ATen/native/transformers/cuda in PyTorch: attention*.cu and mem_eff_attention.
+The contract is in PyTorch's aten/src/ATen/native/transformers/cuda: attention*.cu and mem_eff_attention.
 """
 
 from types import SimpleNamespace
@@ -13,7 +13,7 @@ from torch import Tensor
 from ccsegformer.ops import criss_cross_attention, flash
 from tests.ops.test_criss_cross import outputs_and_gradients, tensors
 
-ALIGNMENT = 32  # positions, to which the kernels pad the log-sum-exp
+ALIGNMENT = 32  # the kernels pad the log-sum-exp to a multiple of this many positions
 
 
 def attention(
@@ -59,7 +59,7 @@ def attention_backward(
     assert grad_input_mask == [True, True, True, False]
     assert philox_seed.dtype == philox_offset.dtype == torch.int64
     length = query.shape[2]
-    # The kernel is given pointers: it reads densely along the length, past the last position, without asking.
+    # The kernel gets pointers and no sizes: it reads densely along the length and past the last position.
     assert logsumexp.dtype == torch.float32 and logsumexp.is_contiguous()
     assert logsumexp.shape == (*query.shape[:2], -(-length // ALIGNMENT) * ALIGNMENT)
     assert logsumexp[..., length:].isposinf().all()
@@ -76,14 +76,14 @@ def attention_backward(
 
 @pytest.fixture
 def stand_ins():
-    """Stand-ins for the CUDA kernels, and the way to them open to CPU tensors."""
+    """Replace the CUDA kernels by stand-ins, and send CPU tensors to them."""
     kernels = SimpleNamespace(
         _scaled_dot_product_efficient_attention=mock.Mock(side_effect=attention),
         _scaled_dot_product_efficient_attention_backward=mock.Mock(side_effect=attention_backward),
     )
     with (
         mock.patch.object(flash, "aten", kernels),
-        mock.patch.object(flash, "STRIP_ELEMENTS", 2**40),  # on CUDA there are no strips
+        mock.patch.object(flash, "STRIP_ELEMENTS", 2**40),  # CUDA uses no strips
         mock.patch.object(flash, "_attention", flash._efficient_attention),
         mock.patch.object(flash, "_attention_backward", flash._efficient_attention_backward),
     ):
@@ -92,7 +92,7 @@ def stand_ins():
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 33), (32, 64), (40, 32)], ids=str)
 @pytest.mark.parametrize(("head_dim", "value_dim"), [(16, 16), (8, 24)])
-def test_outputs_and_gradients_are_those_of_the_definition(
+def test_outputs_and_gradients_follow_the_definition(
     stand_ins: SimpleNamespace, size: tuple[int, int], head_dim: int, value_dim: int
 ) -> None:
     inputs = tensors((2, 3, *size, head_dim), value_dim=value_dim)
@@ -104,7 +104,7 @@ def test_outputs_and_gradients_are_those_of_the_definition(
 
 
 @pytest.mark.parametrize("scale", [0.1, 1.0])
-def test_the_scale_is_the_one_asked_for(stand_ins: SimpleNamespace, scale: float) -> None:
+def test_the_given_scale_is_used(stand_ins: SimpleNamespace, scale: float) -> None:
     *inputs, gradient = tensors((1, 2, 5, 6, 16))
     results = []
     for dtype, backend in ((torch.float64, "reference"), (torch.float32, "flash")):

@@ -1,4 +1,4 @@
-"""The exporters' form of criss-cross attention: as exact as any backend, or not a number, never wrong."""
+"""The exporters' form of criss-cross attention is as accurate as any backend, or NaN, but never wrong."""
 
 from collections.abc import Callable
 
@@ -15,14 +15,17 @@ DECOMPOSITION = {torch.ops.ccsegformer.flash_criss_cross.default: explicit_criss
 
 
 def tensors(*shape: int, value_dim: int | None = None) -> list[Tensor]:
-    """Query, key and value in float64, exact in float32."""
+    """Return query, key and value in float64 with values that float32 represents exactly."""
     generator = torch.Generator().manual_seed(0)
     shapes = (shape, shape, (*shape[:-1], value_dim or shape[-1]))
     return [torch.randn(each, generator=generator).double() for each in shapes]
 
 
-def outdone(depth: float) -> list[Tensor]:
-    """Each line has one key, no landmark, `depth` above the others at scale 0.5; both passes weigh alike."""
+def hide_landmarks(depth: float) -> list[Tensor]:
+    """Return inputs in which one key of each line, not a landmark, scores `depth` above the others.
+
+    This holds at scale 0.5. Both passes have about the same weight.
+    """
     height, width = 33, 47
     assert 1 not in {mark * length // LANDMARKS for mark in range(LANDMARKS) for length in (height, width)}
     query, key, value = tensors(1, 3, height, width, 4)
@@ -41,8 +44,8 @@ def explicit(*args) -> Tensor:
 
 @pytest.mark.parametrize("head_dim", [4, 32])
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_as_exact_as_the_reference(size: tuple[int, int], head_dim: int) -> None:
-    # The tolerance is measured: twice the reference's own error against float64.
+def test_as_accurate_as_the_reference(size: tuple[int, int], head_dim: int) -> None:
+    # The tolerance is twice the reference's own error against float64.
     inputs = tensors(2, 3, *size, head_dim)
     exact = reference_criss_cross_attention(*inputs, 0.3)
     torch.testing.assert_close(explicit(*inputs, 0.3), exact, atol=1e-12, rtol=1e-10)
@@ -68,7 +71,7 @@ def test_the_log_sum_exp() -> None:
 
 
 @pytest.mark.parametrize("spread", [10, 40, 100])
-def test_large_scores_are_right_or_not_a_number(spread: int) -> None:
+def test_large_scores_are_right_or_nan(spread: int) -> None:
     query, key, value = tensors(1, 2, 40, 65, 16)
     inputs = [spread * query, key, value]
     exact = reference_criss_cross_attention(*inputs, 0.25)
@@ -89,7 +92,7 @@ def test_in_short_lines_every_key_is_a_landmark() -> None:
 
 @pytest.mark.parametrize("depth", [*range(0, 60, 7), *range(60, 110)])
 def test_landmarks_far_below_the_largest_score(depth: int) -> None:
-    inputs = outdone(depth)
+    inputs = hide_landmarks(depth)
     exact = reference_criss_cross_attention(*inputs, 0.5)
     ours = in_float32(explicit, inputs, 0.5)
     is_number = ours.isfinite()
@@ -101,7 +104,7 @@ def test_landmarks_far_below_the_largest_score(depth: int) -> None:
 
 
 class Attend(torch.nn.Module):
-    """Criss-cross attention, through the public function or as it stands."""
+    """Module that applies criss-cross attention, by the public function or in explicit form."""
 
     def __init__(self, attend: Callable[..., Tensor]) -> None:
         super().__init__()
@@ -135,8 +138,8 @@ def test_exports_for_every_size(attend: Callable[..., Tensor], smallest: int) ->
         )
 
 
-def test_nothing_stands_between_the_products_and_the_softmax() -> None:
-    # What compilers take for attention: bmm, softmax, bmm, of rank-3 tensors.
+def test_nothing_separates_the_products_from_the_softmax() -> None:
+    # Compilers recognise attention as bmm, softmax, bmm of rank-3 tensors.
     graph = program(criss_cross_attention).run_decompositions(DECOMPOSITION).graph
     assert not any("ccsegformer" in str(node.target) for node in graph.nodes)
     softmaxes = [node for node in graph.nodes if node.target == torch.ops.aten.softmax.int]

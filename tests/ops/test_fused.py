@@ -1,4 +1,4 @@
-"""The fused backend where there is no GPU: the ladder in Triton's interpreter, refusals, compilation."""
+"""The fused backend without a GPU: in Triton's interpreter, compiled only, and unsupported tensors."""
 
 import os
 import re
@@ -16,11 +16,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from ccsegformer.ops import criss_cross_attention, fused
 from tests.ops.test_criss_cross import tensors
 
-needs_triton = pytest.mark.skipif(not fused.HAS_TRITON, reason="Triton is for Linux")
+needs_triton = pytest.mark.skipif(not fused.HAS_TRITON, reason="Triton is not installed")
 
 
 @needs_triton
-def test_the_ladder_in_a_process_of_its_own() -> None:
+def test_fused_ladder_passes_in_a_separate_process() -> None:
     ladder = Path(__file__).with_name("fused_ladder.py")
     environment = os.environ | ({} if torch.cuda.is_available() else {"TRITON_INTERPRET": "1"})
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(ladder)]
@@ -30,7 +30,7 @@ def test_the_ladder_in_a_process_of_its_own() -> None:
 
 
 class Compiled:
-    """In place of a kernel: compiles what would be launched."""
+    """Stand-in for a kernel that compiles each launch without running it."""
 
     def __init__(self, kernel: Any) -> None:
         self.kernel = kernel
@@ -42,7 +42,7 @@ class Compiled:
 
 @pytest.fixture
 def compile_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[int], list[Compiled]]:
-    """A function that has Triton compile for a GPU of a compute capability, which need not be here."""
+    """Return a function that makes Triton compile for a compute capability, without such a GPU."""
 
     def compile_for(capability: int) -> list[Compiled]:
         import triton
@@ -52,7 +52,7 @@ def compile_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[in
 
         gpu = SimpleNamespace(
             get_current_target=lambda: GPUTarget("cuda", capability, 32),
-            get_current_device=lambda: capability,  # Triton keeps what it compiled by device
+            get_current_device=lambda: capability,  # Triton caches compiled kernels by device
             get_current_stream=lambda device: 0,
         )
         monkeypatch.setattr(triton.runtime.driver, "_active", gpu)
@@ -87,7 +87,7 @@ def test_every_launch_compiles_without_spills(
     query, key, value, grad = (torch.empty(shape, dtype=dtype) for _ in range(4))
     out, lse = fused._fused_criss_cross(query, key, value, 0.125)
     fused._fused_criss_cross_backward(grad, query, key, value, out, lse, 0.125)
-    smallest = 99 * 1024  # bytes of shared memory that any GPU since Ampere gives a program
+    smallest = 99 * 1024  # bytes of shared memory per program on every GPU since Ampere
     for kernel in kernels:
         assert len(kernel.binaries) == 2  # rows and columns
         assert all(binary.metadata.shared <= smallest for binary in kernel.binaries)
@@ -100,28 +100,28 @@ def test_every_launch_compiles_without_spills(
     ("query", "value_dim", "reason"),
     [
         (torch.empty(1, 1, 2, 3, 16, dtype=torch.float64), 16, "float16, not in torch.float64"),
-        (torch.empty(1, 1, 2, 3, 65), 65, "head_dim of at most 64, not 65"),
-        (torch.empty(1, 1, 2, 3, 16), 32, "one head_dim for all three, not 16 and a value_dim of 32"),
+        (torch.empty(1, 1, 2, 3, 65), 65, "head_dim may be at most 64, not 65"),
+        (torch.empty(1, 1, 2, 3, 16), 32, "value_dim must equal head_dim, which is 16, not 32"),
     ],
 )
-def test_what_the_kernels_do_not_take(
+def test_unsupported_tensors_are_refused(
     query: torch.Tensor, value_dim: int, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fused, "HAS_TRITON", True)
-    monkeypatch.setattr(fused, "INTERPRETED", True)  # or the device would be refused first
+    monkeypatch.setattr(fused, "INTERPRETED", True)  # otherwise the device would be refused first
     value = query.new_empty((*query.shape[:-1], value_dim))
-    with pytest.raises(ValueError, match=f"fused backend refuses: .*{re.escape(reason)}"):
+    with pytest.raises(ValueError, match=f"fused backend does not support .*{re.escape(reason)}"):
         criss_cross_attention(query, query, value, backend="fused")
 
 
-def test_cpu_takes_flash() -> None:
+def test_cpu_uses_flash() -> None:
     inputs = tensors((1, 2, 5, 6, 16), dtype=torch.float32)[:3]
     assert torch.equal(criss_cross_attention(*inputs), criss_cross_attention(*inputs, backend="flash"))
-    with pytest.raises(ValueError, match="fused backend refuses: it runs on cuda, not on cpu"):
+    with pytest.raises(ValueError, match=r"fused backend .*: it runs on cuda, not on cpu"):
         criss_cross_attention(*inputs, backend="fused")
 
 
-def test_gpus_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unsupported_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fused, "HAS_TRITON", True)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(major=7, minor=5))
     with FakeTensorMode():
@@ -131,7 +131,7 @@ def test_gpus_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     assert fused.fused_refusal(query, query) == "it needs triton, which is not installed"
 
 
-def test_triton_is_imported_only_to_run_a_kernel() -> None:
+def test_triton_is_imported_only_when_a_kernel_runs() -> None:
     script = "import ccsegformer.ops, sys; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
     assert "ccsegformer.ops.fused" in loaded.split()

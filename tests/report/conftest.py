@@ -1,11 +1,11 @@
-"""A comparison's results and examples without any training."""
+"""Results and examples of a comparison, without training."""
 
 import numpy as np
 import pytest
 
 from ccsegformer.config.protocol import EvaluationProtocol
 from ccsegformer.data.labels import default_palette
-from ccsegformer.lab.verdict import judge, mean_iou
+from ccsegformer.lab.verdict import judge, mean_iou_from_counts
 from ccsegformer.report.page import Example
 
 CLASSES = ["water", "road", "forest", "wheat", "rye", "building", "vehicle", "bare ground"]
@@ -15,7 +15,7 @@ SCORES = {"efficient": 0.86, "criss_cross": 0.91, "none": 0.62}
 def _make_counts(
     score: float, *, images: int = 60, seeds: int = 1, seed: int = 0, classes: int = 8
 ) -> np.ndarray:
-    """Counts (seeds, images, 3, classes) of a model whose mean IoU is about `score`."""
+    """Return counts (seeds, images, 3, classes) of a model whose mean IoU is about `score`."""
     generator = np.random.default_rng([seed, round(1000 * score)])
     pixels = generator.integers(500, 1500, size=(images, classes))
     share = np.clip(score + generator.normal(0, 0.05, (seeds, images, classes)), 0, 1)
@@ -24,7 +24,7 @@ def _make_counts(
 
 
 def _make_results(scores=None, *, images: int = 60, seeds: int = 1, classes=None) -> dict:
-    """Results as `compare` gives them."""
+    """Return results in the form that `compare` returns."""
     scores, classes = scores or SCORES, classes or CLASSES
     counts = {
         name: _make_counts(score, images=images, seeds=seeds, classes=len(classes))
@@ -34,7 +34,7 @@ def _make_results(scores=None, *, images: int = 60, seeds: int = 1, classes=None
     generator = np.random.default_rng(3)
     models = {}
     for place, (attention, of) in enumerate(counts.items()):
-        by_seed = mean_iou(of.sum(axis=1))
+        by_seed = mean_iou_from_counts(of.sum(axis=1))
         total = of.sum(axis=(0, 1))
         per_class = {
             name: {"iou": float(right / truth), "accuracy": float(right / truth)}
@@ -72,13 +72,13 @@ def _make_results(scores=None, *, images: int = 60, seeds: int = 1, classes=None
             "images_per_second": 11.3 - place,
             "train_seconds": 301.5 + 50 * place,
             "per_class": per_class,
-            "image_miou": mean_iou(of).mean(axis=0).tolist(),
+            "image_miou": mean_iou_from_counts(of).mean(axis=0).tolist(),
             "runs": runs,
         }
     return {
         "created": "2026-11-23 01:00 UTC",
         "version": "0.1.0",
-        "command": "ccsegformer compare recipes/demo.yaml --data procedural --output runs/demo",
+        "command": "ccsegformer compare recipes/from_scratch.yaml --data procedural --output runs/demo",
         "machine": {
             "processor": "Some CPU @ 2.0 GHz",
             "cores": 2,
@@ -112,7 +112,7 @@ def _make_results(scores=None, *, images: int = 60, seeds: int = 1, classes=None
 
 
 def _make_examples(results: dict, size: int = 64) -> list[Example]:
-    """One example of smooth noise."""
+    """Return one example of blocky noise."""
     generator = np.random.default_rng(1)
     blocks = generator.integers(len(results["data"]["classes"]), size=(8, 8))
     truth = np.kron(blocks, np.ones((size // 8, size // 8), dtype=np.int64))

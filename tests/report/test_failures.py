@@ -1,3 +1,5 @@
+"""The page of an evaluation shows where a model fails."""
+
 import io
 import re
 
@@ -14,7 +16,7 @@ from ccsegformer.evaluation.shortfalls import rank_shortfalls
 from ccsegformer.report.failures import (
     MATRIX_CLASSES,
     Failure,
-    confusion_picture,
+    confusion_rows,
     render_failures,
     worst_images,
 )
@@ -47,7 +49,7 @@ def failure(name: str = "third", classes: int = 5) -> Failure:
     truth = np.zeros((40, 60), dtype=np.uint8)
     truth[:, 30:], truth[:4] = 2, 255
     prediction = np.zeros((40, 60), dtype=np.uint8)
-    prediction[0] = classes - 1  # where nothing is labelled, which does not count
+    prediction[0] = classes - 1  # these rows are not labelled and must not count
     return Failure(name, 0.25, np.zeros((40, 60, 3), dtype=np.uint8), truth, prediction)
 
 
@@ -69,16 +71,16 @@ def test_the_page_has_scores_classes_matrix_and_images(evaluation):
     assert re.findall(r"</span>(\w+)</th>", text) == [
         of.name for of in rank_shortfalls(evaluation.confusion, NAMES)
     ]
-    assert "1 class in neither truth nor prediction is left out" in text
-    assert 'title="tree labelled road: 96.8%, 30 pixels"' in text
+    assert re.search(r"\b1 class that occurs in neither", text)
+    assert 'title="tree labelled as road: 96.8%, 30 pixels"' in text
     assert "not in the truth" in text  # grass is only predicted
-    assert "50% of its pixels are tree labelled road" in text
-    assert "default: images at their own size; whole image" in text
+    assert "50% of its pixels are tree labelled as road" in text
+    assert f"default: {EvaluationProtocol().summary()}" in text
     assert text.count("<img") == 3
     assert "0.375" in text
 
 
-def test_the_page_fetches_nothing_and_hostile_names_are_text(evaluation):
+def test_the_page_loads_no_resources_and_escapes_names(evaluation):
     hostile = "<script>alert('x')</script>"
     text = page(evaluation, [hostile, *NAMES[1:]], [failure('"><b>')])
     assert "<script" not in text and "<b>" not in text
@@ -89,32 +91,32 @@ def test_the_page_fetches_nothing_and_hostile_names_are_text(evaluation):
     assert not re.search(r"url\(|@import", text)
 
 
-def test_the_protocol_s_score_stands_at_the_head(evaluation):
+def test_the_protocol_s_score_is_the_heading(evaluation):
     assert f"<h1>{evaluation.metrics.mean_iou:.3f} mIoU</h1>" in page(evaluation)
     matrix = np.array(evaluation.confusion)
     assert "<h1>0.375 image mIoU</h1>" in page(evaluation_of(matrix, protocol=load_protocol("report")))
 
 
-def test_a_model_without_faults():
+def test_a_perfect_model():
     text = page(evaluation_of(np.diag([3, 4, 5, 6, 0])), failures=[])
-    assert "Every labelled pixel is right." in text
+    assert "Every labelled pixel is correct." in text
     assert "<img" not in text
 
 
 def test_few_classes_are_shown_one_by_one(evaluation):
     losses = rank_shortfalls(evaluation.confusion, NAMES)
-    rows = dict(confusion_picture(evaluation.confusion, losses))
+    rows = dict(confusion_rows(evaluation.confusion, losses))
     assert list(rows) == ["road", "grass", "tree", "car"]
     assert rows["grass"] == []
     assert [cell.share for cell in rows["road"]] == pytest.approx([6 / 7, 1 / 7, 0, 0])
     assert [cell.kind for cell in rows["road"]] == ["right", "wrong", "wrong", "wrong"]
 
 
-def test_many_classes_become_the_most_telling_and_the_others():
+def test_many_classes_are_merged():
     names = [f"class {label}" for label in range(150)]
     matrix = np.random.default_rng(0).integers(0, 5, (150, 150)) + np.diag(np.arange(150) * 40)
     losses = rank_shortfalls(matrix.tolist(), names)
-    rows = confusion_picture(matrix.tolist(), losses)
+    rows = confusion_rows(matrix.tolist(), losses)
     shown = [name for name, _ in rows]
     assert len(shown) == MATRIX_CLASSES and shown[-1] == "all others"
     assert {losses[0].name, losses[0].confused_with, losses[1].name} <= set(shown)
@@ -126,11 +128,11 @@ def test_many_classes_become_the_most_telling_and_the_others():
     assert counted == matrix.sum()
     text = page(evaluation_of(matrix, names), names, [failure(classes=150)])
     assert "The other 130 classes" in text
-    assert len(re.findall(r"<li><span class=\"swatch\"", text)) == 3  # those of the pictures alone
+    assert len(re.findall(r"<li><span class=\"swatch\"", text)) == 3  # only the classes in the pictures
 
 
 class Scenes:
-    """Four images, of which image n is wrong on n fifths of its pixels; the second has no labels."""
+    """Four images; image n is wrong on n fifths of its pixels, and the second has no labels."""
 
     classes = Classes(("a", "b"))
     names = ("n0", "n1", "n2", "n3")
@@ -158,7 +160,7 @@ class AlwaysA(torch.nn.Module):
         return type("Output", (), {"logits": logits})
 
 
-def test_the_worst_images_come_first_and_unlabelled_ones_never():
+def test_the_worst_images_come_first_and_unlabelled_ones_are_left_out():
     model, dataset = AlwaysA(), Scenes()
     protocol = EvaluationProtocol(flip=True)
     evaluation = evaluate(model, dataset, protocol=protocol)
@@ -170,7 +172,7 @@ def test_the_worst_images_come_first_and_unlabelled_ones_never():
     assert len(list(worst_images(model, dataset, evaluation, protocol, count=1))) == 1
 
 
-def test_the_terminal_sorts_by_loss_and_names_both_means(evaluation):
+def test_the_terminal_sorts_by_shortfall_and_shows_both_means(evaluation):
     def printed(evaluation):
         screen = io.StringIO()
         print_scores(evaluation, Console(file=screen, width=120, color_system=None))
@@ -180,7 +182,7 @@ def test_the_terminal_sorts_by_loss_and_names_both_means(evaluation):
     losses = rank_shortfalls(evaluation.confusion, NAMES)
     assert re.findall(r"^│ (\w+)", text, flags=re.MULTILINE) == [of.name for of in losses]
     assert "1 classes occur" not in text and "1 class occurs in neither" in text
-    assert text.index("mean IoU 0.") < text.index("mean of the images' own mIoU 0.375")
+    assert text.index("mean IoU 0.") < text.index("mean of per-image mIoU 0.375")
     turned = printed(evaluation_of(np.array(evaluation.confusion), protocol=load_protocol("report")))
-    assert turned.index("mean of the images' own mIoU 0.375") < turned.index("mean IoU 0.")
+    assert turned.index("mean of per-image mIoU 0.375") < turned.index("mean IoU 0.")
     assert "protocol report: " in turned

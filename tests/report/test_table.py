@@ -1,3 +1,5 @@
+"""The table of a comparison fits a terminal, and its numbers are short."""
+
 import io
 
 from rich.console import Console

@@ -13,7 +13,8 @@ from torchvision import tv_tensors
 
 from ccsegformer.data.folder import ImageMaskFolder
 from ccsegformer.data.labels import Classes
-from ccsegformer.models.attention import CCNetAttention, CrissCrossAttention
+from ccsegformer.models.attention.ccnet import CCNetAttention
+from ccsegformer.models.attention.criss_cross import CrissCrossAttention
 from studies.augmentation import AreaCrop, Augmentation
 from studies.harness import Plan, build, mean_iou, train
 from studies.options import Study

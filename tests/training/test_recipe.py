@@ -147,7 +147,7 @@ def test_overrides(path: Path) -> None:
         ),
         (
             "{training: {steps: 1}, model: {attention: cris_cross}}",
-            "'model.attention' must be 'criss_cross', 'efficient' or 'none', not \"cris_cross\"",
+            "'model.attention' must be 'efficient', 'criss_cross' or 'none', not \"cris_cross\"",
         ),
         (
             "{training: {steps: 1}, model: {attention: [none, none, none, full]}}",

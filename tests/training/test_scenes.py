@@ -17,7 +17,7 @@ from ccsegformer.config.protocol import EvaluationProtocol, WindowSection
 from ccsegformer.data.pixels import BandStatistics, normalize
 from ccsegformer.errors import DataError, RecipeError
 from ccsegformer.evaluation.evaluate import evaluate
-from ccsegformer.export.export import describe
+from ccsegformer.export import describe
 from ccsegformer.lab import comparison, cost
 from ccsegformer.labelling.labeller import predict_labels
 from ccsegformer.labelling.loading import load_model
@@ -136,8 +136,8 @@ def test_pretrained_colours_go_to_the_bands_that_are_colours(tmp_path: Path, rec
     CrissCrossSegformerForSemanticSegmentation(config).save_pretrained(tmp_path / "rgb")
     model = recipe().model.model_copy(update={"pretrained": str(tmp_path / "rgb")})
     result = train(cropped(recipe, model=model), data, tmp_path / "run", progress=False)
-    assert result.load_report is not None
-    assert "red, green and blue for bands 3, 2, 1, 0 for the others" in result.load_report.adapted
+    assert result.load_summary is not None
+    assert "bands 3, 2, 1 take red, green and blue" in result.load_summary.adapted
     assert result.model.config.num_channels == 5
 
 

@@ -68,7 +68,7 @@ def test_a_run_leaves_a_whole_model_folder(tmp_path: Path, data: Path, recipe: M
 
     assert not result.model.training
     assert result.steps == 6
-    assert result.load_report is None
+    assert result.load_summary is None
     assert [step for step, _ in result.loss_history] == [1, 2, 3, 4, 5, 6]
     assert result.seconds > 0
     names = {path.name for path in (tmp_path / "run").iterdir()}
@@ -283,8 +283,8 @@ def test_pretrained_weights_and_the_report_s_freezing(tmp_path: Path, data: Path
         optimizer={"name": "adafactor"},
     )
     result = train(report, data, tmp_path / "run")
-    assert result.load_report is not None
-    assert any("attention.gamma" in name for name in result.load_report.new)
+    assert result.load_summary is not None
+    assert any("attention.gamma" in name for name in result.load_summary.new)
     before = {key: value for key, value in pretrained.state_dict().items() if "attention" not in key}
     after = result.model.state_dict()
     moved = {name for name in before.keys() & after.keys() if after[name].shape != before[name].shape}
@@ -323,7 +323,7 @@ def test_the_literature_s_recipes_train(name: str, smaller: list[str], tmp_path:
     overrides = [f"model.pretrained={tmp_path / 'pretrained'}", *smaller]
     recipe = load_recipe(Path(__file__).parents[2] / "recipes" / f"{name}.yaml", overrides)
     result = train(recipe, data, tmp_path / "run")
-    assert result.load_report is not None
+    assert result.load_summary is not None
     before, after = encoder.state_dict(), result.model.state_dict()
     taken_over = before.keys() & after.keys()
     assert any(".mlp." in key for key in taken_over)

@@ -1,4 +1,4 @@
-"""The command line. Exit code 0: done; 1: failed, in one line; 2: bad usage."""
+"""Command line. Exit codes: 0 for success, 1 for a failure reported in one line, 2 for wrong usage."""
 
 import os
 import sys
@@ -11,7 +11,7 @@ from ccsegformer.errors import CCSegformerError
 
 app = typer.Typer(
     name="ccsegformer",
-    help="SegFormer for large images: Efficient Self-Attention or criss-cross attention in every stage.",
+    help="SegFormer for large images, with efficient or criss-cross attention in every stage.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
@@ -33,7 +33,7 @@ app.add_typer(benchmark.app)
 
 @app.callback(invoke_without_command=True)
 def _global_options(
-    version: bool = typer.Option(False, "--version", help="Print the version and stop."),
+    version: bool = typer.Option(False, "--version", help="Print the version and exit."),
 ) -> None:
     if version:
         typer.echo(f"ccsegformer {__version__}")
@@ -41,7 +41,7 @@ def _global_options(
 
 
 def main() -> None:
-    """Run the command line; every foreseen failure is one line on stderr and exit code 1."""
+    """Run the command line. Expected errors are printed in one line on stderr, with exit code 1."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
         app()

@@ -1,71 +1,89 @@
 """Arguments that several commands share."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-Recipe = Annotated[Path, typer.Argument(help="A recipe in YAML; see recipes/.", show_default=False)]
-Model = Annotated[
-    str,
-    typer.Argument(help="A folder, a name on the hub, or an exported NAME.onnx.", show_default=False),
+DATA_HELP = (
+    "Data set: a folder (ADE20K layout, georeferenced scenes or parquet files), hf://datasets/ORG/NAME, "
+    "scene_parse_150 or procedural."
+)
+
+RecipeArgument = Annotated[
+    Path, typer.Argument(help="Recipe file (YAML), such as those in recipes/.", show_default=False)
 ]
-Data = Annotated[
-    str | None,
+ModelArgument = Annotated[
+    str, typer.Argument(help="Model folder, hub name or exported NAME.onnx.", show_default=False)
+]
+AttentionOption = Annotated[
+    list[str] | None,
     typer.Option(
-        help="A folder in ADE20K's layout, of georeferenced scenes or of parquet files, "
-        "hf://datasets/ORG/NAME, scene_parse_150 once fetched, or 'procedural', the embedded scenes. "
-        "Default: the recipe's.",
+        help="Attention to compare, such as efficient or criss_cross. Can be repeated. Default: all.",
         show_default=False,
     ),
 ]
-ImageColumn = Annotated[
-    str | None,
-    typer.Option(help="Of parquet files: the column of images. Default: image.", show_default=False),
+DataOption = Annotated[
+    str | None, typer.Option(help=f"{DATA_HELP} Default: the recipe's.", show_default=False)
 ]
-MaskColumn = Annotated[
-    str | None,
-    typer.Option(help="Of parquet files: the column of masks. Default: annotation.", show_default=False),
+ImageColumnOption = Annotated[
+    str | None, typer.Option(help="Image column of parquet files. Default: image.", show_default=False)
 ]
-ClassList = Annotated[
+MaskColumnOption = Annotated[
+    str | None, typer.Option(help="Mask column of parquet files. Default: annotation.", show_default=False)
+]
+ClassesOption = Annotated[
     str | None,
     typer.Option(
         "--classes",
-        help="Of scenes or parquet files: a classes.json; of the latter also scene_parse_150, for raw ids. "
-        "Default: the folder's.",
+        help="Classes of scenes or parquet files: a classes.json, or scene_parse_150 for parquet files with "
+        "its raw ids. Default: the folder's classes.json.",
         show_default=False,
     ),
 ]
-Set = Annotated[
+SetOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", help="Change a recipe's key, as in training.epochs=2. May be repeated.", show_default=False
+        "--set",
+        help="Override a key of the recipe, such as training.epochs=2. Can be repeated.",
+        show_default=False,
     ),
 ]
-Protocol = Annotated[
+ProtocolOption = Annotated[
     str | None,
     typer.Option(
-        help="How images are shown and scored: segformer, mmsegmentation, report, or a YAML file. "
+        help="Evaluation protocol: segformer, mmsegmentation, report or a YAML file. "
         "Default: whole images at their own size.",
         show_default=False,
     ),
 ]
-Engine = Annotated[
-    str | None,
+EngineOption = Annotated[
+    Literal["openvino", "torch", "onnxruntime"] | None,
     typer.Option(
-        help="What runs the network: openvino, torch, or onnxruntime for NAME.onnx. "
-        "Default: openvino on a CPU, else torch.",
+        help="Engine that runs the model; onnxruntime is for NAME.onnx. "
+        "Default: openvino on a CPU, torch on a GPU.",
         show_default=False,
     ),
 ]
-Precision = Annotated[
-    str | None,
+PrecisionOption = Annotated[
+    Literal["fp32", "bf16", "fp16"] | None,
     typer.Option(
-        help="What the network computes in: fp32, bf16 or fp16. Default: the protocol's, or fp32.",
+        help="Number format to compute in. Default: the protocol's, or fp32.",
         show_default=False,
     ),
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Remove the run that OUTPUT holds.")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Delete the run in OUTPUT.")]
+
+
+def attentions_or_usage_error(given: list[str] | None) -> list[str]:
+    """Return the attentions to run: by default all but the control."""
+    from ccsegformer.models.attention import ATTENTIONS, CONTROL
+
+    known = [name for name in ATTENTIONS if name != CONTROL]
+    for name in given or []:
+        if name not in known:
+            raise typer.BadParameter(f"{name!r} is not one of {', '.join(known)}", param_hint="--attention")
+    return given or known
 
 
 def data_or_usage_error(
@@ -75,10 +93,10 @@ def data_or_usage_error(
     mask_column: str | None,
     classes: str | None,
 ) -> str:
-    """The data to use, with their columns and classes; with no data, bad usage."""
+    """Return the data set with its columns and classes; without a data set, raise a usage error."""
     if given is None and in_recipe is None:
         raise typer.BadParameter(
-            "the recipe names no data: give a folder, or 'procedural'", param_hint="--data"
+            "the recipe does not name a data set: give a folder or 'procedural'", param_hint="--data"
         )
     from ccsegformer.sources import with_options
 

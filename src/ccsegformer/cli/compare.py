@@ -2,62 +2,50 @@
 
 import shlex
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ccsegformer.cli._arguments import (
-    ClassList,
-    Data,
-    ImageColumn,
-    MaskColumn,
-    Overwrite,
-    Protocol,
-    Recipe,
-    Set,
+    AttentionOption,
+    ClassesOption,
+    DataOption,
+    ImageColumnOption,
+    MaskColumnOption,
+    OverwriteOption,
+    ProtocolOption,
+    RecipeArgument,
+    SetOption,
+    attentions_or_usage_error,
     data_or_usage_error,
 )
 
 
-class Attention(StrEnum):
-    """What can be compared; the control, no attention, always is."""
-
-    EFFICIENT = "efficient"
-    CRISS_CROSS = "criss_cross"
-
-
 def compare(
-    recipe: Recipe,
-    output: Annotated[Path, typer.Option(help="The folder of the comparison.", show_default=False)],
-    data: Data = None,
-    image_column: ImageColumn = None,
-    mask_column: MaskColumn = None,
-    classes: ClassList = None,
-    attention: Annotated[
-        list[Attention] | None,
-        typer.Option(
-            help="May be repeated. Default: both. No attention, the control, is always added.",
-            show_default=False,
-        ),
-    ] = None,
+    recipe: RecipeArgument,
+    output: Annotated[Path, typer.Option(help="Folder for the comparison.", show_default=False)],
+    data: DataOption = None,
+    image_column: ImageColumnOption = None,
+    mask_column: MaskColumnOption = None,
+    classes: ClassesOption = None,
+    attention: AttentionOption = None,
     seeds: Annotated[
-        int, typer.Option(min=1, help="Runs with each attention, from the recipe's seed on.")
+        int, typer.Option(min=1, help="Runs of each attention, with consecutive seeds from the recipe's on.")
     ] = 1,
-    protocol: Protocol = None,
-    set_: Set = None,
-    overwrite: Overwrite = False,
+    protocol: ProtocolOption = None,
+    set_: SetOption = None,
+    overwrite: OverwriteOption = False,
 ) -> None:
-    """Train the same recipe with each attention and without, and say which is better.
+    """Train a recipe with each attention and with none, and compare the scores.
 
-    Writes results.json and report.html. A comparison that was broken off goes on where it was.
+    Writes results.json and report.html. Repeat the command to continue an interrupted comparison.
 
     [bold]Examples[/bold]
 
-      ccsegformer compare recipes/small.yaml --data DIR --output runs/compared
+      ccsegformer compare recipes/from_scratch.yaml --data DIR --output runs/compared
 
-      ccsegformer compare recipes/small.yaml --data DIR --output runs/compared --seeds 3
+      ccsegformer compare recipes/from_scratch.yaml --data DIR --output runs/compared --seeds 3
     """
     from rich.console import Console
 
@@ -66,12 +54,13 @@ def compare(
     from ccsegformer.report.table import print_table
     from ccsegformer.training.recipe import load_recipe
 
+    attentions = attentions_or_usage_error(attention)
     loaded = load_recipe(recipe, set_ or [])
     results = run(
         loaded,
         data_or_usage_error(data, loaded.data, image_column, mask_column, classes),
         output,
-        attentions=[each.value for each in attention or Attention],
+        attentions=attentions,
         seeds=seeds,
         protocol=load_protocol(protocol) if protocol else DEFAULT,
         overwrite=overwrite,

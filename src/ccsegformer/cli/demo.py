@@ -6,14 +6,14 @@ from typing import Annotated
 
 import typer
 
-from ccsegformer.cli._arguments import Overwrite
+from ccsegformer.cli._arguments import OverwriteOption
 
 
 def demo(
-    output: Annotated[Path, typer.Option(help="The folder of the comparison.")] = Path("runs/demo"),
-    overwrite: Overwrite = False,
+    output: Annotated[Path, typer.Option(help="Folder for the comparison.")] = Path("runs/demo"),
+    overwrite: OverwriteOption = False,
 ) -> None:
-    """Compare both attentions, and none, on the embedded aerial scenes: about ten minutes on two cores.
+    """Compare the attentions on built-in aerial scenes; takes about ten minutes on two cores.
 
     [bold]Example[/bold]
 

@@ -6,35 +6,37 @@ from typing import Annotated
 
 import typer
 
-from ccsegformer.cli._arguments import ClassList, Engine, ImageColumn, MaskColumn, Model, Precision, Protocol
+from ccsegformer.cli._arguments import (
+    DATA_HELP,
+    ClassesOption,
+    EngineOption,
+    ImageColumnOption,
+    MaskColumnOption,
+    ModelArgument,
+    PrecisionOption,
+    ProtocolOption,
+)
 
 
 def evaluate(
-    model: Model,
-    data: Annotated[
-        str,
-        typer.Option(
-            help="A folder in ADE20K's layout, of georeferenced scenes or of parquet files, "
-            "hf://datasets/ORG/NAME, scene_parse_150 once fetched, or 'procedural'.",
-            show_default=False,
-        ),
-    ],
-    image_column: ImageColumn = None,
-    mask_column: MaskColumn = None,
-    classes: ClassList = None,
-    split: Annotated[str, typer.Option(help="The split to score on.")] = "validation",
+    model: ModelArgument,
+    data: Annotated[str, typer.Option(help=DATA_HELP, show_default=False)],
+    image_column: ImageColumnOption = None,
+    mask_column: MaskColumnOption = None,
+    classes: ClassesOption = None,
+    split: Annotated[str, typer.Option(help="Split to score on.")] = "validation",
     output: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for metrics.json, confusion.csv and evaluation.html; without it, none is written.",
+            help="Folder for metrics.json, confusion.csv and evaluation.html. Default: nothing is written.",
             show_default=False,
         ),
     ] = None,
-    protocol: Protocol = None,
-    engine: Engine = None,
-    precision: Precision = None,
+    protocol: ProtocolOption = None,
+    engine: EngineOption = None,
+    precision: PrecisionOption = None,
 ) -> None:
-    """Score a model, at each image's original resolution, and show where it fails.
+    """Score a model at each image's original resolution, and report where it fails.
 
     [bold]Examples[/bold]
 
@@ -51,10 +53,8 @@ def evaluate(
 
     from ccsegformer.config.protocol import DEFAULT, load_protocol, with_precision
     from ccsegformer.evaluation.evaluate import evaluate as score
-    from ccsegformer.evaluation.evaluate import write_confusion, write_metrics
-    from ccsegformer.files import write_atomically
     from ccsegformer.labelling.loading import load_engine
-    from ccsegformer.report.failures import render_failures, worst_images
+    from ccsegformer.report.evaluation import write_evaluation
     from ccsegformer.report.scores import print_scores
     from ccsegformer.sources import open_dataset, with_options
 
@@ -64,22 +64,13 @@ def evaluate(
     process = PartialState(cpu=not torch.cuda.is_available())
     data = with_options(data, image=image_column, mask=mask_column, classes=classes)
     dataset = open_dataset(data, split)
-    opened, _ = load_engine(model, engine, chosen.precision, classes=dataset.classes, device=process.device)  # type: ignore[arg-type]
+    opened, _ = load_engine(model, engine, chosen.precision, classes=dataset.classes, device=process.device)
     evaluation = score(opened, dataset, protocol=chosen, progress=True)
     if process.is_main_process:
         print_scores(evaluation)
         if output is not None:
-            page = render_failures(
-                evaluation,
-                dataset.classes,
-                worst_images(opened, dataset, evaluation, chosen),
-                model=model,
-                data=data,
-                split=split,
-                command=["ccsegformer", *sys.argv[1:]],
-            )
-            write_metrics(evaluation, output / "metrics.json")
-            write_confusion(evaluation, output / "confusion.csv")
-            write_atomically(output / "evaluation.html", page)
-            typer.echo(f"{output / 'evaluation.html'}")
+            names = {"model": model, "data": data, "split": split}
+            command = ["ccsegformer", *sys.argv[1:]]
+            page = write_evaluation(output, evaluation, opened, dataset, chosen, **names, command=command)
+            typer.echo(f"{page}")
     process.destroy_process_group()

@@ -1,28 +1,23 @@
 """`ccsegformer export`."""
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from ccsegformer.cli._arguments import Model
-
-
-class Format(StrEnum):
-    """The kinds of file."""
-
-    ONNX = "onnx"
-    PT2 = "pt2"
+from ccsegformer.cli._arguments import ModelArgument
 
 
 def export(
-    model: Model,
-    format: Annotated[Format, typer.Option(help="ONNX, or PyTorch's torch.export.", show_default=False)],
-    output: Annotated[Path, typer.Option(help="The file to write.", show_default=False)],
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUTPUT.")] = False,
+    model: ModelArgument,
+    format: Annotated[
+        Literal["onnx", "pt2"],
+        typer.Option(help="File format: ONNX or PyTorch's torch.export.", show_default=False),
+    ],
+    output: Annotated[Path, typer.Option(help="File to write.", show_default=False)],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUTPUT if it exists.")] = False,
 ) -> None:
-    """Write a model as one file for other programs, of any image size, checked against PyTorch.
+    """Export a model to one file for other programs, for any image size, checked against PyTorch.
 
     [bold]Examples[/bold]
 
@@ -30,14 +25,14 @@ def export(
 
       ccsegformer export nvidia/segformer-b0-finetuned-ade-512-512 --format pt2 --output b0.pt2
     """
-    from ccsegformer.export.export import export as run
+    from ccsegformer.export import export as run
     from ccsegformer.labelling.loading import load_model
 
     loaded, classes = load_model(model, device="cpu")
-    difference = run(loaded, classes, output, format.value, overwrite=overwrite)
+    difference = run(loaded, classes, output, format, overwrite=overwrite)
     checked = (
-        "not checked, since onnxruntime is not installed"
+        "not checked, because onnxruntime is not installed"
         if difference is None
-        else f"within {difference:.1e} of PyTorch's largest logit, at three other sizes"
+        else f"differs from PyTorch by at most {difference:.1e} of the largest logit, at three other sizes"
     )
     typer.echo(f"{output}: {checked}")

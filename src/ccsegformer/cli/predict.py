@@ -5,11 +5,11 @@ from typing import Annotated
 
 import typer
 
-from ccsegformer.cli._arguments import Engine, Model, Precision
+from ccsegformer.cli._arguments import EngineOption, ModelArgument, PrecisionOption
 
 
 def predict(
-    model: Model,
+    model: ModelArgument,
     images: Annotated[
         list[str],
         typer.Argument(help="Scenes, images, or folders of them; also /vsicurl/... .", show_default=False),
@@ -67,8 +67,8 @@ def predict(
     std: Annotated[
         str | None, typer.Option(help="Standard deviation of each band, likewise.", show_default=False)
     ] = None,
-    engine: Engine = None,
-    precision: Precision = None,
+    engine: EngineOption = None,
+    precision: PrecisionOption = None,
 ) -> None:
     """Map georeferenced scenes as Cloud-Optimized GeoTIFFs, and label other images.
 
@@ -97,7 +97,7 @@ def predict(
     from ccsegformer.labelling.preprocess import given_preprocessing
 
     named = read_classes(classes) if classes else None
-    opened, found = load_engine(model, engine, precision, classes=named)  # type: ignore[arg-type]
+    opened, found = load_engine(model, engine, precision, classes=named)
     if mean is not None and std is not None:
         preprocessing = given_preprocessing(_numbers(mean, "--mean"), _numbers(std, "--std"))
         opened = opened.with_preprocessing(preprocessing)

@@ -6,33 +6,31 @@ from typing import Annotated
 import typer
 
 from ccsegformer.cli._arguments import (
-    ClassList,
-    Data,
-    ImageColumn,
-    MaskColumn,
-    Overwrite,
-    Recipe,
-    Set,
+    ClassesOption,
+    DataOption,
+    ImageColumnOption,
+    MaskColumnOption,
+    OverwriteOption,
+    RecipeArgument,
+    SetOption,
     data_or_usage_error,
 )
 
 
 def train(
-    recipe: Recipe,
-    output: Annotated[
-        Path, typer.Option(help="The folder of the model, and of its run.", show_default=False)
-    ],
-    data: Data = None,
-    image_column: ImageColumn = None,
-    mask_column: MaskColumn = None,
-    classes: ClassList = None,
-    set_: Set = None,
+    recipe: RecipeArgument,
+    output: Annotated[Path, typer.Option(help="Folder for the model and its run.", show_default=False)],
+    data: DataOption = None,
+    image_column: ImageColumnOption = None,
+    mask_column: MaskColumnOption = None,
+    classes: ClassesOption = None,
+    set_: SetOption = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the last checkpoint in OUTPUT.")
+        bool, typer.Option("--resume", help="Continue from the last checkpoint in OUTPUT.")
     ] = False,
-    overwrite: Overwrite = False,
+    overwrite: OverwriteOption = False,
 ) -> None:
-    """Train a model by a recipe.
+    """Train a model from a recipe.
 
     [bold]Examples[/bold]
 

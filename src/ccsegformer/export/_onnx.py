@@ -1,4 +1,4 @@
-"""A traced model as ONNX."""
+"""Convert a traced model to ONNX."""
 
 import logging
 from collections.abc import Iterator, Mapping
@@ -8,16 +8,14 @@ import torch
 
 
 def to_onnx(program: torch.export.ExportedProgram, metadata: Mapping[str, str]) -> bytes:
-    """Serialise a program that takes `pixel_values` (batch, bands, height, width) and gives `logits`.
+    """Convert a program to a serialised ONNX model in opset 20, the first that has GELU.
 
     Args:
-        program: its batch, height and width are dynamic; of PyTorch's own operators alone.
-        metadata: goes into the file's metadata properties.
-
-    Returns:
-        A model in opset 20, the first with GELU, with its weights inside.
+        program: Program that maps `pixel_values` (batch, bands, height, width) to `logits`, with dynamic
+            batch, height and width, and only PyTorch's own operators.
+        metadata: Entries for the file's metadata properties.
     """
-    with _quiet():
+    with quiet_onnxscript():
         exported = torch.onnx.export(
             program,
             dynamo=True,
@@ -34,8 +32,8 @@ def to_onnx(program: torch.export.ExportedProgram, metadata: Mapping[str, str]) 
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep onnxscript's optimizer to itself: it warns of a constant that it leaves to the runtime to fold."""
+def quiet_onnxscript() -> Iterator[None]:
+    """Hide onnxscript's warnings about large constants that it does not fold; runtimes fold them."""
     logger = logging.getLogger("onnxscript.optimizer")
     before = logger.level
     logger.setLevel(logging.ERROR)

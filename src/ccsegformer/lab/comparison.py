@@ -1,4 +1,4 @@
-"""Train the same recipe with each attention, score the models on the same images, and say which is better."""
+"""Train a recipe with each attention, score the models on the same images and compare the scores."""
 
 import datetime
 import json
@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -24,11 +24,12 @@ from ccsegformer.lab.cost import Cost, measure_cost
 from ccsegformer.lab.results import Run, choose_examples, summarize
 from ccsegformer.lab.verdict import Counts, class_counts, judge
 from ccsegformer.labelling.loading import load_model
+from ccsegformer.models.attention import ATTENTIONS, CONTROL
 from ccsegformer.report.machine import describe_machine
 from ccsegformer.report.page import render_page
-from ccsegformer.report.table import LABELS, duration
+from ccsegformer.report.table import duration
 from ccsegformer.sources import open_dataset
-from ccsegformer.training.recipe import Attention, Recipe, differing_keys, load_recipe, save_recipe
+from ccsegformer.training.recipe import Recipe, differing_keys, load_recipe, save_recipe
 from ccsegformer.training.trainer import train
 
 
@@ -37,46 +38,48 @@ def compare(
     data: str | Path,
     output: str | Path,
     *,
-    attentions: Sequence[str] = ("efficient", "criss_cross"),
+    attentions: Sequence[str] | None = None,
     seeds: int = 1,
     protocol: EvaluationProtocol = DEFAULT,
     overwrite: bool = False,
     command: str | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Train a model with each attention, and with none as the control, and compare them on held-back images.
+    """Train a model with each attention and one without, and compare them on held-out images.
 
-    Writes `results.json` (what is returned), `report.html`, `recipe.yaml` and a model folder
-    `ATTENTION-seedN` for each run. The models differ in `model.attention` alone; run n has the seed
-    `training.seed + n`. Called again with the same recipe, data and folder, it goes on where it was broken
-    off: finished runs are kept and scored again, a broken-off run resumes from its last checkpoint.
+    Writes `results.json` (the returned dictionary), `report.html`, `recipe.yaml` and one model folder
+    `ATTENTION-seedN` per run. The models differ only in `model.attention`; run n uses the seed
+    `training.seed + n`. An interrupted comparison continues if called again with the same recipe, data and
+    folder: finished runs are only scored again, and an interrupted run resumes from its last checkpoint.
 
     Args:
-        recipe: what every model is trained with; its own `model.attention` is not used.
-        data: a folder (see `open_dataset`) or "procedural"; scores are those of its validation split.
-        output: a folder that holds no other comparison, unless `overwrite`.
-        attentions: "efficient", "criss_cross" or both; "none" is added.
-        seeds: how many runs of each.
-        protocol: how the models are scored; one that is not the default is also written, as `protocol.yaml`.
-        overwrite: remove the comparison that `output` holds.
-        command: the command line, for the page; without it that of an equal comparison.
-        progress: whether to show on stderr which model is trained, and how long it takes.
+        recipe: Recipe for every model; its own `model.attention` is ignored.
+        data: Data folder (see `open_dataset`) or "procedural". Models are scored on its validation split.
+        output: Folder for the comparison. It must not contain another one, unless `overwrite` is set.
+        attentions: Names from `ATTENTIONS`, by default all. The control "none" is always added.
+        seeds: Number of runs with each attention.
+        protocol: Evaluation protocol. If it is not the default, it is also written to `protocol.yaml`.
+        overwrite: Delete the comparison in `output`.
+        command: Command line to show in the report; by default, one that repeats this comparison.
+        progress: Show progress on stderr.
 
     Raises:
-        CCSegformerError: as `train`, `evaluate` and `measure_cost`; OutputError also for another comparison
-            in `output`.
+        OutputError: `output` contains something else.
+        CCSegformerError: An argument is wrong, or `train`, `evaluate` or `measure_cost` failed.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise CCSegformerError("compare runs in one process; start it without torchrun")
-    models = [*dict.fromkeys(name for name in attentions if name != "none"), "none"]
-    if len(models) == 1 or not set(models) <= set(get_args(Attention)):
+        raise CCSegformerError("compare runs in a single process; start it without torchrun")
+    known = [name for name in ATTENTIONS if name != CONTROL]
+    attentions = known if attentions is None else attentions
+    models = [*dict.fromkeys(name for name in attentions if name != CONTROL), CONTROL]
+    if len(models) == 1 or not set(models) <= set(ATTENTIONS):
         raise CCSegformerError(
-            f"attentions to compare are efficient and criss_cross, not {', '.join(attentions)}"
+            f"attentions must be some of {', '.join(known)}, not {', '.join(attentions) or 'empty'}"
         )
     if seeds < 1:
-        raise CCSegformerError(f"seeds must be 1 or more, not {seeds}")
+        raise CCSegformerError(f"seeds must be at least 1, not {seeds}")
     if protocol.score != "mean_iou":
-        raise CCSegformerError(f"compare judges by mean_iou, not by the protocol's score, {protocol.score}")
+        raise CCSegformerError(f"compare needs a protocol with score mean_iou, not {protocol.score}")
     output, recipe = Path(output), recipe.model_copy(update={"data": str(data)})
     dataset, training = open_dataset(data, "validation"), open_dataset(data, "training")
     _claim(output, recipe, overwrite)
@@ -89,12 +92,12 @@ def compare(
         runs[run.attention].append(run)
     verdict = judge({attention: np.stack([run.counts for run in of]) for attention, of in runs.items()})
     height, width = dataset[0]["image"].shape[-2:]
-    console.print(f"Measuring the cost of one image of {width} × {height}")
+    console.print(f"Measuring the cost of one {width} × {height} image")
     costs = {attention: measure_cost(of[0].folder, height, width) for attention, of in runs.items()}
     results = {
         "created": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC",
         "version": ccsegformer.__version__,
-        "command": command or _command(output, data, attentions, seeds, protocol),
+        "command": command or _repeat_command(output, data, attentions, seeds, protocol),
         "machine": describe_machine(),
         "recipe": recipe.model_dump(mode="json"),
         "data": {
@@ -124,14 +127,14 @@ def compare(
 
 
 def _claim(output: Path, recipe: Recipe, overwrite: bool) -> None:
-    """Make sure that the folder is free, or holds this very comparison, and write the recipe there."""
+    """Check that the folder is free or contains this comparison, and write the recipe to it."""
     if output.exists() and not output.is_dir():
-        raise OutputError(f"{output}: is not a folder")
+        raise OutputError(f"{output}: not a folder")
     written = output / "recipe.yaml"
     if (output / "config.json").exists():
-        raise OutputError(f"{output}: holds a model, not a comparison; choose another folder")
+        raise OutputError(f"{output}: contains a model, not a comparison; choose another folder")
     if overwrite:
-        for attention in get_args(Attention):
+        for attention in ATTENTIONS:
             for folder in output.glob(f"{attention}-seed*/"):
                 shutil.rmtree(folder)
         for name in ("results.json", "report.html", "protocol.yaml"):
@@ -140,11 +143,11 @@ def _claim(output: Path, recipe: Recipe, overwrite: bool) -> None:
         differing = differing_keys(load_recipe(written), recipe)
         if differing:
             raise OutputError(
-                f"{output}: holds another comparison, which differs in {', '.join(differing)}; "
+                f"{output}: contains another comparison, which differs in {', '.join(differing)}; "
                 "overwrite it or choose another folder"
             )
     elif output.exists() and any(output.iterdir()):
-        raise OutputError(f"{output}: is not empty, and holds no comparison; choose another folder")
+        raise OutputError(f"{output}: not empty and not a comparison; choose another folder")
     save_recipe(recipe, written)
 
 
@@ -157,16 +160,17 @@ def _train_and_score(
     protocol: EvaluationProtocol,
     console: Console,
 ) -> Iterator[Run]:
-    """The runs, seed by seed, so that a comparison that is broken off has pairs to compare."""
+    """Train and score the models, all attentions of one seed before the next seed."""
     jobs = [(recipe.training.seed + index, attention) for index in range(seeds) for attention in attentions]
     seconds: list[float] = []
     for place, (seed, attention) in enumerate(jobs):
         left = len(jobs) - place
-        remaining = f", about {duration(left * sum(seconds) / len(seconds))} left for all" if seconds else ""
-        console.print(f"[bold]{place + 1} of {len(jobs)}: {LABELS[attention]}, seed {seed}[/bold]{remaining}")
+        remaining = f", about {duration(left * sum(seconds) / len(seconds))} left in total" if seconds else ""
+        label = ATTENTIONS[attention].label
+        console.print(f"[bold]{place + 1} of {len(jobs)}: {label}, seed {seed}[/bold]{remaining}")
         folder, begin = output / f"{attention}-seed{seed}", time.monotonic()
         if (folder / "model.safetensors").exists():
-            console.print(f"{folder}: finished already, scored again")
+            console.print(f"{folder}: already trained, scoring again")
         else:
             model = recipe.model.model_copy(update={"attention": attention})
             training = recipe.training.model_copy(update={"seed": seed})
@@ -207,10 +211,10 @@ def _cost_figures(cost: Cost) -> dict[str, float]:
     return {name: getattr(cost, name) for name in names}
 
 
-def _command(
+def _repeat_command(
     output: Path, data: str | Path, attentions: Sequence[str], seeds: int, protocol: EvaluationProtocol
 ) -> str:
-    """The command line of an equal comparison."""
+    """Return a command line that repeats the comparison."""
     words = ["ccsegformer", "compare", str(output / "recipe.yaml"), "--data", str(data)]
     words += ["--output", f"{output}-again", "--seeds", str(seeds)]
     if protocol != DEFAULT:

@@ -1,4 +1,4 @@
-"""The peak memory of a call. It means little in a process that has a past: measure in a fresh one."""
+"""Measure the peak memory of a function call. Use a fresh process: freed memory is reused unseen."""
 
 import ctypes
 import re
@@ -16,19 +16,19 @@ def peak_memory(
     device: str,
     on_loaded: Callable[[Callable[[], None]], object] | None = None,
 ) -> int:
-    """Bytes that `run` needs beyond what is there before.
+    """Return the peak memory of `run` in bytes, above the memory in use before.
 
-    CPU: resident memory, which repeats to about a tenth, where `free_at_once` was called first. CUDA:
-    allocated memory.
+    On a CPU this is resident memory, reproducible to about 10% after `free_at_once`. On CUDA it is allocated
+    memory.
 
     Args:
-        run: what is measured.
+        run: Function to measure.
         device: "cpu" or "cuda".
-        on_loaded: for a `run` that first loads what is not to count: is given a function that begins the
-            measurement again.
+        on_loaded: Function that receives a callback. Calling the callback restarts the measurement, so that a
+            `run` that first loads something can leave the loading out.
     """
     cuda = device.startswith("cuda")
-    watch: _Allocated | _HighWater | _Sampled = _Allocated() if cuda else _resident()
+    watch: _AllocatedPeak | _ResidentPeak | _SampledPeak = _AllocatedPeak() if cuda else _resident_watch()
     watch.begin()
     if on_loaded:
         on_loaded(watch.begin)
@@ -40,29 +40,29 @@ def peak_memory(
 
 
 def free_at_once() -> None:
-    """Have glibc give back a tensor's memory as it is freed; otherwise a peak depends on what went before."""
+    """Make glibc return a tensor's memory when it is freed, so that earlier work does not hide a peak."""
     if sys.platform == "linux":
         mmap_threshold, larger_than = -3, 2**17
         getattr(ctypes.CDLL(None), "mallopt", lambda *_: 0)(mmap_threshold, larger_than)
 
 
 def trim() -> None:
-    """Give back freed memory that the allocator still holds: it would be used again and not be seen."""
+    """Return freed memory that the allocator still holds; reusing it would hide a peak."""
     if hasattr(psutil, "heap_trim"):
         psutil.heap_trim()
 
 
-def _resident() -> "_HighWater | _Sampled":
+def _resident_watch() -> "_ResidentPeak | _SampledPeak":
     try:
-        watch = _HighWater()
+        watch = _ResidentPeak()
         watch.begin()
     except OSError:
-        return _Sampled()
+        return _SampledPeak()
     return watch
 
 
-class _Allocated:
-    """What PyTorch allocates on a GPU."""
+class _AllocatedPeak:
+    """Peak of the memory that PyTorch allocates on a GPU."""
 
     def begin(self) -> None:
         self._before = torch.cuda.memory_allocated()
@@ -72,12 +72,12 @@ class _Allocated:
         return torch.cuda.max_memory_allocated() - self._before
 
 
-class _HighWater:
-    """Resident memory by Linux's own high-water mark."""
+class _ResidentPeak:
+    """Peak of resident memory, from Linux's high-water mark."""
 
     def begin(self) -> None:
         trim()
-        Path("/proc/self/clear_refs").write_text("5")  # sets the mark to the present
+        Path("/proc/self/clear_refs").write_text("5")  # resets the mark
         self._before = psutil.Process().memory_info().rss
 
     def end(self) -> int:
@@ -85,8 +85,8 @@ class _HighWater:
         return max(0, int(marks[1]) * 1024 - self._before) if marks else 0
 
 
-class _Sampled:
-    """Resident memory where there is no such mark: looked at every millisecond."""
+class _SampledPeak:
+    """Peak of resident memory, sampled every millisecond where the system has no high-water mark."""
 
     def __init__(self) -> None:
         self._process, self._finished = psutil.Process(), threading.Event()

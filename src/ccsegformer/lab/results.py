@@ -1,4 +1,4 @@
-"""From trained and scored models to what the results hold of them."""
+"""Collect the figures and example images of trained and scored models."""
 
 import json
 from collections.abc import Sequence
@@ -11,35 +11,35 @@ from numpy.typing import NDArray
 from ccsegformer.config.protocol import EvaluationProtocol
 from ccsegformer.data.dataset import LabelledImages
 from ccsegformer.evaluation.evaluate import Evaluation
-from ccsegformer.lab.verdict import Counts, Difference, Verdict, mean_iou, signed
+from ccsegformer.lab.verdict import Counts, Difference, Verdict, mean_iou_from_counts, signed
 from ccsegformer.labelling.engine import open_engine
 from ccsegformer.labelling.labeller import predict_labels
 from ccsegformer.labelling.loading import load_model
+from ccsegformer.models.attention import ATTENTIONS
 from ccsegformer.report._html import as_rgb
 from ccsegformer.report.page import Example
-from ccsegformer.report.table import LABELS
 from ccsegformer.training.recipe import Recipe
 
 
 class Run(NamedTuple):
-    """One trained and scored model."""
+    """A trained and scored model."""
 
     attention: str
     seed: int
     folder: Path
     evaluation: Evaluation
     counts: Counts
-    """(images, 3, classes), in the order of the data set."""
+    """Counts (images, 3, classes), in the data set's order."""
 
 
 def summarize(runs: Sequence[Run], recipe: Recipe, verdict: Verdict) -> dict[str, Any]:
-    """The results of one attention: means over its runs, which differ in their seed, and each run's own."""
+    """Return the results of one attention: means over its runs with different seeds, and each run's own."""
     attention = runs[0].attention
     logs = [json.loads((run.folder / "training_log.json").read_text(encoding="utf-8")) for run in runs]
     metrics = [run.evaluation.to_dict() for run in runs]
     scores = [of["mean_iou"] for of in metrics]
     criss_cross = attention == "criss_cross"
-    image_miou = np.stack([mean_iou(run.counts) for run in runs]).mean(axis=0)
+    image_miou = np.stack([mean_iou_from_counts(run.counts) for run in runs]).mean(axis=0)
     return {
         "attention": attention,
         "recurrence": recipe.model.recurrence if criss_cross else None,
@@ -74,16 +74,23 @@ def summarize(runs: Sequence[Run], recipe: Recipe, verdict: Verdict) -> dict[str
 def choose_examples(
     runs: Sequence[Run], pair: Difference, dataset: LabelledImages, protocol: EvaluationProtocol
 ) -> list[Example]:
-    """The images on which the pair's models differ most either way, and by the median; one of `runs` each."""
+    """Choose three images: the largest difference of a pair in either direction, and the median one.
+
+    Args:
+        runs: One run of each attention, which also predicts the chosen images.
+        pair: The two attentions to choose by.
+        dataset: Held-back images.
+        protocol: Protocol to predict with.
+    """
     first, second = pair["first"], pair["second"]
-    scores = {run.attention: mean_iou(run.counts) for run in runs}
+    scores = {run.attention: mean_iou_from_counts(run.counts) for run in runs}
     leads = scores[first] - scores[second]
     order = [int(place) for place in np.argsort(-leads, kind="stable") if np.isfinite(leads[place])]
     captions: dict[int, str] = {}
     if order:
-        captions[order[0]] = f"Best for {LABELS[first].lower()}"
-        captions.setdefault(order[len(order) // 2], "The median")
-        captions.setdefault(order[-1], f"Best for {LABELS[second].lower()}")
+        captions[order[0]] = f"Best for {ATTENTIONS[first].label.lower()}"
+        captions.setdefault(order[len(order) // 2], "Median")
+        captions.setdefault(order[-1], f"Best for {ATTENTIONS[second].label.lower()}")
     samples = [dataset[place] for place in captions]
     predictions: dict[str, list[NDArray[np.integer]]] = {}
     for run in runs:
@@ -106,11 +113,11 @@ def choose_examples(
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    """Mean of those that are there."""
+    """Return the mean of the values that are not None."""
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else None
 
 
 def _nullable(values: NDArray[np.float64]) -> list[float | None]:
-    """NaN as None, which JSON can hold."""
+    """Replace NaN by None, which JSON can represent."""
     return [float(value) if np.isfinite(value) else None for value in values]

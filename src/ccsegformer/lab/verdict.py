@@ -1,8 +1,8 @@
-"""Which attention is better, and whether the data could tell: numbers first, then sentences from them.
+"""Test whether models with different attentions differ in score, and put the answer into words.
 
-An image enters as three counts a class (pixels right, pixels of truth, pixels of prediction), from which the
-mean IoU of any set of images follows. So images are resampled at the level of the data set's mean IoU: an
-average of the images' own IoUs, which is another quantity, is never used for a verdict.
+Each image is stored as three counts per class (correct, true and predicted pixels), which determine the mean
+IoU of any set of images. The bootstrap resamples images and recomputes the data set's mean IoU. It never
+averages the images' own IoUs, which would be a different measure.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,18 +11,19 @@ from typing import TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-NAMES = {"criss_cross": "criss-cross attention", "efficient": "efficient attention", "none": "no attention"}
+from ccsegformer.models.attention import ATTENTIONS, CONTROL
+
 CONFIDENCE = 0.95
 RESAMPLES = 2000
 BOOTSTRAP_SEED = 0
 FEWEST_IMAGES = 10
-"""With fewer, resampling says little: no interval is given, and no winner named."""
+"""Fewest images for which intervals are given and a model can be called better."""
 
-Counts = NDArray[np.int64]  # (..., 3, classes): pixels right, of truth, of prediction
+Counts = NDArray[np.int64]  # (..., 3, classes): correct, true and predicted pixels
 
 
 class Difference(TypedDict):
-    """How much higher the mean IoU of `first` is than that of `second`, on the same images."""
+    """Mean IoU of `first` minus that of `second`, on the same images."""
 
     first: str
     second: str
@@ -33,7 +34,7 @@ class Difference(TypedDict):
 
 
 class Verdict(TypedDict):
-    """What can be said, in sentences and in numbers."""
+    """Conclusions of a comparison, as sentences and as numbers."""
 
     headline: str
     attention: str
@@ -52,52 +53,58 @@ class Verdict(TypedDict):
 
 
 def class_counts(confusion: NDArray[np.int64]) -> Counts:
-    """Reduce a confusion matrix (K, K), rows the truth, to the counts (3, K) that the mean IoU needs."""
+    """Reduce a confusion matrix (K, K), with true classes in rows, to the counts (3, K)."""
     return np.stack([confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)])
 
 
-def mean_iou(counts: NDArray[np.number]) -> NDArray[np.float64]:
-    """Mean IoU (...) of counts (..., 3, K), over the classes in truth or prediction; NaN with none."""
-    right, truth, predicted = np.moveaxis(counts.astype(np.float64), -2, 0)
-    union = truth + predicted - right
+def mean_iou_from_counts(counts: NDArray[np.number]) -> NDArray[np.float64]:
+    """Return the mean IoU (...) of counts (..., 3, K) over the classes that occur; NaN if none does."""
+    correct, truth, predicted = np.moveaxis(counts.astype(np.float64), -2, 0)
+    union = truth + predicted - correct
     present = union > 0
-    iou = np.divide(right, union, out=np.zeros_like(union), where=present)
+    iou = np.divide(correct, union, out=np.zeros_like(union), where=present)
     with np.errstate(invalid="ignore"):
         return iou.sum(axis=-1) / present.sum(axis=-1)
 
 
 def bootstrap(counts: Mapping[str, Counts]) -> dict[str, NDArray[np.float64]]:
-    """Mean IoU of resampled data sets, by model: (RESAMPLES,), the same images drawn for every model.
+    """Return the mean IoU of each resampled data set (RESAMPLES,) by model.
 
-    `counts` are (seeds, images, 3, K) by model; each resample's figure is the mean over the seeds.
+    Every model is scored on the same resampled images, and each value is the mean over the seeds.
+
+    Args:
+        counts: Counts (seeds, images, 3, K) by model.
     """
     images = next(iter(counts.values())).shape[1]
     generator = np.random.default_rng(BOOTSTRAP_SEED)
     drawn = generator.multinomial(images, np.full(images, 1 / images), size=RESAMPLES)
     return {
-        model: np.mean([mean_iou(np.tensordot(drawn, run, axes=1)) for run in runs], axis=0)
+        model: np.mean([mean_iou_from_counts(np.tensordot(drawn, run, axes=1)) for run in runs], axis=0)
         for model, runs in counts.items()
     }
 
 
 def interval(resampled: NDArray[np.float64]) -> list[float]:
-    """The percentile interval [low, high] of a resampled figure, leaving out resamples without a class."""
+    """Return the percentile interval [low, high] of resampled values, ignoring NaN."""
     tail = (1 - CONFIDENCE) / 2
     low, high = np.nanquantile(resampled, [tail, 1 - tail])
     return [float(low), float(high)]
 
 
 def judge(counts: Mapping[str, Counts]) -> Verdict:
-    """Judge models by attention, "none" among them, from counts (seeds, images, 3, K) of the same images.
+    """Compare models that differ in their attention.
 
-    One of two models is ahead when the interval of their paired difference, over resampled images, leaves out
-    0 and the difference has the same sign for every seed. `better` is the attention with the highest mean
-    IoU, the control left out; `differences` are its leads over each other attention, then over the control;
-    `intervals` are those of each model's own mean IoU.
+    One model is ahead of another if the interval of their paired difference over resampled images excludes 0
+    and the difference has the same sign for every seed. In the result, `better` is the attention with the
+    highest mean IoU, not counting the control; `differences` are its leads over each other attention and
+    then over the control; `intervals` belong to each model's own mean IoU.
+
+    Args:
+        counts: Counts (seeds, images, 3, K) of the same images by attention, including `CONTROL`.
     """
     seeds, images = next(iter(counts.values())).shape[:2]
     resampled = bootstrap(counts) if images >= FEWEST_IMAGES else None
-    by_seed = {model: mean_iou(runs.sum(axis=1)) for model, runs in counts.items()}
+    by_seed = {model: mean_iou_from_counts(runs.sum(axis=1)) for model, runs in counts.items()}
 
     def difference(first: str, second: str) -> Difference:
         gaps = by_seed[first] - by_seed[second]
@@ -112,16 +119,16 @@ def judge(counts: Mapping[str, Counts]) -> Verdict:
             "told_apart": clear and bool((gaps > 0).all() or (gaps < 0).all()),
         }
 
-    ranked = sorted(by_seed.keys() - {"none"}, key=lambda model: (-by_seed[model].mean(), model))
+    ranked = sorted(by_seed.keys() - {CONTROL}, key=lambda model: (-by_seed[model].mean(), model))
     between = [difference(ranked[0], other) for other in ranked[1:]]
-    control = difference(ranked[0], "none")
+    control = difference(ranked[0], CONTROL)
     judges = control["told_apart"] and control["difference"] > 0
-    scope = f"{images} held-back images, {'one seed' if seeds == 1 else f'{seeds} seeds'}"
+    sample = f"{images} held-out images, {'one seed' if seeds == 1 else f'{seeds} seeds'}"
     return {
         "headline": _headline(between, control, judges, images),
-        "attention": " ".join(_between(pair, scope) for pair in between),
-        "control": _against_control(control, judges),
-        "caveat": _caveat(seeds, images),
+        "attention": " ".join(_difference_sentence(pair, sample) for pair in between),
+        "control": _control_sentence(control, judges),
+        "caveat": _caveats(seeds, images),
         "better": ranked[0],
         "told_apart": bool(between) and all(pair["told_apart"] for pair in between),
         "judges_attention": judges,
@@ -136,63 +143,76 @@ def judge(counts: Mapping[str, Counts]) -> Verdict:
 
 
 def _headline(between: Sequence[Difference], control: Difference, judges: bool, images: int) -> str:
-    first = _capital(NAMES[control["first"]])
+    first = ATTENTIONS[control["first"]].phrase
     if images < FEWEST_IMAGES:
-        return f"{images} held-back images are too few to tell"
+        return f"Too few held-out images ({images}) to compare the models"
     if not judges:
-        return "No gain from attention shows on these data"
+        return "No gain from attention could be shown on these data"
     if not between:
-        return f"{first} is better than none"
+        return f"{_capital(first)} is better than no attention"
+    second = ATTENTIONS[between[0]["second"]].phrase
     if between[0]["told_apart"]:
-        return f"{first} is ahead"
-    return f"{first} and {NAMES[between[0]['second']]} cannot be told apart"
+        return f"{_capital(first)} is ahead of {second}"
+    return f"No difference between {first} and {second} could be shown"
 
 
-def _between(pair: Difference, scope: str) -> str:
-    first, second = _capital(NAMES[pair["first"]]), NAMES[pair["second"]]
-    lead = signed(pair["difference"])
+def _difference_sentence(pair: Difference, sample: str) -> str:
+    first, second = ATTENTIONS[pair["first"]].phrase, ATTENTIONS[pair["second"]].phrase
+    lead, evidence = signed(pair["difference"]), f"({_interval(pair)}; {sample})"
     if pair["told_apart"]:
-        return f"{first} is ahead of {second} by {lead} mIoU ({_interval(pair)} over {scope})."
+        return f"{_capital(first)} is ahead of {second} by {lead} mIoU {evidence}."
     return (
-        f"{first} and {second} cannot be told apart: a difference of {lead} mIoU "
-        f"({_interval(pair)} over {scope})."
+        f"No difference between {first} and {second} could be shown: {first} leads by {lead} mIoU {evidence}."
     )
 
 
-def _against_control(pair: Difference, judges: bool) -> str:
-    first, lead = NAMES[pair["first"]], signed(pair["difference"])
+def _control_sentence(pair: Difference, judges: bool) -> str:
+    first, lead = ATTENTIONS[pair["first"]].phrase, pair["difference"]
+    control = "the control, the same network without attention,"
     if judges:
+        finding = f"{control} is {signed(lead)} mIoU behind {first} ({_interval(pair)})"
+        return f"Attention helps on these data: {finding}."
+    if pair["interval"] is None:
         return (
-            "These data can judge attention: the control, the same network with no attention, is "
-            f"{lead} mIoU behind {first} ({_interval(pair)})."
+            f"There are too few images to show whether attention helps: {first} leads {control} "
+            f"by {signed(lead)} mIoU."
         )
-    standing = "is ahead of" if pair["told_apart"] else "cannot be told apart from"
+    if pair["told_apart"]:
+        finding = f"{control} is {signed(-lead)} mIoU ahead of {first} ({_interval(pair, negated=True)})"
+    else:
+        finding = f"no difference between {first} and {control} could be shown "
+        finding += f"({first} leads by {signed(lead)} mIoU; {_interval(pair)})"
     return (
-        "These data cannot judge attention: the control, the same network with no attention, "
-        f"{standing} {first}, whose lead is {lead} mIoU ({_interval(pair)}). "
-        "What lies between the attentions says little about them."
+        f"Attention does not measurably help on these data: {finding}. "
+        "Differences between the attentions mean little here."
     )
 
 
-def _caveat(seeds: int, images: int) -> str:
-    resampling = "The interval is from resampling the images, as if they were independent: "
-    resampling += "frames of one video are not, and make it too narrow."
+def _caveats(seeds: int, images: int) -> str:
+    resampling = (
+        "Intervals are from resampling the images as if they were independent. Frames of a video are not, "
+        "and their intervals are too narrow."
+    )
     if images < FEWEST_IMAGES:
-        resampling = f"With fewer than {FEWEST_IMAGES} images no interval is given, and no winner named."
+        resampling = (
+            f"With fewer than {FEWEST_IMAGES} images, no interval is given and no model is called better."
+        )
     if seeds == 1:
-        return f"{resampling} One seed: how far another seed would move the scores is not known."
-    return f"{resampling} A model counts as ahead only if it is so for each of the {seeds} seeds."
+        return f"{resampling} Only one seed was run, so the variation between seeds is unknown."
+    return f"{resampling} A model is called ahead only if it is ahead for each of the {seeds} seeds."
 
 
-def _interval(pair: Difference) -> str:
+def _interval(pair: Difference, *, negated: bool = False) -> str:
+    """Describe the interval of a difference, or with `negated`, of its negative."""
     if pair["interval"] is None:
         return "no interval"
     low, high = pair["interval"]
+    low, high = (-high, -low) if negated else (low, high)
     return f"{CONFIDENCE:.0%} interval {signed(low)} to {signed(high)}"
 
 
 def signed(value: float, *, plus: bool = False) -> str:
-    """Three decimals with a true minus sign, a plus sign if wanted, and no sign before zero."""
+    """Format with three decimals and a true minus sign; zero has no sign. `plus` adds a plus sign."""
     text = f"{value:+.3f}" if plus else f"{value:.3f}"
     return "0.000" if round(value, 3) == 0 else text.replace("-", "−")
 

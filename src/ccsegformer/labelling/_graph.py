@@ -1,8 +1,8 @@
-"""A SegFormer of ours as an OpenVINO graph for one input shape, written directly: no tracing, no export.
+"""Build an OpenVINO graph of our SegFormer for one input shape, directly instead of by tracing or export.
 
-Every module is checked as it is taken: an adapter, a quantised layer or a hook ends in `NotPlain`. Tokens are
-(batch, N, C), of rank 3: at rank 4 OpenVINO keeps a convolution's layout on and reorders later, at a cost.
-Imports OpenVINO: imported where it is needed.
+Every module is checked when it is read: an adapter, a quantised layer or a hook raises `NotPlain`. Tokens
+have rank 3, (batch, N, C): at rank 4 OpenVINO would keep a convolution's memory layout and reorder later, at
+a cost. Import this module only where it is needed, because it imports OpenVINO.
 """
 
 from collections.abc import Sequence
@@ -21,34 +21,26 @@ from transformers.models.segformer.modeling_segformer import (
 )
 
 from ccsegformer.models import CrissCrossSegformerForSemanticSegmentation, CrissCrossSegformerModel
-from ccsegformer.models.attention import (
-    CCNetAttention,
-    CrissCrossAttention,
-    EfficientSelfAttention,
-    LePE,
-    SequenceReduction,
-)
+from ccsegformer.models.attention.ccnet import CCNetAttention
+from ccsegformer.models.attention.criss_cross import CrissCrossAttention, LePE
+from ccsegformer.models.attention.efficient import EfficientSelfAttention, SequenceReduction
 from ccsegformer.models.decode_head import FoldedDecodeHead, is_plain
 from ccsegformer.models.layer import CrissCrossSegformerLayer, DepthWiseConv, MixFFN
 from ccsegformer.models.modeling_ccsegformer import CrissCrossSegformerStage
+from ccsegformer.ops.explicit import LANDMARKS
 
-Size = Sequence[int]
-"""(height, width) in tokens."""
+GridSize = Sequence[int]  # (height, width) in tokens
 
-LANDMARKS = 16
-"""Keys of a row or column by which its log-sum-exp is found."""
-PLAIN_3X3 = ((3, 3), (1, 1), (1, 1), (1, 1))
-"""Kernel, stride, padding and dilation."""
-BAND = 2**20
-"""Values of a wide map that are there at a time. More leave the cache, and cost memory and time."""
-MOST_BANDS, VALUES_A_WEIGHT = 32, 8
-"""Limits of one map's bands, as each is compiled by itself, with its copy of the weights."""
-SMALLEST_SHARE = 1e-30
-"""Of the landmarks in a softmax, far above where float32 underflows."""
+PLAIN_3X3 = ((3, 3), (1, 1), (1, 1), (1, 1))  # kernel, stride, padding and dilation
+CHUNK_VALUES = 2**20
+"""Values of a wide map computed at a time. Larger chunks leave the cache and take more memory and time."""
+MOST_CHUNKS, CHUNK_VALUES_PER_WEIGHT = 32, 8
+"""Limits for the chunks of a map, since each is compiled separately and has its own copy of the weights."""
+SMALLEST_SHARE = 1e-30  # of the landmarks in a softmax, far above where float32 underflows
 
 
 class NotPlain(Exception):
-    """A module is not exactly what the graph is written for; the message says what it is instead."""
+    """A module differs from what the graph is written for; the message says how."""
 
     def __init__(self, module: nn.Module, what: str) -> None:
         super().__init__(what)
@@ -56,17 +48,17 @@ class NotPlain(Exception):
 
 
 def build(model: Any, shape: tuple[int, ...]) -> ov.Model:
-    """The graph of a model in evaluation mode.
+    """Build the graph of a model in evaluation mode.
 
     Args:
-        model: of any size and attention; its weights are copied, as float32.
-        shape: (batch, bands, H, W) of `pixel_values`.
+        model: Model of any size with any of this package's attentions. Its weights are copied as float32.
+        shape: Shape (batch, bands, H, W) of `pixel_values`.
 
     Returns:
-        From float32 `pixel_values` to `logits`, float32 (batch, K, ceil(H / 4), ceil(W / 4)).
+        Graph from float32 `pixel_values` to float32 `logits` (batch, K, ceil(H / 4), ceil(W / 4)).
 
     Raises:
-        NotPlain: the model is of another class, or a module in it was replaced, wrapped or watched.
+        NotPlain: The model has another class, or a module in it was replaced, wrapped or hooked.
     """
     take(model, CrissCrossSegformerForSemanticSegmentation)
     take(model.segformer, CrissCrossSegformerModel)
@@ -79,7 +71,7 @@ def build(model: Any, shape: tuple[int, ...]) -> ov.Model:
 
 
 def take(module: Any, *kinds: type[nn.Module]) -> Any:
-    """The module, if it is exactly of one of these classes and without hooks."""
+    """Return the module if it has exactly one of these classes and no hooks; otherwise raise `NotPlain`."""
     if not any(is_plain(module, kind) for kind in kinds):
         is_other = type(module) not in kinds
         what = f"is a {type(module).__name__}" if is_other else "has hooks, or a forward of its own"
@@ -88,7 +80,7 @@ def take(module: Any, *kinds: type[nn.Module]) -> Any:
 
 
 def _stage(image: Node, stage: CrissCrossSegformerStage) -> Node:
-    """(batch, C_in, H, W) to (batch, C, height, width)."""
+    """Map (batch, C_in, H, W) to (batch, C, height, width)."""
     patches = take(stage.patch_embeddings, SegformerOverlapPatchEmbeddings)
     image = _convolution(image, take(patches.proj, nn.Conv2d))
     size = _shape(image)[2:]
@@ -98,7 +90,7 @@ def _stage(image: Node, stage: CrissCrossSegformerStage) -> Node:
     return _image(_layer_norm(tokens, stage.layer_norm), size)
 
 
-def _block(tokens: Node, size: Size, block: CrissCrossSegformerLayer) -> Node:
+def _block(tokens: Node, size: GridSize, block: CrissCrossSegformerLayer) -> Node:
     for dropped in (block.drop_path, block.hidden_dropout):
         take(dropped, nn.Identity, nn.Dropout, SegformerDropPath)
     if block.has_attention:
@@ -116,8 +108,8 @@ def _block(tokens: Node, size: Size, block: CrissCrossSegformerLayer) -> Node:
     return op.add(_mix_ffn(normed, size, take(block.mlp, MixFFN)), tokens)
 
 
-def _mix_ffn(tokens: Node, size: Size, mlp: MixFFN) -> Node:
-    """Mix-FFN, whose wide map is never whole: each band of rows takes one more above and one below."""
+def _mix_ffn(tokens: Node, size: GridSize, mlp: MixFFN) -> Node:
+    """Build a Mix-FFN in chunks of rows, each with one more row above and below, to keep wide maps small."""
     take(mlp.dropout, nn.Dropout, nn.Identity)
     take(mlp.activation_fn, GELUActivation, nn.GELU)
     convolution = take(take(mlp.dwconv, DepthWiseConv).dwconv, nn.Conv2d)
@@ -125,18 +117,18 @@ def _mix_ffn(tokens: Node, size: Size, mlp: MixFFN) -> Node:
     height, width = size
     parts = []
     weights = mlp.fc1.weight.numel() + mlp.fc2.weight.numel()
-    bands = _bands(size, mlp.fc1.out_features, weights) if plain == PLAIN_3X3 else [(0, height)]
-    for first, last in bands:
+    chunks = _row_chunks(size, mlp.fc1.out_features, weights) if plain == PLAIN_3X3 else [(0, height)]
+    for first, last in chunks:
         above, below = min(first, 1), min(height - last, 1)
         rows = _rows(tokens, width, first - above, last + below)
         wide = _image(_linear(rows, mlp.fc1), (last - first + above + below, width))
         wide = op.gelu(_convolution(wide, convolution, (above, below)), "erf")
         parts.append(_linear(_tokens(wide), mlp.fc2))
-    return _join(parts, 1)
+    return _concatenate(parts, 1)
 
 
-def _efficient(tokens: Node, size: Size, attention: EfficientSelfAttention) -> Node:
-    """Attention over keys and values at a reduced resolution, which OpenVINO computes as flash attention."""
+def _efficient(tokens: Node, size: GridSize, attention: EfficientSelfAttention) -> Node:
+    """Attend to keys and values at a reduced resolution, which OpenVINO computes as flash attention."""
     source = tokens
     if attention.sequence_reduction_ratio > 1:
         reduction = take(attention.sequence_reduction, SequenceReduction)
@@ -154,29 +146,29 @@ def _efficient(tokens: Node, size: Size, attention: EfficientSelfAttention) -> N
     return _linear(_reshape(_transpose(attended, (0, 2, 1, 3)), _shape(tokens)), attention.o_proj)
 
 
-def _criss_cross(tokens: Node, size: Size, attention: CrissCrossAttention) -> Node:
+def _criss_cross(tokens: Node, size: GridSize, attention: CrissCrossAttention) -> Node:
     projections = attention.q_proj, attention.k_proj, attention.v_proj
     heads = attention.num_heads
     head_dim = take(attention.q_proj, nn.Linear).out_features // heads
-    attended, value = _attend(tokens, size, projections, heads, head_dim**-0.5)
+    attended, value = _attend_cross(tokens, size, projections, heads, head_dim**-0.5)
     if attention.lepe is not None:
         lepe = _convolution(_image(value, size), take(attention.lepe, LePE))
         attended = op.add(attended, _tokens(lepe))
     return _linear(attended, attention.o_proj)
 
 
-def _ccnet(tokens: Node, size: Size, attention: CCNetAttention) -> Node:
-    attended, _ = _attend(tokens, size, (attention.query, attention.key, attention.value), 1, 1.0)
+def _ccnet(tokens: Node, size: GridSize, attention: CCNetAttention) -> Node:
+    attended, _ = _attend_cross(tokens, size, (attention.query, attention.key, attention.value), 1, 1.0)
     return op.multiply(attended, _constant(attention.gamma))
 
 
-def _attend(
-    tokens: Node, size: Size, projections: Sequence[nn.Linear], heads: int, scale: float
+def _attend_cross(
+    tokens: Node, size: GridSize, projections: Sequence[nn.Linear], heads: int, scale: float
 ) -> tuple[Node, Node]:
-    """Criss-cross attention (batch, N, C), and the values.
+    """Return criss-cross attention (batch, N, C) and the values.
 
-    Rows and columns are two attentions over sequences, merged by their log-sum-exp as in `ops.flash`. The
-    columns' sequences are projected from the transposed grid, which is cheaper than three transposed maps.
+    Attention along rows and attention along columns are merged by their log-sum-exps as in `ops.flash`. The
+    columns are projected from the transposed grid, which is cheaper than transposing three maps.
     """
     (batch, _, channels), (height, width) = _shape(tokens), size
     grid = _reshape(tokens, (batch, height, width, channels))
@@ -188,7 +180,7 @@ def _attend(
     row_out, row_lse = _attend_along((query, key, value), heads)
     column_out, column_lse = (_transpose(each, (0, 2, 1, 3, 4)) for each in _attend_along(columns, heads))
     by_head = [_reshape(each, (batch, height, width, heads, -1)) for each in (query, key)]
-    # The columns' values: OpenVINO weighs the rows' in place, before LePE has read them.
+    # Not the rows' values: OpenVINO would multiply them in place, before LePE reads them.
     own_value = _reshape(_transpose(columns[2], (0, 2, 1, 3)), (batch, height, width, heads, -1))
     self_score = op.reduce_sum(op.multiply(by_head[0], by_head[1]), _axes(-1), keep_dims=True)
     peak = op.maximum(row_lse, column_lse)
@@ -203,18 +195,19 @@ def _attend(
 
 
 def _attend_along(tensors: Sequence[Node], heads: int) -> tuple[Node, Node]:
-    """Attention along the third side, and the log-sum-exp of its scores.
+    """Attend along the third dimension, and compute the log-sum-exp of the scores.
 
-    OpenVINO fuses products and softmax into one kernel that stores no scores, but gives no log-sum-exp. The
-    values get one more channel, 1 at a few keys: it becomes those landmarks' share of the softmax, and
-    their own log-sum-exp less the logarithm of the share is that of all. A share too small to be exact
-    becomes 0, its logarithm infinite, and the output no number, rather than wrong.
+    OpenVINO fuses products and softmax into one kernel that neither stores scores nor returns a log-sum-exp.
+    So the values get an extra channel, which is 1 at a few keys, the landmarks. Its output is the landmarks'
+    share of the softmax, and their own log-sum-exp minus the logarithm of this share is that of all keys. A
+    share too small to be exact becomes 0 and its logarithm infinite, so that the output is NaN and not wrong.
 
     Args:
-        tensors: scaled queries, keys and values, (batch, lines, length, C).
+        tensors: Scaled queries, keys and values, each (batch, lines, length, C).
+        heads: Number of attention heads.
 
     Returns:
-        (batch, lines, length, heads, value_dim) and (batch, lines, length, heads, 1).
+        The output (batch, lines, length, heads, value_dim) and log-sum-exp (batch, lines, length, heads, 1).
     """
     batch, lines, length, channels = _shape(tensors[2])
     sequences = batch * lines * heads
@@ -252,10 +245,10 @@ def _attend_along(tensors: Sequence[Node], heads: int) -> tuple[Node, Node]:
 
 
 def _head(maps: Sequence[Node], head: FoldedDecodeHead) -> Node:
-    """Maps of all stages (batch, C, h, w), finest first, to logits (batch, K, height, width)."""
+    """Map the features of all stages (batch, C, h, w), finest first, to logits (batch, K, height, width)."""
     folded = head.fold()
     if folded is None:
-        raise NotPlain(head, "has projections, a fuse or a norm that were replaced, wrapped or hooked")
+        raise NotPlain(head, "has a projection, fuse or norm that was replaced, wrapped or hooked")
     matrices, bias = folded
     take(head.dropout, nn.Dropout, nn.Identity)
     take(head.activation, nn.ReLU)
@@ -264,27 +257,28 @@ def _head(maps: Sequence[Node], head: FoldedDecodeHead) -> Node:
     products = [
         _product(_tokens(image), matrix) for image, matrix in zip(maps[1:], matrices[1:], strict=True)
     ]
-    bands, parts = [(0, height)], []
+    chunks, parts = [(0, height)], []
     if all(height % _shape(image)[2] == 0 for image in maps) and classifier.kernel_size == (1, 1):
         weights = matrices[0].numel() + classifier.weight.numel()
-        bands = _bands((height, width), len(matrices[0]), weights, height // coarsest)
-    for first, last in bands:
+        chunks = _row_chunks((height, width), len(matrices[0]), weights, height // coarsest)
+    for first, last in chunks:
         rows = _rows(_tokens(maps[0]), width, first, last)
         hidden = op.add(
             _image(_product(rows, matrices[0]), (last - first, width)), _constant(bias[:, None, None])
         )
         for image, product in zip(maps[1:], products, strict=True):
             hidden = op.add(hidden, _resized(product, _shape(image)[2:], (height, width), first, last))
-        # Twice the ReLU, which would hide what is no number, as it takes the greater of NaN and 0.
+        # ReLU written as (x + |x|) / 2: OpenVINO's own returns 0 for NaN and would hide it.
         active = op.multiply(op.add(hidden, op.absolute(hidden)), _scalar(0.5))
         parts.append(_convolution(active, classifier))
-    return _join(parts, 2)
+    return _concatenate(parts, 2)
 
 
-def _resized(tokens: Node, size: Size, target: Size, first: int, last: int) -> Node:
-    """Rows `first` to `last` of a map of the size `target` that tokens of `size` give, bilinearly.
+def _resized(tokens: Node, size: GridSize, target: GridSize, first: int, last: int) -> Node:
+    """Resize tokens from `size` to `target` bilinearly, and return the rows `first` to `last`.
 
-    A part of the rows is resized with one more on either side; it takes a target that is a multiple.
+    A part of the rows is resized together with one source row on either side. For this, the target's height
+    must be a multiple of the source's.
     """
     factor = target[0] // size[0]
     is_part = last - first < target[0]
@@ -306,30 +300,29 @@ def _resized(tokens: Node, size: Size, target: Size, first: int, last: int) -> N
     return op.slice(resized, _axes(first - start), _axes(last - start), _axes(1), _axes(2))
 
 
-def _bands(size: Size, channels: int, weights: int, step: int = 1) -> list[tuple[int, int]]:
-    """Bands of rows, from and to, in which a map of so many channels is computed.
+def _row_chunks(size: GridSize, channels: int, weights: int, step: int = 1) -> list[tuple[int, int]]:
+    """Cut a map into chunks of rows, given as (first, last) with `last` exclusive.
 
     Args:
-        size: of the map.
-        channels: of the map.
-        weights: how many a band is computed with: each keeps a copy of its own.
-        step: rows of a band are a multiple of this.
+        size, channels: Height and width, and number of channels, of the map.
+        weights: Number of weights, of which each chunk has its own copy.
+        step: Number that must divide the rows of a chunk.
     """
     height, width = size
     values = height * width * channels
-    most = max(min(MOST_BANDS, values // (VALUES_A_WEIGHT * weights)), 1)
-    rows = max(BAND // (width * channels * step), -(-height // (most * step)), 1) * step
+    most = max(min(MOST_CHUNKS, values // (CHUNK_VALUES_PER_WEIGHT * weights)), 1)
+    rows = max(CHUNK_VALUES // (width * channels * step), -(-height // (most * step)), 1) * step
     return [(first, min(first + rows, height)) for first in range(0, height, rows)]
 
 
 def _rows(tokens: Node, width: int, first: int, last: int) -> Node:
-    """Tokens of the rows `first` to `last` of a map."""
+    """Return the tokens of the rows `first` to `last` of a map."""
     if last - first == _shape(tokens)[1] // width:
         return tokens
     return op.slice(tokens, _axes(first * width), _axes(last * width), _axes(1), _axes(1))
 
 
-def _join(parts: Sequence[Node], axis: int) -> Node:
+def _concatenate(parts: Sequence[Node], axis: int) -> Node:
     return parts[0] if len(parts) == 1 else op.concat(parts, axis=axis)
 
 
@@ -343,11 +336,11 @@ def _product(tokens: Node, weight: Tensor) -> Node:
     return op.matmul(tokens, _constant(weight), False, True)
 
 
-def _convolution(image: Node, layer: nn.Conv2d, there: tuple[int, int] = (0, 0)) -> Node:
-    """A convolution, of a part of a map where rows that it would pad with are `there`, above and below."""
+def _convolution(image: Node, layer: nn.Conv2d, margins: tuple[int, int] = (0, 0)) -> Node:
+    """Convolve a map, or a chunk of its rows with `margins` rows above and below in place of padding."""
     if layer.padding_mode != "zeros" or isinstance(layer.padding, str):
-        raise NotPlain(layer, f"has the padding {layer.padding!r} and mode {layer.padding_mode!r}")
-    (vertical, horizontal), (above, below) = layer.padding, there
+        raise NotPlain(layer, f"has padding {layer.padding!r} in mode {layer.padding_mode!r}")
+    (vertical, horizontal), (above, below) = layer.padding, margins
     options = {
         "strides": list(layer.stride),
         "pads_begin": [vertical - above, horizontal],
@@ -371,14 +364,14 @@ def _layer_norm(tokens: Node, norm: nn.LayerNorm) -> Node:
     return normed if norm.bias is None else op.add(normed, _constant(norm.bias))
 
 
-def _image(tokens: Node, size: Size) -> Node:
-    """(batch, N, C) to (batch, C, height, width)."""
+def _image(tokens: Node, size: GridSize) -> Node:
+    """Reshape (batch, N, C) to (batch, C, height, width)."""
     batch, _, channels = _shape(tokens)
     return _transpose(_reshape(tokens, (batch, *size, channels)), (0, 3, 1, 2))
 
 
 def _tokens(image: Node) -> Node:
-    """(batch, C, height, width) to (batch, N, C)."""
+    """Reshape (batch, C, height, width) to (batch, N, C)."""
     batch, channels, height, width = _shape(image)
     return _reshape(_transpose(image, (0, 2, 3, 1)), (batch, height * width, channels))
 

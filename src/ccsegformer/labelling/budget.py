@@ -96,7 +96,7 @@ def window_memory(
         dtype: dtype of the scene.
     """
     pixels = window**2
-    copies = 9 if "criss_cross" in config.stage_attention else 5
+    copies = 5 if {"efficient", "none"}.issuperset(config.stage_attention) else 9
     maps = copies * config.hidden_sizes[0] / 16
     maps += sum(width / 4 ** (stage + 2) for stage, width in enumerate(config.hidden_sizes))
     logits = 4 * config.num_labels / 16
@@ -145,7 +145,7 @@ def window_for_memory(
     def needed(window: int) -> int:
         return base + window_memory(config, window, in_chunks=in_chunks, dtype=dtype)
 
-    fastest = FASTEST_WINDOW.get(config.stage_attention[0], max(FASTEST_WINDOW.values()))
+    fastest = FASTEST_WINDOW.get(config.stage_attention[0], min(FASTEST_WINDOW.values()))
     for window in range(fastest if on_cpu else LARGEST_WINDOW, SMALLEST_WINDOW - 1, -STEP):
         if needed(window) <= memory:
             return window

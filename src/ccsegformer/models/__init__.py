@@ -1,6 +1,6 @@
-"""SegFormer with either attention in each stage; importing it registers the Auto classes."""
+"""SegFormer with a choice of attention per stage. Importing this registers the Auto classes."""
 
-from ccsegformer.models.checkpoints import LoadReport
+from ccsegformer.models.checkpoints import LoadSummary
 from ccsegformer.models.configuration_ccsegformer import CrissCrossSegformerConfig
 from ccsegformer.models.modeling_ccsegformer import (
     CrissCrossSegformerForSemanticSegmentation,
@@ -13,7 +13,7 @@ __all__ = [
     "CrissCrossSegformerConfig",
     "CrissCrossSegformerForSemanticSegmentation",
     "CrissCrossSegformerModel",
-    "LoadReport",
+    "LoadSummary",
     "load_pretrained",
     "load_trained",
 ]

@@ -1,4 +1,4 @@
-"""Loading SegFormer weights, with an account of what was loaded, newly made or dropped."""
+"""Load SegFormer weights, and list which were loaded, newly initialised or dropped."""
 
 import copy
 import dataclasses
@@ -25,30 +25,30 @@ from transformers.utils.logging import disable_progress_bar, enable_progress_bar
 from ccsegformer.errors import CheckpointError
 from ccsegformer.models.configuration_ccsegformer import CrissCrossSegformerConfig
 
-_FINDING = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
-_OVERRIDES = (
+_LOCATION_KEYS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
+_CONFIG_KEYS = (
     {field.name for field in dataclasses.fields(CrissCrossSegformerConfig)}
     - {field.name for field in dataclasses.fields(PretrainedConfig)}
 ) | {"num_labels", "id2label", "label2id"}
 
-# transformers renames the keys that SegFormer checkpoints have on the hub for its own classes alone.
+# transformers renames the keys of SegFormer checkpoints on the hub, but only for its own classes.
 for _ours in ("CrissCrossSegformerModel", "CrissCrossSegformerForSemanticSegmentation"):
     _theirs = _ours.removeprefix("CrissCross")
     register_checkpoint_conversion_mapping(_ours, get_checkpoint_conversion_mapping(_theirs), overwrite=True)
 
 
 @dataclasses.dataclass(frozen=True)
-class LoadReport:
-    """What became of each parameter and buffer, by name, sorted.
+class LoadSummary:
+    """Which parameters and buffers came from a checkpoint, as sorted names.
 
     Attributes:
-        source: the checkpoint.
-        loaded: taken from the checkpoint.
-        new: made afresh, at random or, where that is how it begins, at 0.
-        dropped: in the checkpoint, and of no use to the model.
-        new_attention: stages, from 0, whose kind of attention the checkpoint did not have, even where its
-            projections were taken over.
-        adapted: how weights for the checkpoint's bands became those for other ones; "" where nothing did.
+        source: Name or folder of the checkpoint.
+        loaded: Loaded from the checkpoint.
+        new: Newly initialised, at random or with their fixed initial value.
+        dropped: In the checkpoint, but not used by the model.
+        new_attention: Indices of the stages, from 0, whose attention differs from the checkpoint's, even if
+            its projections were loaded.
+        adapted: How the first convolution was adapted to other bands, or "".
     """
 
     source: str
@@ -59,7 +59,7 @@ class LoadReport:
     adapted: str = ""
 
     def table(self) -> str:
-        """One short table: a line for each fate and kind of module."""
+        """Return a short table with a line for each kind of module that is new or dropped."""
         lines = [
             f"{self.source}: {len(self.loaded)} loaded, {len(self.new)} new, {len(self.dropped)} dropped"
         ]
@@ -71,26 +71,30 @@ class LoadReport:
         return "\n".join(lines)
 
 
-def load_checkpoint(
-    model_class: type, from_pretrained: Callable[..., Any], name_or_path: Any, *args: Any, **kwargs: Any
-) -> Any:
-    """`from_pretrained` with overrides, strictness and a report; see the model's `from_pretrained`."""
-    if name_or_path is None:  # transformers' way to build a model from a state dict in memory
+def load_checkpoint(from_pretrained: Callable[..., Any], name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+    """Load a model with configuration overrides, strict checks and a summary, as `from_pretrained` documents.
+
+    Args:
+        from_pretrained: transformers' own method of the model's class.
+        name_or_path: Name on the hub, or folder.
+        args, kwargs: Arguments of the model's `from_pretrained`.
+    """
+    if name_or_path is None:  # how transformers builds a model from a state dict in memory
         return from_pretrained(name_or_path, *args, **kwargs)
-    saved = saved_config(name_or_path, {key: kwargs[key] for key in _FINDING if key in kwargs})
-    overrides = {key: kwargs.pop(key) for key in list(kwargs) if key in _OVERRIDES}
+    saved = saved_config(name_or_path, {key: kwargs[key] for key in _LOCATION_KEYS if key in kwargs})
+    overrides = {key: kwargs.pop(key) for key in list(kwargs) if key in _CONFIG_KEYS}
     rgb_bands = kwargs.pop("rgb_bands", None)
     config = kwargs.pop("config", None)
     if config is None or overrides:
         config = _override(config.to_dict() if config is not None else saved, overrides, name_or_path)
-    wanted = config
-    if config.num_channels != saved.get("num_channels", 3):  # loaded as it is, and adapted afterwards
+    final = config
+    if config.num_channels != saved.get("num_channels", 3):  # load as saved, then adapt
         config = copy.deepcopy(config)
         config.num_channels, config.band_means, config.band_stds = saved.get("num_channels", 3), None, None
-    wants_information = kwargs.pop("output_loading_info", False)
+    with_information = kwargs.pop("output_loading_info", False)
     kwargs["use_safetensors"] = True
     try:
-        with _quiet():
+        with _mute_transformers():
             model, information = from_pretrained(
                 name_or_path,
                 *args,
@@ -105,37 +109,41 @@ def load_checkpoint(
         ) from error
     except SafetensorError as error:
         raise CheckpointError(f"{name_or_path}: damaged model.safetensors: {_first_line(error)}") from error
-    report = _account(model, information, saved, str(name_or_path))
-    if config is not wanted:
-        report = dataclasses.replace(report, adapted=_adapt_bands(model, wanted.num_channels, rgb_bands))
+    summary = _summarize_load(model, information, saved, str(name_or_path))
+    if config is not final:
+        summary = dataclasses.replace(summary, adapted=_adapt_bands(model, final.num_channels, rgb_bands))
         for key in ("num_channels", "band_means", "band_stds"):
-            setattr(model.config, key, getattr(wanted, key))
-    if (report.new or report.dropped or report.adapted) and os.environ.get("RANK", "0") == "0":
-        print(report.table(), file=sys.stderr)
-    return (model, {**information, "report": report}) if wants_information else model
+            setattr(model.config, key, getattr(final, key))
+    if (summary.new or summary.dropped or summary.adapted) and os.environ.get("RANK", "0") == "0":
+        print(summary.table(), file=sys.stderr)
+    return (model, {**information, "summary": summary}) if with_information else model
 
 
 def with_current_names(model: PreTrainedModel, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict under the model's own names, whether it comes with those or with the hub's older ones."""
+    """Rename a state dict with the hub's older names to the model's own; current names stay."""
     renamings = get_model_conversion_mapping(model, add_legacy=False)
     return {apply_renamings(name, renamings): tensor for name, tensor in state_dict.items()}
 
 
-def saved_config(name_or_path: Any, finding: dict[str, Any]) -> dict[str, Any]:
-    """The configuration as it was saved, of a SegFormer or of one of ours.
+def saved_config(name_or_path: Any, location: dict[str, Any]) -> dict[str, Any]:
+    """Read the saved configuration of a SegFormer or of one of our models.
+
+    Args:
+        name_or_path: Name on the hub, or folder.
+        location: transformers' arguments for finding files, such as `revision`.
 
     Raises:
-        CheckpointError: nothing there, not JSON, or another architecture.
+        CheckpointError: There is no configuration, it is not JSON, or it is of another architecture.
     """
     try:
-        saved, _ = PretrainedConfig.get_config_dict(name_or_path, **finding)
+        saved, _ = PretrainedConfig.get_config_dict(name_or_path, **location)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{name_or_path}: no model to load: {_first_line(error)}") from error
     known = (SegformerConfig.model_type, CrissCrossSegformerConfig.model_type)
     model_type = saved.get("model_type") if isinstance(saved, dict) else None
     if model_type not in known:
         raise CheckpointError(
-            f"{name_or_path}: config.json has the model_type {model_type!r}, not {' or '.join(known)}"
+            f"{name_or_path}: model_type in config.json must be {' or '.join(known)}, not {model_type!r}"
         )
     return saved
 
@@ -157,14 +165,20 @@ def _override(
         raise CheckpointError(f"{name_or_path}: {_first_line(error)}") from error
 
 
-def _account(model: Any, information: dict[str, Any], saved: dict[str, Any], source: str) -> LoadReport:
-    """The report, or an error when something is missing, superfluous or misshapen without a reason."""
+def _summarize_load(
+    model: Any, information: dict[str, Any], saved: dict[str, Any], source: str
+) -> LoadSummary:
+    """Summarise what was loaded.
+
+    Raises:
+        CheckpointError: Weights are missing, unexpected or misshapen, and no override explains it.
+    """
     missing = set(information["missing_keys"])
     unexpected = set(information["unexpected_keys"])
     misshapen = {name: (theirs, ours) for name, theirs, ours in information["mismatched_keys"]}
     everything = set(model.state_dict())
     loaded = everything - missing - set(misshapen)
-    changed = _stages_that_attend_otherwise(saved, model.config)
+    changed = _stages_with_new_attention(saved, model.config)
     head_is_new = not any(name.startswith("decode_head.") for name in (loaded | set(misshapen)))
     model_has_head = any(name.startswith("decode_head.") for name in everything)
 
@@ -178,16 +192,18 @@ def _account(model: Any, information: dict[str, Any], saved: dict[str, Any], sou
         if not explained(name) and not (name.startswith("decode_head.") and head_is_new):
             raise CheckpointError(f"{source}: the weights lack {name}")
     for name in sorted(unexpected):
-        of_a_head = name.startswith("classifier.") or (name.startswith("decode_head.") and not model_has_head)
-        if not explained(name) and not of_a_head:
-            raise CheckpointError(f"{source}: the weights hold {name}, which the model lacks")
+        from_a_head = name.startswith("classifier.") or (
+            name.startswith("decode_head.") and not model_has_head
+        )
+        if not explained(name) and not from_a_head:
+            raise CheckpointError(f"{source}: the weights contain {name}, which the model lacks")
     other_labels = _label_count(saved) != model.config.num_labels
     for name, (theirs, ours) in sorted(misshapen.items()):
         if not explained(name) and not (name.startswith("decode_head.classifier.") and other_labels):
             raise CheckpointError(
-                f"{source}: {name} is {tuple(theirs)} in the weights, {tuple(ours)} in the model"
+                f"{source}: {name} has shape {tuple(theirs)} in the weights and {tuple(ours)} in the model"
             )
-    return LoadReport(
+    return LoadSummary(
         source,
         loaded=tuple(sorted(loaded)),
         new=tuple(sorted(missing | set(misshapen))),
@@ -197,27 +213,28 @@ def _account(model: Any, information: dict[str, Any], saved: dict[str, Any], sou
 
 
 def _adapt_bands(model: PreTrainedModel, bands: int, rgb: tuple[int, int, int] | None) -> str:
-    """Make the first convolution take `bands` channels, and say how.
+    """Adapt the first convolution to `bands` input channels, and return a description.
 
-    Three channels become those of the bands that are red, green and blue, and the others begin at 0. Where
-    it is not known which these are, every band gets the channels' mean, scaled so that equal bands give what
-    equal channels gave.
+    If `rgb` names the red, green and blue bands, these keep their weights and the others start at 0.
+    Otherwise every band gets the mean over the channels, scaled so that equal bands give what equal channels
+    gave.
     """
     first = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
     channels = first.in_channels
     weight = first.weight.new_zeros(first.out_channels, bands, *first.kernel_size)
     if rgb is not None and channels == 3:
         weight[:, list(rgb)] = first.weight.detach()
-        how = f"red, green and blue for bands {', '.join(str(band + 1) for band in rgb)}, 0 for the others"
+        places = ", ".join(str(band + 1) for band in rgb)
+        how = f"bands {places} take red, green and blue, the others start at 0"
     else:
         weight += first.weight.detach().mean(dim=1, keepdim=True) * (channels / bands)
-        how = f"each band has the channels' mean, times {channels}/{bands}"
+        how = f"each band takes the mean over the channels, times {channels}/{bands}"
     first.in_channels, first.weight = bands, nn.Parameter(weight)
-    return f"first convolution, of {channels} channels to {bands} bands: {how}"
+    return f"first convolution, {channels} channels to {bands} bands: {how}"
 
 
-def _stages_that_attend_otherwise(saved: dict[str, Any], config: CrissCrossSegformerConfig) -> set[int]:
-    """Stages with another kind of attention than they had in the checkpoint."""
+def _stages_with_new_attention(saved: dict[str, Any], config: CrissCrossSegformerConfig) -> set[int]:
+    """Return the stages whose attention differs from the checkpoint's."""
     attention = saved_attention(saved)
     before = [attention] * len(config.depths) if isinstance(attention, str) else attention
     same_projection = saved.get("projection", "multi_head") == config.projection
@@ -229,7 +246,7 @@ def _stages_that_attend_otherwise(saved: dict[str, Any], config: CrissCrossSegfo
 
 
 def saved_attention(saved: dict[str, Any]) -> str | list[str]:
-    """The attention that a checkpoint was trained with: SegFormer's own, unless it says otherwise."""
+    """Return the attention that a checkpoint was trained with, which is SegFormer's own by default."""
     return saved.get("attention", "efficient")
 
 
@@ -242,8 +259,8 @@ def _first_line(error: Exception) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep transformers' own, longer account of the same to itself, and its progress bar."""
+def _mute_transformers() -> Iterator[None]:
+    """Suppress transformers' own loading messages and progress bar."""
     logger = logging.getLogger("transformers.modeling_utils")
     before, logger.disabled = logger.disabled, True
     has_bars = is_progress_bar_enabled()

@@ -1,4 +1,4 @@
-"""SegFormer's all-MLP decode head, computed the short way where its layers are plain."""
+"""SegFormer's all-MLP decode head, computed faster where its layers are unmodified."""
 
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -16,27 +16,27 @@ from transformers.models.segformer.modeling_segformer import SegformerDecodeHead
 class FoldedDecodeHead(SegformerDecodeHead):
     """transformers' `SegformerDecodeHead`, with the same parameters, outputs and gradients.
 
-    That head projects each stage to the decoder's width D, resizes all four to quarter resolution and
-    fuses their concatenation, 4 D channels, by a 1x1 convolution. Projection, bilinear resize and fuse are
-    linear, and the resize acts on each channel alone with weights that sum to 1; so a stage's projection
-    and its slice of the fuse compose into one D x C matrix, applied at the stage's own resolution *before*
-    the resize, and the biases into one vector. This is algebra, not an approximation. A batch norm in
-    evaluation mode, a scale and a shift by then, is folded in as well.
+    transformers projects each stage to the decoder's width D, resizes all four to quarter resolution,
+    concatenates them to 4 D channels and fuses these with a 1x1 convolution. Projection, bilinear resize and
+    fuse are linear, and the resize acts on each channel separately with weights that sum to 1. A stage's
+    projection and its slice of the fuse therefore compose into one D x C matrix, applied at the stage's own
+    resolution *before* the resize, and all biases into one vector. The result is exact. A batch norm in
+    evaluation mode is only a scale and a shift, and is folded in too.
 
-    Folding reads the weights of layers that it never calls. Where one of them is not exactly the layer that
-    it was built with (an adapter, a quantised or pruned layer, a hook), or there is a hook on all modules,
-    nothing is folded and transformers' own forward is taken.
+    Folding reads the weights of layers without calling them. If one of them has been modified (an adapter, a
+    quantised or pruned layer, a hook), or if there is a hook on all modules, nothing is folded and
+    transformers' own forward runs.
     """
 
     def forward(self, encoder_hidden_states: Sequence[Tensor], **kwargs: Any) -> Tensor:
-        """Feature maps (batch, C_i, H_i, W_i), finest first, to logits (batch, num_labels, H_0, W_0)."""
+        """Map features (batch, C_i, H_i, W_i), finest first, to logits (batch, num_labels, H_0, W_0)."""
         is_usual = len(encoder_hidden_states) == len(self.linear_projections) and not _has_global_hooks()
         if not is_usual or not self._is_linear():
             return super().forward(encoder_hidden_states, **kwargs)
         folds_norm = _is_scale_and_shift(self.batch_norm, self.linear_fuse)
         matrices, bias = self._fold(with_norm=folds_norm)
         size = encoder_hidden_states[0].shape[2:]
-        # Token-major: a 1x1 convolution is one matrix product, and resizing takes channels-last images.
+        # Channels last: a 1x1 convolution is then one matrix product, and resizing needs no copy.
         maps = [features.permute(0, 2, 3, 1) for features in encoder_hidden_states]
         hidden_states = linear(maps[0], matrices[0], bias).permute(0, 3, 1, 2)
         for features, matrix in zip(maps[1:], matrices[1:], strict=True):
@@ -47,13 +47,17 @@ class FoldedDecodeHead(SegformerDecodeHead):
         return self.classifier(self.dropout(self.activation(hidden_states)))
 
     def fold(self) -> tuple[list[Tensor], Tensor] | None:
-        """A (D, C_i) matrix for each stage and one bias (D,) with the batch norm; None where not plain."""
+        """Fold everything up to the batch norm into a (D, C_i) matrix for each stage and one bias (D,).
+
+        Returns:
+            The matrices and the bias, or None if a layer is modified or the norm is in training mode.
+        """
         if not self._is_linear() or not _is_scale_and_shift(self.batch_norm, self.linear_fuse):
             return None
         return self._fold(with_norm=True)
 
     def _is_linear(self) -> bool:
-        """Whether projections and fuse are the layers whose weights can stand for them."""
+        """Return whether projections and fuse are unmodified, so that their weights describe them."""
         stages, fuse = self.linear_projections, self.linear_fuse
         if not all(is_plain(stage, SegformerMLP) and is_plain(stage.proj, nn.Linear) for stage in stages):
             return False
@@ -68,10 +72,10 @@ class FoldedDecodeHead(SegformerDecodeHead):
         )
 
     def _fold(self, *, with_norm: bool) -> tuple[list[Tensor], Tensor]:
-        """A (D, C_i) matrix for each stage, and the one bias (D,)."""
-        # Small matrices: composing them in full precision costs nothing, and autocast would round twice.
+        """Return a (D, C_i) matrix for each stage, and the bias (D,)."""
+        # The matrices are small: full precision costs nothing here, and autocast would round twice.
         device = self.linear_fuse.weight.device.type
-        can_autocast = torch.amp.is_autocast_available(device)  # the meta device, which counts, can not
+        can_autocast = torch.amp.is_autocast_available(device)  # not on the meta device, used for counting
         with torch.autocast(device, enabled=False) if can_autocast else nullcontext():
             fuse, norm = self.linear_fuse.weight[:, :, 0, 0], self.batch_norm
             if with_norm:
@@ -87,10 +91,10 @@ class FoldedDecodeHead(SegformerDecodeHead):
 
 
 def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether a module is of this very class, does what the class does, and has no hooks.
+    """Return whether a module is exactly of this class, with the class's forward and without hooks.
 
-    Only then can its weights stand for it. Adapters, quantised and parametrised layers are of other classes,
-    pruning and weight norm are hooks, and accelerate replaces `forward` in the instance.
+    Only then do its weights alone describe what it computes. Adapters, quantised and parametrised layers have
+    other classes, pruning and weight norm are hooks, and accelerate replaces `forward` in the instance.
     """
     return (
         type(module) is kind
@@ -102,16 +106,19 @@ def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
 
 
 def _is_ordinary(weight: Tensor) -> bool:
-    """Whether a weight's numbers are its own: a quantised one may be a tensor of another class in a layer as
-    it was. `torch.export` stands fake tensors in for ordinary ones."""
+    """Return whether a weight is an ordinary floating-point tensor.
+
+    A quantised layer may keep its class and have weights of another tensor class. `torch.export` replaces
+    ordinary tensors by fake ones.
+    """
     return type(weight) in (Tensor, nn.Parameter, FakeTensor) and weight.is_floating_point()
 
 
 def _has_global_hooks() -> bool:
-    """Whether a hook waits for the calls of all modules.
+    """Return whether a hook is registered on all modules.
 
-    Not counted are PyTorch's module trackers, which note what runs and change nothing: `FlopCounterMode` has
-    one, and is to count the operations that are done without it.
+    PyTorch's module trackers do not count, because they change nothing. `FlopCounterMode` uses one, and has
+    to count the operations that run without it.
     """
     return any(
         not isinstance(getattr(hook, "__self__", None), ModuleTracker)
@@ -126,7 +133,7 @@ def _has_global_hooks() -> bool:
 
 
 def _is_scale_and_shift(norm: nn.Module, fuse: nn.Conv2d) -> bool:
-    """Whether a norm is a batch norm by its running statistics, and so linear, and in the fuse's dtype."""
+    """Return whether a norm is a batch norm with fixed statistics, thus linear, in the dtype of the fuse."""
     if not isinstance(norm, nn.BatchNorm2d) or not is_plain(norm, nn.BatchNorm2d) or norm.training:
         return False
     if not norm.affine or norm.running_var is None or norm.num_features != fuse.out_channels:

@@ -1,7 +1,7 @@
-"""SegFormer's block, by transformers' parameters and names, with a choice of attention.
+"""SegFormer's block with a choice of attention, under transformers' parameter names.
 
-Tokens (batch, height * width, C) and channels-last images are the same memory, so convolutions take tokens
-as they lie. transformers transposes a view instead, which PyTorch copies, there and back, in every block.
+Tokens (batch, height * width, C) have the memory layout of channels-last images, so convolutions here take
+them without a copy. transformers transposes instead, which makes PyTorch copy twice in every block.
 """
 
 from typing import Any
@@ -14,32 +14,27 @@ from transformers.models.segformer.modeling_segformer import (
     SegformerMixMLP,
 )
 
-from ccsegformer.models.attention import CCNetAttention, CrissCrossAttention, EfficientSelfAttention
+from ccsegformer.models.attention import ATTENTIONS
 from ccsegformer.models.configuration_ccsegformer import CrissCrossSegformerConfig
 
 
 class CrissCrossSegformerLayer(GradientCheckpointingLayer):
-    """Attention, then Mix-FFN, each after a layer norm and inside a residual.
+    """Attention and Mix-FFN, each with a layer norm before it and a residual around it.
 
     Args:
-        config: the model's configuration.
-        stage: index of the stage, from 0.
-        drop_path: probability with which stochastic depth drops a branch, in training.
+        config: Configuration of the model.
+        stage: Index of the stage, from 0.
+        drop_path: Probability that stochastic depth drops a branch in training.
     """
 
     def __init__(self, config: CrissCrossSegformerConfig, stage: int, drop_path: float) -> None:
         super().__init__()
-        hidden_size, num_heads = config.hidden_sizes[stage], config.num_attention_heads[stage]
-        kind = config.stage_attention[stage]
-        self.has_attention = kind != "none"
-        if self.has_attention:
+        hidden_size = config.hidden_sizes[stage]
+        attention = ATTENTIONS[config.stage_attention[stage]].build(config, stage)
+        self.has_attention = attention is not None
+        if attention is not None:
             self.layernorm_before = nn.LayerNorm(hidden_size)
-        if kind == "efficient":
-            self.attention: nn.Module = EfficientSelfAttention(config, stage)
-        elif kind == "criss_cross" and config.projection == "ccnet":
-            self.attention = CCNetAttention(hidden_size, config.recurrence)
-        elif kind == "criss_cross":
-            self.attention = CrissCrossAttention(hidden_size, num_heads, config.recurrence, lepe=config.lepe)
+            self.attention = attention
         self.drop_path = SegformerDropPath(drop_path) if drop_path > 0 else nn.Identity()
         self.layernorm_after = nn.LayerNorm(hidden_size)
         widened = int(hidden_size * config.mlp_ratios[stage])
@@ -47,7 +42,7 @@ class CrissCrossSegformerLayer(GradientCheckpointingLayer):
         self.hidden_dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, hidden_states: Tensor, height: int, width: int, **kwargs: Any) -> Tensor:
-        """(batch, height * width, C) to the same."""
+        """Transform tokens (batch, height * width, C)."""
         if self.has_attention:
             attended, _ = self.attention(self.layernorm_before(hidden_states), height, width, **kwargs)
             hidden_states = self.drop_path(self.hidden_dropout(attended)) + hidden_states
@@ -56,7 +51,7 @@ class CrissCrossSegformerLayer(GradientCheckpointingLayer):
 
 
 class MixFFN(SegformerMixMLP):
-    """transformers' Mix-FFN: dense to 4 C, depthwise 3 x 3 convolution, GELU, dense back to C."""
+    """transformers' Mix-FFN: a linear layer to 4 C, depthwise 3x3 convolution, GELU, a linear layer to C."""
 
     def __init__(self, config: CrissCrossSegformerConfig, in_features: int, hidden_features: int) -> None:
         super().__init__(config, in_features, hidden_features)
@@ -64,9 +59,9 @@ class MixFFN(SegformerMixMLP):
 
 
 class DepthWiseConv(SegformerDepthWiseConv):
-    """transformers' depthwise convolution, taking the tokens as a channels-last image."""
+    """transformers' depthwise convolution, on the tokens as a channels-last image."""
 
     def forward(self, hidden_states: Tensor, height: int, width: int) -> Tensor:
-        """(batch, height * width, C) to the same."""
+        """Convolve tokens (batch, height * width, C)."""
         image = hidden_states.unflatten(1, (height, width)).permute(0, 3, 1, 2)
         return self.dwconv(image).permute(0, 2, 3, 1).flatten(1, 2)

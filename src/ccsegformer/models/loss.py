@@ -1,4 +1,4 @@
-"""Cross entropy at the labels' size, without the logits of that size."""
+"""Cross entropy at the size of the labels, without storing logits at that size."""
 
 from typing import Any
 
@@ -9,32 +9,33 @@ from torch.nn.functional import cross_entropy, interpolate
 from ccsegformer.models.resizing import line_weights
 
 TILE_ELEMENTS = 2**18
-"""Of the resized logits, that are there at a time: 1 MiB in float32, which stays in a core's cache."""
+"""Resized logits held at a time: 1 MiB in float32, which fits a core's cache."""
 
 TILE_WIDTH = 128
 
 
 def resized_cross_entropy(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
-    """Mean cross entropy over the labelled pixels, the logits resized bilinearly to the labels' size.
+    """Return the mean cross entropy over the labelled pixels, with logits resized to the labels' size.
 
-    Logits of 150 classes at an image's full size are its largest tensor, and autograd would keep three of
-    them. On CPU they are made a tile at a time, and their gradient is taken in the same pass.
+    With 150 classes, logits at full image size are the largest tensor of a training step, and autograd would
+    keep three of them. On a CPU they are computed a tile at a time, with their gradient in the same pass.
 
     Args:
-        logits: (batch, classes, h, w), any floating dtype; computed in float32, or float64 as given, under
-            autocast too.
-        labels: (batch, H, W) int64 class ids or `ignore_index`.
+        logits: Tensor (batch, classes, h, w) of any floating-point dtype. Computation is in float64 for
+            float64 logits and in float32 for others, under autocast too.
+        labels: Tensor (batch, H, W) of int64 class ids or `ignore_index`.
+        ignore_index: Label of pixels that do not count.
 
     Returns:
-        A scalar; 0 where nothing is labelled.
+        Scalar; 0 if no pixel is labelled.
 
     Raises:
-        ValueError: labels of another batch, form or type, or that are no classes. On a GPU and in compiled
-            code PyTorch's own error tells of labels that are no classes.
+        ValueError: The labels do not match the logits in batch size, shape or dtype, or are not class ids.
+            On a GPU and in compiled code, PyTorch itself raises for labels that are not class ids.
     """
-    _validate(logits, labels)
+    _check_shapes(logits, labels)
     logits = logits if logits.dtype == torch.float64 else logits.float()
-    # A crop may hold no labelled pixel at all: its loss is 0, not 0 / 0.
+    # A crop may have no labelled pixel. Its loss is 0, not 0 / 0.
     labelled = (labels != ignore_index).sum().clamp(min=1)
     if logits.device.type != "cpu" or torch.compiler.is_compiling():
         resized = interpolate(logits, size=labels.shape[1:], mode="bilinear")
@@ -44,7 +45,7 @@ def resized_cross_entropy(logits: Tensor, labels: Tensor, ignore_index: int) -> 
     return total / labelled
 
 
-def _validate(logits: Tensor, labels: Tensor) -> None:
+def _check_shapes(logits: Tensor, labels: Tensor) -> None:
     if logits.ndim != 4 or not logits.is_floating_point():
         raise ValueError(
             f"logits must be floating point (batch, classes, h, w), not {logits.dtype} {tuple(logits.shape)}"
@@ -53,7 +54,7 @@ def _validate(logits: Tensor, labels: Tensor) -> None:
         raise ValueError(f"labels must be int64 (batch, H, W), not {labels.dtype} {tuple(labels.shape)}")
     if labels.shape[0] != logits.shape[0]:
         raise ValueError(
-            f"labels {tuple(labels.shape)} and logits {tuple(logits.shape)} are of batches of different sizes"
+            f"labels {tuple(labels.shape)} and logits {tuple(logits.shape)} differ in batch size"
         )
 
 
@@ -61,14 +62,15 @@ def _check_classes(labels: Tensor, classes: int, ignore_index: int) -> None:
     wrong = (labels != ignore_index) & ((labels < 0) | (labels >= classes))
     if wrong.any():
         raise ValueError(
-            f"label {labels[wrong][0]} is none of the {classes} classes, nor the ignore index {ignore_index}"
+            f"label {labels[wrong][0]} is neither one of the {classes} classes nor the ignore index "
+            f"{ignore_index}"
         )
 
 
 class _ResizedCrossEntropy(torch.autograd.Function):
-    """The sum over the labelled pixels."""
+    """Sum of the cross entropy over the labelled pixels."""
 
-    # Autocast would resize, which is a matrix product here, in bfloat16; PyTorch's `interpolate` is exempt.
+    # Resizing is a matrix product here, which autocast would run in bfloat16, unlike `interpolate`.
     @staticmethod
     @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.float32)
     def forward(ctx: Any, logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
@@ -102,14 +104,14 @@ class _ResizedCrossEntropy(torch.autograd.Function):
 
 
 def _cut(length: int, step: int, source: int, like: Tensor) -> list[tuple[slice, slice, Tensor]]:
-    """Parts of a line, what of its source each needs, and with which weights."""
+    """Cut a line into parts. Return each part, the source positions that it needs, and their weights."""
     firsts = range(0, length, step)
     parts = [slice(first, min(first + step, length)) for first in firsts]
     return [(part, *line_weights(source, length, part.start, part.stop, like)) for part in parts]
 
 
 def _descend(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
-    """The summed cross entropy of (pixels, classes) logits, in whose place their gradient is left."""
+    """Return the summed cross entropy of (pixels, classes) logits, and overwrite them with its gradient."""
     ignored = (labels == ignore_index)[:, None]
     places = labels[:, None].masked_fill(ignored, 0)
     peak = logits.amax(dim=1, keepdim=True)

@@ -1,4 +1,4 @@
-"""SegFormer with a choice of attention in each stage, as transformers models."""
+"""transformers models of SegFormer with a choice of attention in each stage."""
 
 import math
 from collections.abc import Mapping
@@ -21,9 +21,8 @@ from transformers.models.segformer.modeling_segformer import (
 from transformers.utils.generic import can_return_tuple
 
 from ccsegformer.errors import CheckpointError
-from ccsegformer.models.attention import CCNetAttention, LePE
 from ccsegformer.models.checkpoints import (
-    LoadReport,
+    LoadSummary,
     load_checkpoint,
     saved_attention,
     saved_config,
@@ -36,11 +35,11 @@ from ccsegformer.models.loss import resized_cross_entropy
 
 
 class CrissCrossSegformerStage(nn.Module):
-    """One stage: overlapping patch embeddings, blocks, layer norm.
+    """One stage: overlapping patch embeddings, blocks and a layer norm.
 
     Args:
-        config: the model's configuration.
-        stage: index of the stage, from 0.
+        config: Configuration of the model.
+        stage: Index of the stage, from 0.
     """
 
     def __init__(self, config: CrissCrossSegformerConfig, stage: int) -> None:
@@ -59,7 +58,7 @@ class CrissCrossSegformerStage(nn.Module):
         self.layer_norm = nn.LayerNorm(config.hidden_sizes[stage])
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        """(batch, C_in, H, W) to (batch, C_out, ceil(H / stride), ceil(W / stride))."""
+        """Map (batch, C_in, H, W) to (batch, C_out, ceil(H / stride), ceil(W / stride))."""
         hidden_states, height, width = self.patch_embeddings(hidden_states)
         for block in self.blocks:
             hidden_states = block(hidden_states, height, width)
@@ -68,57 +67,60 @@ class CrissCrossSegformerStage(nn.Module):
 
 
 class CrissCrossSegformerPreTrainedModel(SegformerPreTrainedModel):
-    """Weights: how they begin, are loaded and are saved."""
+    """Base class of the models, which initialises, loads and saves their weights."""
 
     config: CrissCrossSegformerConfig
     config_class = CrissCrossSegformerConfig
-    _no_split_modules = ["CrissCrossSegformerLayer"]  # noqa: RUF012 - transformers' own form
-    accepts_loss_kwargs = False  # the loss is a micro-batch's own mean: the Trainer divides by accumulation
-    _can_record_outputs: dict[str, Any] = {}  # noqa: RUF012 - forward returns its feature maps itself
+    _no_split_modules = ["CrissCrossSegformerLayer"]  # noqa: RUF012 - as in transformers
+    accepts_loss_kwargs = False  # makes the Trainer divide each micro-batch's mean loss by accumulation
+    _can_record_outputs: dict[str, Any] = {}  # noqa: RUF012 - forward returns the feature maps
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Convolutions begin as in the authors' code, not as transformers' 0.02, which all but silences
-        the depthwise ones: normal with the variance 2 / fan-out; the classifier with 0.01."""
+        """Initialise convolutions as SegFormer's authors do: normal with variance 2 / fan-out.
+
+        The classifier has the standard deviation 0.01. transformers uses 0.02 everywhere, and depthwise
+        convolutions then output almost nothing.
+        """
         super()._init_weights(module)
-        if isinstance(module, LePE):
-            initialization.zeros_(module.weight)
+        set_initial_weights = getattr(module, "set_initial_weights", None)
+        if set_initial_weights is not None:
+            set_initial_weights()
         elif isinstance(module, nn.Conv2d):
             fan_out = math.prod(module.kernel_size) * module.out_channels // module.groups
             is_classifier = getattr(self, "decode_head", None) and module is self.decode_head.classifier
             initialization.normal_(module.weight, std=0.01 if is_classifier else math.sqrt(2 / fan_out))
-        elif isinstance(module, CCNetAttention):
-            initialization.zeros_(module.gamma)
 
     def load_state_dict(self, state_dict: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Any:
-        """As torch's, and takes the names that `save_pretrained` writes, which are the hub's.
+        """Load a state dict with the model's names or with those that `save_pretrained` writes, the hub's.
 
-        The Trainer resumes by this from what it saved, and passes over every name that it does not know.
+        The Trainer resumes from its own checkpoints with this method, and ignores names that do not match.
         """
         return super().load_state_dict(with_current_names(self, state_dict), *args, **kwargs)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """Load a SegFormer or ccsegformer checkpoint: a folder or a name on the hub, safetensors only.
+        """Load a SegFormer or ccsegformer checkpoint from a folder or the hub, safetensors only.
 
-        Takes transformers' arguments, and any of the configuration's as an override:
-        `from_pretrained(path, attention="efficient", recurrence=1, num_labels=12)`. What a SegFormer
-        checkpoint does not say takes this package's defaults, so attention becomes criss-cross. Parameters
-        that the overrides make new begin at random; which ones is printed, in one short table. With another
-        `num_channels` the first convolution is adapted; `rgb_bands=(r, g, b)` says which bands, from 0, are
-        red, green and blue.
+        Takes transformers' arguments, and any value of the configuration as an override:
+        `from_pretrained(path, attention="efficient", recurrence=1, num_labels=12)`. Values that a SegFormer
+        checkpoint lacks get this package's defaults, so its attention becomes criss-cross. Parameters that
+        overrides add are initialised at random; a short table of them is printed. If `num_channels` differs,
+        the first convolution is adapted; `rgb_bands=(r, g, b)` gives the indices of the red, green and blue
+        bands, from 0.
 
-        With `output_loading_info=True` returns (model, information), where `information["report"]` is the
-        `LoadReport`.
+        Returns:
+            The model, or (model, information) with `output_loading_info=True`, where `information["summary"]`
+            is the `LoadSummary`.
 
         Raises:
-            CheckpointError: nothing there, pickled weights, another architecture, or weights that are
-                missing, superfluous or of another shape with no override to explain it.
+            CheckpointError: There is no checkpoint, its weights are pickled, its architecture is another, or
+                weights are missing, unexpected or misshapen and no override explains it.
         """
-        return load_checkpoint(cls, super().from_pretrained, pretrained_model_name_or_path, *args, **kwargs)
+        return load_checkpoint(super().from_pretrained, pretrained_model_name_or_path, *args, **kwargs)
 
 
 class CrissCrossSegformerModel(CrissCrossSegformerPreTrainedModel):
-    """The encoder: a Mix Transformer with a choice of attention in each stage."""
+    """Encoder: a Mix Transformer with a choice of attention in each stage."""
 
     def __init__(self, config: CrissCrossSegformerConfig) -> None:
         super().__init__(config)
@@ -128,7 +130,7 @@ class CrissCrossSegformerModel(CrissCrossSegformerPreTrainedModel):
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
-        """The first convolution: FSDP asks for it, and adapters, which make its output require a gradient."""
+        """Return the first convolution. FSDP needs it, and adapters make its output require gradients."""
         return self.stages[0].get_submodule("patch_embeddings.proj")
 
     @can_return_tuple
@@ -138,12 +140,12 @@ class CrissCrossSegformerModel(CrissCrossSegformerPreTrainedModel):
         """Encode images.
 
         Args:
-            pixel_values: (batch, num_channels, H, W), normalised, of any size.
-            output_hidden_states: whether to return each stage's feature map; the configuration's when None.
+            pixel_values: Normalised images (batch, num_channels, H, W) of any size.
+            output_hidden_states: Whether to return the feature map of each stage. Default: as configured.
 
         Returns:
-            `last_hidden_state`, the last stage's (batch, C, ceil(H / 32), ceil(W / 32)), and
-            `hidden_states`, one for each stage, at 1/4, 1/8, 1/16 and 1/32 of the size.
+            `last_hidden_state`, the last stage's feature map (batch, C, ceil(H / 32), ceil(W / 32)), and
+            `hidden_states`, the feature maps of all stages, at 1/4, 1/8, 1/16 and 1/32 of the size.
         """
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
@@ -157,7 +159,7 @@ class CrissCrossSegformerModel(CrissCrossSegformerPreTrainedModel):
 
 
 class CrissCrossSegformerForSemanticSegmentation(CrissCrossSegformerPreTrainedModel):
-    """SegFormer with its all-MLP decode head; with efficient attention, transformers' own to rounding."""
+    """SegFormer with its all-MLP decode head. With efficient attention it equals transformers' own."""
 
     def __init__(self, config: CrissCrossSegformerConfig) -> None:
         super().__init__(config)
@@ -173,16 +175,17 @@ class CrissCrossSegformerForSemanticSegmentation(CrissCrossSegformerPreTrainedMo
         output_hidden_states: bool | None = None,
         **_: Any,
     ) -> SemanticSegmenterOutput:
-        """Label every pixel.
+        """Compute the logits of images, and the loss if there are labels.
 
         Args:
-            pixel_values: (batch, num_channels, H, W), normalised, of any size.
-            labels: (batch, H, W) int64 class ids or the configuration's ignore index; None for no loss.
-            output_hidden_states: whether to return the stages' feature maps; the configuration's when None.
+            pixel_values: Normalised images (batch, num_channels, H, W) of any size.
+            labels: Tensor (batch, H, W) of int64 class ids or the configuration's ignore index.
+            output_hidden_states: Whether to return the feature map of each stage. Default: as configured.
 
         Returns:
-            `logits` (batch, num_labels, ceil(H / 4), ceil(W / 4)); `loss`, the mean cross entropy over the
-            labelled pixels at the size of `labels` (0 when there are none); `hidden_states` as asked.
+            `logits` (batch, num_labels, ceil(H / 4), ceil(W / 4)); with labels, `loss`, the mean cross
+            entropy over the labelled pixels at the size of `labels` (0 if there are none); on request,
+            `hidden_states`.
         """
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
@@ -200,31 +203,32 @@ class CrissCrossSegformerForSemanticSegmentation(CrissCrossSegformerPreTrainedMo
 
 def load_pretrained(
     name_or_path: str, **overrides: Any
-) -> tuple[CrissCrossSegformerForSemanticSegmentation, LoadReport]:
-    """Load a checkpoint to train further, as `from_pretrained`, with its report.
+) -> tuple[CrissCrossSegformerForSemanticSegmentation, LoadSummary]:
+    """Load a checkpoint for training, as `from_pretrained` does, and return what was loaded.
 
     Raises:
-        CheckpointError: as `from_pretrained`.
+        CheckpointError: As in `from_pretrained`.
     """
     model, information = CrissCrossSegformerForSemanticSegmentation.from_pretrained(
         name_or_path, output_loading_info=True, **overrides
     )
-    return model, information["report"]
+    return model, information["summary"]
 
 
 def load_trained(name_or_path: str) -> CrissCrossSegformerForSemanticSegmentation:
-    """Load a model to use as it was trained: with the attention that it had, nothing new, nothing dropped.
+    """Load a trained model, with its own attention, for inference.
 
     Raises:
-        CheckpointError: as `from_pretrained`, or parts that were never trained, such as an encoder's head.
+        CheckpointError: As in `from_pretrained`, or the checkpoint is not a whole trained model, for example
+            an encoder without a decode head.
     """
     attention = saved_attention(saved_config(name_or_path, {}))
-    model, report = load_pretrained(name_or_path, attention=attention)
-    if report.new or report.dropped:
-        unfit = (report.new or report.dropped)[0]
+    model, summary = load_pretrained(name_or_path, attention=attention)
+    if summary.new or summary.dropped:
+        unfit = (summary.new or summary.dropped)[0]
         raise CheckpointError(
-            f"{name_or_path}: not a trained segmentation model ({unfit} does not fit); train one from it, "
-            "as the recipe's model.pretrained"
+            f"{name_or_path}: not a trained segmentation model ({unfit} does not match); to train one "
+            "from it, name it in the recipe's model.pretrained"
         )
     return model.eval()
 

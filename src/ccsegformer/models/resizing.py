@@ -1,21 +1,21 @@
-"""Bilinear resizing of a part of a line: the linear algebra of `interpolate`."""
+"""Bilinear resizing of part of a line, as weights for a matrix product."""
 
 import torch
 from torch import Tensor
 
 
 def line_weights(source: int, target: int, first: int, last: int, like: Tensor) -> tuple[slice, Tensor]:
-    """How positions `first` to `last` of a line resized from `source` to `target` positions come about.
+    """Return the weights that resize a line bilinearly, for part of the resized line.
 
-    Half-pixel centres without antialiasing, as PyTorch's `interpolate(mode="bilinear")`.
+    Half-pixel centres without antialiasing, as in PyTorch's `interpolate(mode="bilinear")`.
 
     Args:
-        source, target: length of the line before and after.
-        first, last: of the positions after, the last exclusive.
-        like: whose dtype and device the weights take.
+        source, target: Length of the line before and after resizing.
+        first, last: Range of positions in the resized line; `last` is exclusive.
+        like: Tensor with the dtype and device of the result.
 
     Returns:
-        The positions before that are needed, and their weights (last - first, positions needed).
+        The slice of source positions that are needed, and their weights (last - first, slice length).
     """
     positions = torch.arange(first, last, dtype=torch.float64)
     place = ((positions + 0.5) * (source / target) - 0.5).clamp_(min=0)

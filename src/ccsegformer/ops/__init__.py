@@ -1,4 +1,4 @@
-"""Criss-cross attention as mathematics: tensors in, tensors out."""
+"""Criss-cross attention as functions of tensors, without parameters."""
 
 from ccsegformer.ops.criss_cross import criss_cross_attention
 from ccsegformer.ops.reference import criss_cross_weights

@@ -1,14 +1,17 @@
-"""Autocast, as PyTorch's own attention has it."""
+"""Autocast rules for our operators, the same as for PyTorch's own attention."""
 
 import torch
 from torch import Tensor
 from torch.library import Library
 
-_fragment = Library("ccsegformer", "FRAGMENT")  # what it registers lasts as long as it does
+_fragment = Library("ccsegformer", "FRAGMENT")  # registrations last as long as this object
 
 
 def cast_for_autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """Where autocast is on, all but float64 in its dtype, which is `scaled_dot_product_attention`'s rule."""
+    """Cast floating-point tensors except float64 to the autocast dtype, if autocast is on.
+
+    This is the rule that `scaled_dot_product_attention` follows.
+    """
     device = tensors[0].device.type
     if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
         return tensors
@@ -20,9 +23,9 @@ def cast_for_autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
 
 
 def declare_autocast(name: str) -> None:
-    """Let an operator of ours cast its query, key and value under autocast, and then compute without it.
+    """Make an operator cast query, key and value under autocast, then compute with autocast off.
 
-    `torch.library.register_autocast` would cast to one dtype, whichever autocast is for.
+    `torch.library.register_autocast` would always cast to one fixed dtype instead of the autocast dtype.
     """
     operator = getattr(torch.ops.ccsegformer, name).default
 

@@ -1,8 +1,8 @@
-"""Exact criss-cross attention in O(N) memory: a row pass and a column pass of flash attention, merged.
+"""Exact criss-cross attention in O(N) memory: flash attention along rows and along columns, merged.
 
-README.md beside this file has the mathematics. Inside, tensors are token-major: (batch, height, width,
-heads, head_dim), the memory order of a linear layer's output, in which the sequences of both passes are
-views: rows as (batch * height, heads, width, head_dim), columns as (batch, width * heads, height, head_dim).
+README.md in this folder derives the merge. Internally, tensors are token-major: (batch, height, width, heads,
+head_dim), the memory order of a linear layer's output. In this order the sequences of both passes are views:
+rows as (batch * height, heads, width, head_dim), columns as (batch, width * heads, height, head_dim).
 """
 
 import math
@@ -15,14 +15,14 @@ from torch.nn.functional import pad
 from ccsegformer.ops._autocast import declare_autocast
 
 STRIP_ELEMENTS = 2**22
-"""Of a tensor, in a strip: 16 MiB in float32, so large that each thread has much to do."""
+"""Elements of a tensor processed at a time on a CPU: 16 MiB in float32, enough work for every thread."""
 
 AsSequences = Callable[[Tensor], Tensor]
 aten = torch.ops.aten
 
 
 def flash_refusal(query: Tensor) -> str | None:
-    """Why the flash backend cannot take these tensors, or None when it can."""
+    """Return why the flash backend does not support these tensors, or None if it does."""
     if query.device.type not in ("cpu", "cuda"):
         return f"it runs on cpu and cuda, not on {query.device.type}"
     if query.dtype not in (torch.float32, torch.bfloat16, torch.float16):
@@ -31,9 +31,9 @@ def flash_refusal(query: Tensor) -> str | None:
 
 
 def flash_criss_cross_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-    """Exact attention of (batch, heads, height, width, head_dim) tensors, as `criss_cross_attention`."""
+    """Attend in (batch, heads, height, width, head_dim) tensors, as `criss_cross_attention` does."""
     head_dim, value_dim = query.shape[-1], value.shape[-1]
-    # PyTorch's kernels want one head_dim, on CUDA a multiple of 8; zeros change neither scores nor values.
+    # PyTorch's kernels need one head_dim for all, on CUDA a multiple of 8. Padding with 0 changes nothing.
     common = max(head_dim, value_dim)
     if query.device.type == "cuda":
         common = -(-common // 8) * 8
@@ -47,15 +47,18 @@ def flash_criss_cross_attention(query: Tensor, key: Tensor, value: Tensor, scale
 
 @torch.library.custom_op("ccsegformer::flash_criss_cross", mutates_args=())
 def _flash_criss_cross(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """The output, and the log-sum-exp of every position's scores: float32 (batch, height, width, heads)."""
+    """Return the output and the float32 log-sum-exp of each position, (batch, height, width, heads)."""
     query, key, value = tensors = tuple(_token_major(tensor) for tensor in (query, key, value))
     out = torch.empty_like(query)
     lse = query.new_empty(query.shape[:-1], dtype=torch.float32)
-    for rows in _strips(query, dim=1):
-        out[:, rows], lse[:, rows] = _attend(_as_rows, [tensor[:, rows] for tensor in tensors], scale)
-    for columns in _strips(query, dim=2):
+    for rows in _cut_strips(query, dim=1):
+        out[:, rows], lse[:, rows] = _attend_sequences(
+            _as_rows, [tensor[:, rows] for tensor in tensors], scale
+        )
+    for columns in _cut_strips(query, dim=2):
         strip = [tensor[:, :, columns] for tensor in tensors]
-        row_pass, column_pass = (out[:, :, columns], lse[:, :, columns]), _attend(_as_columns, strip, scale)
+        row_pass = out[:, :, columns], lse[:, :, columns]
+        column_pass = _attend_sequences(_as_columns, strip, scale)
         out[:, :, columns], lse[:, :, columns] = _merge(row_pass, column_pass, strip, scale)
     return _head_major(out), lse
 
@@ -66,10 +69,10 @@ def _merge(
     tensors: Sequence[Tensor],
     scale: float,
 ) -> tuple[Tensor, Tensor]:
-    """Output and log-sum-exp of both passes together, token-major.
+    """Merge the outputs and log-sum-exps of both passes, token-major.
 
-    Both hold the position itself, so its term is taken away once. The sum stays >= exp(0): the larger pass
-    weighs 1, and where that is the row and the position is all of it, the column holds it too.
+    Both passes count the position itself, so its term is subtracted once. The total stays at least 1: the
+    larger pass has weight 1, and the self term is at most the smaller pass's weight.
     """
     (row_out, row_lse), (column_out, column_lse) = row_pass, column_pass
     query, key, value = tensors
@@ -85,7 +88,7 @@ def _merge(
 
 
 @_flash_criss_cross.register_fake
-def _(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+def _flash_fake(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     batch, heads, height, width, _ = query.shape
     lse = query.new_empty((batch, height, width, heads), dtype=torch.float32)
     return _like_head_major(query), lse
@@ -95,25 +98,25 @@ def _(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, 
 def _flash_criss_cross_backward(
     grad: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of query, key and value, each (batch, heads, height, width, head_dim)."""
+    """Return the gradients of query, key and value, each (batch, heads, height, width, head_dim)."""
     tensors = [*(_token_major(tensor) for tensor in (grad, query, key, value, out)), lse]
     grads = [torch.empty_like(tensors[1]) for _ in range(3)]
-    # Given the merged output and log-sum-exp, each pass's backward is its exact share of the whole one.
-    for rows in _strips(tensors[1], dim=1):
-        shares = _attend_backward(_as_rows, [tensor[:, rows] for tensor in tensors], scale)
+    # With the merged output and log-sum-exp, each pass's backward returns its exact share of the gradient.
+    for rows in _cut_strips(tensors[1], dim=1):
+        shares = _sequence_gradients(_as_rows, [tensor[:, rows] for tensor in tensors], scale)
         for total, share in zip(grads, shares, strict=True):
             total[:, rows] = share
-    for columns in _strips(tensors[1], dim=2):
+    for columns in _cut_strips(tensors[1], dim=2):
         strip = [tensor[:, :, columns] for tensor in tensors]
-        shares = [share.float() for share in _attend_backward(_as_columns, strip, scale)]
-        _take_self_away(shares, strip, scale)
+        shares = [share.float() for share in _sequence_gradients(_as_columns, strip, scale)]
+        _subtract_self(shares, strip, scale)
         for total, share in zip(grads, shares, strict=True):
             total[:, :, columns] = share.add_(total[:, :, columns])
     return tuple(_head_major(each) for each in grads)  # type: ignore[return-value]
 
 
-def _take_self_away(shares: Sequence[Tensor], tensors: Sequence[Tensor], scale: float) -> None:
-    """The position itself is in both passes: subtract its gradients once, in closed form, in place."""
+def _subtract_self(shares: Sequence[Tensor], tensors: Sequence[Tensor], scale: float) -> None:
+    """Subtract in place the gradients of each position's self term, which both passes include."""
     grad, query, key, value, out, lse = tensors
     self_weight = (_dot(query, key).mul_(scale) - lse).exp_()
     self_grad = self_weight * (_dot(grad, value) - _dot(grad, out)) * scale
@@ -124,33 +127,33 @@ def _take_self_away(shares: Sequence[Tensor], tensors: Sequence[Tensor], scale: 
 
 
 @_flash_criss_cross_backward.register_fake
-def _(
+def _flash_backward_fake(
     grad: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     return _like_head_major(query), _like_head_major(key), _like_head_major(value)
 
 
-def _save_for_backward(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+def _save_flash(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
     query, key, value, ctx.scale = inputs
     ctx.save_for_backward(query, key, value, *output)
     ctx.mark_non_differentiable(output[1])
 
 
-def _backward(ctx, grad, _):  # type: ignore[no-untyped-def]
+def _differentiate_flash(ctx, grad, _):  # type: ignore[no-untyped-def]
     return *_flash_criss_cross_backward(grad, *ctx.saved_tensors, ctx.scale), None
 
 
-_flash_criss_cross.register_autograd(_backward, setup_context=_save_for_backward)
+_flash_criss_cross.register_autograd(_differentiate_flash, setup_context=_save_flash)
 declare_autocast("flash_criss_cross")
 
 
 def _token_major(tensor: Tensor) -> Tensor:
-    """(batch, heads, height, width, head_dim) as contiguous (batch, height, width, heads, head_dim)."""
+    """Make (batch, heads, height, width, head_dim) a contiguous (batch, height, width, heads, head_dim)."""
     return tensor.permute(0, 2, 3, 1, 4).contiguous()
 
 
 def _head_major(tensor: Tensor) -> Tensor:
-    """The view that undoes `_token_major`."""
+    """Undo `_token_major` by a view."""
     return tensor.permute(0, 3, 1, 2, 4)
 
 
@@ -159,8 +162,8 @@ def _like_head_major(tensor: Tensor) -> Tensor:
     return _head_major(tensor.new_empty((batch, height, width, heads, head_dim)))
 
 
-def _strips(tensor: Tensor, dim: int) -> Iterator[slice]:
-    """Cut dimension `dim`: on CPU, so that what a pass makes of a large map is never whole."""
+def _cut_strips(tensor: Tensor, dim: int) -> Iterator[slice]:
+    """Cut a dimension into strips on a CPU, so that a pass needs little memory beside its output."""
     length = tensor.shape[dim]
     step = max(STRIP_ELEMENTS * length // tensor.numel(), 1) if tensor.device.type == "cpu" else length
     for first in range(0, length, step):
@@ -168,37 +171,39 @@ def _strips(tensor: Tensor, dim: int) -> Iterator[slice]:
 
 
 def _dot(left: Tensor, right: Tensor) -> Tensor:
-    """Dot product over the last dimension, in float32."""
+    """Return the dot product over the last dimension, in float32."""
     return (left.float() * right).sum(dim=-1)
 
 
 def _as_rows(tensor: Tensor) -> Tensor:
-    """Token-major (B, H, W, heads, ...) as sequences along the width: (B * H, heads, W, ...), a view."""
+    """View token-major (B, H, W, heads, ...) as sequences along the width, (B * H, heads, W, ...)."""
     return tensor.flatten(0, 1).transpose(1, 2)
 
 
 def _as_columns(tensor: Tensor) -> Tensor:
-    """Token-major (B, H, W, heads, ...) as sequences along the height: (B, W * heads, H, ...), a view."""
+    """View token-major (B, H, W, heads, ...) as sequences along the height, (B, W * heads, H, ...)."""
     return tensor.flatten(2, 3).transpose(1, 2)
 
 
-def _attend(as_sequences: AsSequences, tensors: Sequence[Tensor], scale: float) -> tuple[Tensor, Tensor]:
-    """The token-major output of one pass over query, key and value, and its log-sum-exp (B, H, W, heads)."""
+def _attend_sequences(
+    as_sequences: AsSequences, tensors: Sequence[Tensor], scale: float
+) -> tuple[Tensor, Tensor]:
+    """Run one pass over query, key and value. Return its token-major output and log-sum-exp."""
     query, key, value = map(as_sequences, tensors)
     out, lse = _attention(query, key, value, scale)
     shape = tensors[0].shape
     return out.transpose(1, 2).reshape(shape), lse.transpose(1, 2).reshape(shape[:-1])
 
 
-def _attend_backward(as_sequences: AsSequences, tensors: Sequence[Tensor], scale: float) -> list[Tensor]:
-    """One pass's gradients of query, key and value, given grad, query, key, value, out and log-sum-exp."""
+def _sequence_gradients(as_sequences: AsSequences, tensors: Sequence[Tensor], scale: float) -> list[Tensor]:
+    """Return one pass's gradients of query, key and value, from grad, query, key, value, out and lse."""
     grad, query, key, value, out, lse = map(as_sequences, tensors)
     grads = _attention_backward(grad, query, key, value, out, lse, scale)
     return [each.transpose(1, 2).reshape(tensors[0].shape) for each in grads]
 
 
 def _attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """Attention of (batch, heads, length, head_dim) sequences: the output and its float32 log-sum-exp."""
+    """Attend in (batch, heads, length, head_dim) sequences. Also return the float32 log-sum-exp."""
     if query.device.type == "cpu":
         return aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, scale=scale)
     return _efficient_attention(query, key, value, scale)
@@ -207,7 +212,7 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple
 def _attention_backward(
     grad: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of query, key and value of `_attention`, for any output and log-sum-exp that it is given."""
+    """Return the gradients of `_attention`, given any output and log-sum-exp."""
     if query.device.type == "cpu":
         return aten._scaled_dot_product_flash_attention_for_cpu_backward(
             grad, query, key, value, out, lse, 0.0, False, scale=scale
@@ -216,7 +221,7 @@ def _attention_backward(
 
 
 def _efficient_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """`_attention` on CUDA."""
+    """Compute `_attention` on CUDA."""
     out, lse, _, _ = aten._scaled_dot_product_efficient_attention(query, key, value, None, True, scale=scale)
     return out, lse[..., : query.shape[2]]  # the kernel pads the length to a multiple of 32
 
@@ -224,8 +229,8 @@ def _efficient_attention(query: Tensor, key: Tensor, value: Tensor, scale: float
 def _efficient_attention_backward(
     grad: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`_attention_backward` on CUDA."""
-    # The kernel takes the log-sum-exp as it made it: dense along the length, and padded with infinity.
+    """Compute `_attention_backward` on CUDA."""
+    # The kernel reads the log-sum-exp in its own format: dense along the length and padded with infinity.
     lse = pad(lse.contiguous(), (0, -lse.shape[-1] % 32), value=math.inf)
     no_dropout = torch.zeros((), dtype=torch.int64, device=query.device)
     return aten._scaled_dot_product_efficient_attention_backward(

@@ -1,7 +1,7 @@
-"""Exact criss-cross attention in Triton's kernels, for CUDA; README.md beside this file has the mathematics.
+"""Exact criss-cross attention in Triton kernels, for CUDA. README.md in this folder has the derivation.
 
-Each kernel runs twice: along the rows, whose result goes to a float32 buffer, then along the columns, which
-go on from there. Every element is written by one program, in one order: no atomics, the same bits each time.
+Each kernel runs twice: first along the rows, into a float32 buffer, then along the columns, continuing from
+that buffer. One program writes each element, in a fixed order, so results are deterministic without atomics.
 """
 
 import importlib.util
@@ -16,12 +16,12 @@ from ccsegformer.ops._autocast import declare_autocast
 
 LARGEST_HEAD_DIM = 64
 HAS_TRITON = importlib.util.find_spec("triton") is not None
-# Triton then runs its kernels in Python, on tensors of any device: this is how they are tested without a GPU.
+# In this mode Triton runs kernels in Python on tensors of any device. The tests use it without a GPU.
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def fused_refusal(query: Tensor, value: Tensor) -> str | None:
-    """Why the fused backend cannot take these tensors, or None when it can."""
+    """Return why the fused backend does not support these tensors, or None if it does."""
     device, head_dim, value_dim = query.device, query.shape[-1], value.shape[-1]
     if device.type != "cuda" and not INTERPRETED:
         return f"it runs on cuda, not on {device.type}"
@@ -32,20 +32,20 @@ def fused_refusal(query: Tensor, value: Tensor) -> str | None:
     if query.dtype not in (torch.float32, torch.bfloat16, torch.float16):
         return f"it computes in float32, bfloat16 or float16, not in {query.dtype}"
     if head_dim > LARGEST_HEAD_DIM:
-        return f"it takes a head_dim of at most {LARGEST_HEAD_DIM}, not {head_dim}"
+        return f"head_dim may be at most {LARGEST_HEAD_DIM}, not {head_dim}"
     if value_dim != head_dim:
-        return f"it takes one head_dim for all three, not {head_dim} and a value_dim of {value_dim}"
+        return f"value_dim must equal head_dim, which is {head_dim}, not {value_dim}"
     return None
 
 
 def fused_criss_cross_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-    """Exact attention of (batch, heads, height, width, head_dim) tensors, as `criss_cross_attention`."""
+    """Attend in (batch, heads, height, width, head_dim) tensors, as `criss_cross_attention` does."""
     return _fused_criss_cross(query, key, value, scale)[0]
 
 
 @torch.library.custom_op("ccsegformer::fused_criss_cross", mutates_args=())
 def _fused_criss_cross(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """The output, and each position's log-sum-exp in base 2: float32 (batch, heads, height, width)."""
+    """Return the output and the log-sum-exp in base 2, float32 (batch, heads, height, width)."""
     from ccsegformer.ops import _kernels
 
     query, key, value = (_dense(tensor) for tensor in (query, key, value))
@@ -57,7 +57,7 @@ def _fused_criss_cross(query: Tensor, key: Tensor, value: Tensor, scale: float) 
 
 
 @_fused_criss_cross.register_fake
-def _(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+def _fused_fake(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     return _like_token_major(query), _scalar_for_each(query)
 
 
@@ -65,7 +65,7 @@ def _(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, 
 def _fused_criss_cross_backward(
     grad: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of query, key and value, each (batch, heads, height, width, head_dim)."""
+    """Return the gradients of query, key and value, each (batch, heads, height, width, head_dim)."""
     from ccsegformer.ops import _kernels
 
     inputs = [_dense(tensor) for tensor in (query, key, value, grad)]
@@ -85,28 +85,28 @@ def _fused_criss_cross_backward(
 
 
 @_fused_criss_cross_backward.register_fake
-def _(
+def _fused_backward_fake(
     grad: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     return _like_token_major(query), _like_token_major(key), _like_token_major(value)
 
 
-def _save_for_backward(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+def _save_fused(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
     query, key, value, ctx.scale = inputs
     ctx.save_for_backward(query, key, value, *output)
     ctx.mark_non_differentiable(output[1])
 
 
-def _backward(ctx, grad, _):  # type: ignore[no-untyped-def]
+def _differentiate_fused(ctx, grad, _):  # type: ignore[no-untyped-def]
     return *_fused_criss_cross_backward(grad, *ctx.saved_tensors, ctx.scale), None
 
 
-_fused_criss_cross.register_autograd(_backward, setup_context=_save_for_backward)
+_fused_criss_cross.register_autograd(_differentiate_fused, setup_context=_save_fused)
 declare_autocast("fused_criss_cross")
 
 
 def _launch(kernel: Any, tensors: Sequence[Tensor], scale: float, resume: bool) -> None:
-    """Run a kernel along the rows or, to go on from their result, along the columns."""
+    """Run a kernel along the rows or, with `resume`, along the columns from where the rows ended."""
     batch, heads, height, width, head_dim = tensors[0].shape
     lines, length = (width, height) if resume else (height, width)
     order = (0, 1, 3, 2) if resume else (0, 1, 2, 3)
@@ -121,18 +121,19 @@ def _launch(kernel: Any, tensors: Sequence[Tensor], scale: float, resume: bool) 
             DIM=_power_of_two(head_dim),
             TILE=tile,
             STEP=step,
-            PRECISION="tf32x3",  # float32's own precision on tensor cores; nothing to 16-bit tensors
+            PRECISION="tf32x3",  # full float32 precision on tensor cores; no effect on 16-bit tensors
             RESUME=resume,
             num_warps=warps,
             num_stages=2,
-            enable_fp_fusion=True,  # the default, of which Triton 3.9 warns that it will change
+            enable_fp_fusion=True,  # the default, but Triton 3.9 warns that it will change
         )
 
 
 def _tiles(length: int, dtype: torch.dtype) -> tuple[int, int, int]:
-    """Positions of a program, positions of one of its steps, and warps.
+    """Return the positions per program, the positions per step, and the warps.
 
-    They fit registers and shared memory from Ampere on. Nothing is tuned by time: every run adds alike.
+    The values fit the registers and shared memory of Ampere and later GPUs. They are fixed rather than
+    autotuned, so that every run adds in the same order.
     """
     tile, step, rows_of_a_warp = (64, 16, 8) if dtype == torch.float32 else (128, 64, 16)
     tile, step = min(tile, _power_of_two(length)), min(step, _power_of_two(length))
@@ -140,26 +141,26 @@ def _tiles(length: int, dtype: torch.dtype) -> tuple[int, int, int]:
 
 
 def _power_of_two(size: int) -> int:
-    """The least power of two from `size` on that Triton's matrix product takes."""
+    """Return the smallest power of two that is at least `size` and large enough for `tl.dot`."""
     return max(16, 1 << (size - 1).bit_length())
 
 
 def _dense(tensor: Tensor) -> Tensor:
-    """The tensor, copied only where the elements of one head do not lie side by side."""
+    """Return the tensor with dense head channels, copying it only if they are not."""
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
 
 
 def _like_token_major(tensor: Tensor) -> Tensor:
-    """An empty tensor of this shape, (batch, height, width, heads, head_dim) in memory."""
+    """Return an empty tensor of this shape, laid out as (batch, height, width, heads, head_dim)."""
     batch, heads, height, width, head_dim = tensor.shape
     return tensor.new_empty((batch, height, width, heads, head_dim)).permute(0, 3, 1, 2, 4)
 
 
 def _scalar_for_each(tensor: Tensor) -> Tensor:
-    """An empty float32 tensor with one element for each head and position."""
+    """Return an empty float32 tensor with one element for each head and position."""
     return tensor.new_empty(tensor.shape[:-1], dtype=torch.float32)
 
 
 def _float32(tensor: Tensor) -> Tensor:
-    """The tensor itself where it is float32, else an empty one that is."""
+    """Return the tensor itself if it is float32, otherwise an empty float32 tensor like it."""
     return tensor if tensor.dtype == torch.float32 else torch.empty_like(tensor, dtype=torch.float32)

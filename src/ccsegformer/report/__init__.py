@@ -1,1 +1,1 @@
-"""What a person reads: scores and comparisons in the terminal, and as pages with charts."""
+"""Reports for people: scores and comparisons in the terminal and as HTML pages with charts."""

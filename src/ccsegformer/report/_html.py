@@ -1,4 +1,4 @@
-"""What the pages share: one jinja2 environment, pictures as data addresses, and values in words."""
+"""Shared by the HTML pages: the jinja2 environment, images as data URLs, and values as text."""
 
 import base64
 import io
@@ -11,14 +11,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ccsegformer.config.protocol import EvaluationProtocol
+from ccsegformer.models.attention import ATTENTIONS
 from ccsegformer.report.table import number, span
 
 LONGEST_SIDE = 1024
-"""Pixels; larger pictures are shown smaller, to keep a page's size in bounds."""
+"""Longest side of an embedded image, in pixels; larger ones are scaled down to keep pages small."""
 
 
 def environment() -> Environment:
-    """The templates, with everything escaped, nothing undefined, and filters for scores and keys."""
+    """Return an environment that escapes everything, rejects undefined names and formats scores and keys."""
     environment = Environment(
         loader=PackageLoader("ccsegformer.report"),
         autoescape=True,
@@ -26,6 +27,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals["attentions"] = ATTENTIONS
     environment.filters |= {
         "number": number,
         "span": span,
@@ -37,9 +39,10 @@ def environment() -> Environment:
 
 
 def as_rgb(image: torch.Tensor) -> NDArray[np.uint8]:
-    """An image (bands, H, W) to look at, (H, W, 3): 8-bit RGB as it is; else three bands, or one in grey.
+    """Convert an image (bands, H, W) to RGB (H, W, 3) for display.
 
-    The values of each band are stretched from their 2nd to their 98th percentile.
+    8-bit RGB is returned unchanged. Otherwise the first three bands, or the first one as grey, are stretched
+    from their 2nd to their 98th percentile.
     """
     pixels = image.permute(1, 2, 0).numpy()
     if pixels.shape[2] == 3 and pixels.dtype == np.uint8:
@@ -57,7 +60,7 @@ def panel(
     is_labels: bool = True,
     longest_side: int = LONGEST_SIDE,
 ) -> dict[str, Any]:
-    """A picture, RGB (H, W, 3), as the templates show it; labels keep their colours exactly."""
+    """Encode an RGB picture (H, W, 3) for the templates; labels keep their exact colours."""
     picture = Image.fromarray(pixels)
     shown = Image.Resampling.NEAREST if is_labels else Image.Resampling.LANCZOS
     picture.thumbnail((longest_side, longest_side), shown)
@@ -79,14 +82,14 @@ def panel(
 
 
 def protocol_words(record: dict[str, Any]) -> dict[str, Any]:
-    """A stored protocol for reading: one sentence in place of the keys that it sums up."""
-    told = {"name", "summary", *EvaluationProtocol.model_fields}
-    rest = {key: value for key, value in record.items() if key not in told}
+    """Return a stored protocol with one summary in place of the keys that it covers."""
+    covered = {"name", "summary", *EvaluationProtocol.model_fields}
+    rest = {key: value for key, value in record.items() if key not in covered}
     return {"protocol": f"{record['name']}: {record['summary']}", **rest}
 
 
 def _words(key: str) -> str:
-    """A key of the results as a caption."""
+    """Turn a key of the results into a caption."""
     words = key.replace("_", " ").capitalize()
     for written, read in (("iou", "IoU"), (" gib", ", GiB"), ("Gpu", "GPU")):
         words = words.replace(written, read)
@@ -94,7 +97,7 @@ def _words(key: str) -> str:
 
 
 def _plain(value: object) -> str:
-    """A value for reading: lists joined, numbers short."""
+    """Format a value, with lists joined and numbers shortened."""
     if isinstance(value, list | tuple):
         return ", ".join(_plain(each) for each in value)
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Where a model fails, as one self-contained HTML page: classes by loss, confusions, the worst images."""
+"""Render where a model fails as one self-contained HTML page: shortfalls, confusions, worst images."""
 
 import shlex
 from collections.abc import Iterator, Sequence
@@ -28,27 +28,27 @@ if TYPE_CHECKING:
 WORST_IMAGES = 8
 PICTURE_SIDE = 640  # pixels, at most
 MATRIX_CLASSES = 16
-"""With more classes than these the matrix shows the most telling ones, and the others as one."""
+"""Largest number of rows in the matrix; further classes are merged into one row."""
 LEGEND_CLASSES = 24
-"""With more classes than these the legend holds only those of the pictures."""
+"""Largest number of classes to list completely in the legend; beyond it, only those in the pictures are."""
 OTHERS = "all others"
 
 
 class Failure(NamedTuple):
-    """One image, and what a model makes of it; truth and prediction are class ids (H, W)."""
+    """Image with its truth and a model's prediction as class ids (H, W)."""
 
     name: str
-    score: float  # its own mean IoU
+    score: float  # mean IoU of this image
     image: NDArray[np.uint8]  # (H, W, 3), RGB
     truth: NDArray[np.integer]
     prediction: NDArray[np.integer]
 
 
 class Cell(NamedTuple):
-    """A cell of the confusion picture."""
+    """Cell of the confusion matrix."""
 
-    share: float  # of the true class's pixels
-    kind: str  # right, wrong, or others: among classes that are not shown one by one
+    share: float  # of the row's pixels
+    kind: str  # "right", "wrong", or "others" for pixels within the merged classes
     title: str
 
 
@@ -59,7 +59,7 @@ def worst_images(
     protocol: EvaluationProtocol,
     count: int = WORST_IMAGES,
 ) -> Iterator[Failure]:
-    """The images whose own mean IoU is least, the worst first, read and labelled again one by one."""
+    """Yield the images with the lowest mean IoU, worst first, reading and labelling them again."""
     places = {name: place for place, name in enumerate(dataset.names)}
     scored = [(score, name) for name, score in evaluation.image_iou.items() if score is not None]
     for score, name in sorted(scored)[:count]:
@@ -79,10 +79,10 @@ def render_failures(
     split: str,
     command: Sequence[str],
 ) -> str:
-    """The page of an evaluation, as HTML; nothing is fetched, and no script runs."""
+    """Return the HTML page of an evaluation, without scripts or external resources."""
     losses = rank_shortfalls(evaluation.confusion, classes.names)
     pictures, seen = [], set()
-    for failure in failures:  # one at a time: only small pictures of each stay
+    for failure in failures:  # one at a time, keeping only small pictures
         seen |= {*np.unique(failure.truth).tolist(), *np.unique(failure.prediction).tolist()}
         pictures.append(_picture(failure, classes))
     shown = range(len(classes)) if len(classes) <= LEGEND_CLASSES else sorted(seen - {classes.ignore_index})
@@ -95,13 +95,13 @@ def render_failures(
             data=data,
             split=split,
             figures=_figures(evaluation),
-            told=_sentence(losses),
+            summary=_summary(losses),
             losses=losses,
             most=max(of.shortfall for of in losses),
             labelled=sum(of.pixels for of in losses),
             absent=len(classes) - len(losses),
             colors=[f"rgb{color}" for color in classes.palette],
-            matrix=confusion_picture(evaluation.confusion, losses),
+            matrix=confusion_rows(evaluation.confusion, losses),
             pictures=pictures,
             legend=[(classes.names[label], f"rgb{classes.palette[label]}") for label in shown],
             protocol=protocol_words(evaluation.protocol),
@@ -112,14 +112,14 @@ def render_failures(
     )
 
 
-def confusion_picture(
+def confusion_rows(
     confusion: Sequence[Sequence[int]], losses: Sequence[ClassShortfall]
 ) -> list[tuple[str, list[Cell]]]:
-    """Rows of true classes with a cell for each predicted class: shares of the row's pixels.
+    """Return the rows of a confusion matrix: true classes, with the share of each predicted class.
 
-    Classes are in the order of their label. Of more than `MATRIX_CLASSES` those that lose the most are there,
-    each with the class that it is most confused with, and in the last row and column the sum of all others. A
-    row without any pixel of truth has no cells.
+    Classes are sorted by label. If there are more than `MATRIX_CLASSES`, only those with the largest
+    shortfalls and the classes that they are confused with are shown; the last row and column merge all
+    others. A row without true pixels has no cells.
     """
     counts: NDArray[np.int64] = np.asarray(confusion, dtype=np.int64)
     names = {of.name: of.label for of in losses}
@@ -139,13 +139,13 @@ def confusion_picture(
         for (name, labels), found in zip(groups, pixels, strict=True):
             share = found / max(sum(pixels), 1)
             kind = "others" if true == labels == rest else "right" if true == labels else "wrong"
-            cells.append(Cell(share, kind, f"{true_name} labelled {name}: {share:.1%}, {found:,} pixels"))
+            cells.append(Cell(share, kind, f"{true_name} labelled as {name}: {share:.1%}, {found:,} pixels"))
         rows.append((true_name, cells if sum(pixels) else []))
     return rows
 
 
 def _picture(failure: Failure, classes: Classes) -> dict[str, Any]:
-    """The panels of an image, and the mistake that takes most of its pixels."""
+    """Return the panels of an image and its most frequent mistake."""
     name = failure.name
     panels = [
         panel(failure.image, "Image", f"{name}: the image", is_labels=False, longest_side=PICTURE_SIDE),
@@ -167,33 +167,33 @@ def _picture(failure: Failure, classes: Classes) -> dict[str, Any]:
     mistake = ""
     if wrong.any():
         share = f"{wrong.max() / labelled:.0%}" if wrong.max() / labelled >= 0.005 else "less than 1%"
-        mistake = f"{share} of its pixels are {classes.names[true]} labelled {classes.names[predicted]}"
+        mistake = f"{share} of its pixels are {classes.names[true]} labelled as {classes.names[predicted]}"
     return {"name": name, "score": failure.score, "panels": panels, "mistake": mistake}
 
 
 def _figures(evaluation: Evaluation) -> list[tuple[str, float, str]]:
-    """The scores by name with what they are, the protocol's own first."""
+    """Return the scores with their names and meanings, the protocol's own score first."""
     metrics = evaluation.metrics
-    data_set = ("mIoU", metrics.mean_iou, "of the data set: one confusion matrix over all images")
-    images = ("image mIoU", evaluation.mean_image_iou, "the mean of each image's own mIoU: another quantity")
+    data_set = ("mIoU", metrics.mean_iou, "over the data set: one confusion matrix for all images")
+    images = ("image mIoU", evaluation.mean_image_iou, "mean of per-image mIoU; not comparable with mIoU")
     first = [images, data_set] if evaluation.protocol["score"] == "mean_image_iou" else [data_set, images]
     return [
         *first,
-        ("devkit mIoU", metrics.devkit_mean_iou, "over all classes, an absent one scoring 0"),
-        ("pixel accuracy", metrics.pixel_accuracy, "the share of labelled pixels that are right"),
+        ("devkit mIoU", metrics.devkit_mean_iou, "over all classes; absent classes score 0"),
+        ("pixel accuracy", metrics.pixel_accuracy, "share of labelled pixels that are correct"),
     ]
 
 
-def _sentence(losses: Sequence[ClassShortfall]) -> str:
-    """Which classes lose the most, in words."""
+def _summary(losses: Sequence[ClassShortfall]) -> str:
+    """Say which classes have the largest shortfalls."""
     missing = sum(of.shortfall for of in losses)
     if not missing:
-        return "Every labelled pixel is right."
+        return "Every labelled pixel is correct."
     worst = [of for of in losses[:3] if of.shortfall]
     share = sum(of.shortfall for of in worst) / missing
     names = ", ".join(of.name for of in worst[:-1]) + (" and " if worst[1:] else "") + worst[-1].name
-    take = "take" if worst[1:] else "takes"
+    account = "account" if worst[1:] else "accounts"
     return (
-        f"{number(missing)} of the data set's mIoU is missing: {names} {take} {share:.0%} of that, and "
-        f"{worst[0].name} is most confused with {worst[0].confused_with}."
+        f"The data set's mIoU is {number(missing)} below 1. {names} {account} for {share:.0%} of this "
+        f"shortfall; {worst[0].name} is most often confused with {worst[0].confused_with}."
     )

@@ -1,4 +1,4 @@
-"""The machine that figures were made on."""
+"""Describe the machine that produced a result."""
 
 import os
 import platform
@@ -11,7 +11,7 @@ import torch
 
 
 def describe_machine() -> dict[str, str | int | float | None]:
-    """Processor, cores, memory, GPU and the versions that decide times and rounding, as JSON values."""
+    """Return the hardware and the library versions that affect speed and rounding, as JSON values."""
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),
@@ -28,7 +28,7 @@ def describe_machine() -> dict[str, str | int | float | None]:
 
 
 def _version(package: str) -> str | None:
-    """None where it is not installed: it is optional."""
+    """Return the version of an optional package, or None if it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -36,7 +36,7 @@ def _version(package: str) -> str | None:
 
 
 def _processor() -> str:
-    """The processor's marketing name where the system tells it."""
+    """Return the processor's marketing name if the system provides it."""
     listing = Path("/proc/cpuinfo")
     found = re.search(r"model name\s*: (.+)", listing.read_text()) if listing.is_file() else None
     return found[1] if found else platform.processor() or platform.machine()

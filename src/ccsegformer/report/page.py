@@ -1,4 +1,4 @@
-"""A comparison as one self-contained HTML page: nothing is fetched, and no script runs."""
+"""Render a comparison as one self-contained HTML page without scripts or external resources."""
 
 import shlex
 from collections.abc import Mapping
@@ -12,14 +12,15 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from ccsegformer.data.labels import Classes, colorize
+from ccsegformer.models.attention import ATTENTIONS
 from ccsegformer.report import figures
 from ccsegformer.report._html import environment, panel, protocol_words
-from ccsegformer.report.table import LABELS, model_label, number, table_rows
+from ccsegformer.report.table import model_label, number, table_rows
 
 
 @dataclass(frozen=True)
 class Example:
-    """One held-back image with what each model makes of it; truth and predictions are class ids (H, W)."""
+    """Held-out image with the truth and each model's prediction as class ids (H, W)."""
 
     name: str
     caption: str
@@ -27,11 +28,11 @@ class Example:
     truth: NDArray[np.integer]
     predictions: Mapping[str, NDArray[np.integer]]
     scores: Mapping[str, float | None]
-    """Mean IoU of each prediction, over the classes in this image."""
+    """Mean IoU of each prediction over the classes in this image."""
 
 
 def render_page(results: dict[str, Any], examples: list[Example]) -> str:
-    """The page of a comparison's results (see `compare`), as HTML."""
+    """Return the HTML page for the results of `compare`."""
     models, data, verdict = results["models"], results["data"], results["verdict"]
     classes = Classes(
         tuple(data["classes"]), tuple((r, g, b) for r, g, b in data["palette"]), data["ignore_index"]
@@ -48,8 +49,8 @@ def render_page(results: dict[str, Any], examples: list[Example]) -> str:
             labels=labels,
             rows=table_rows(results),
             charts=_charts(results),
-            leads=_leads(results),
-            pair_label=f"{LABELS[pair['first']].lower()} and {LABELS[pair['second']].lower()}",
+            difference_caption=_difference_caption(results),
+            pair_label=" and ".join(ATTENTIONS[pair[key]].label.lower() for key in ("first", "second")),
             legend=[
                 (name, f"rgb{color}") for name, color in zip(classes.names, classes.palette, strict=True)
             ],
@@ -70,67 +71,71 @@ def _charts(results: dict[str, Any]) -> dict[str, Markup]:
     }
     losses = {attention: [run["loss"] for run in model["runs"]] for attention, model in models.items()}
     first, second = pair["first"], pair["second"]
-    lead = f"{LABELS[first]} minus {LABELS[second].lower()}: mean IoU of each held-back image"
+    labels = {name: ATTENTIONS[name].label for name in models}
+    lead = f"{labels[first]} minus {labels[second].lower()}: mean IoU of each held-out image"
     svgs = {
         "loss": figures.loss_curves(losses, "Training loss by step, for each model"),
-        "classes": figures.class_scores(ious, "IoU of each class, for each model; the table has the numbers"),
+        "classes": figures.class_scores(
+            ious, "IoU of each class, for each model; see the table for the numbers"
+        ),
         "images": figures.image_scores(
-            scores, LABELS, "Mean IoU of each held-back image, for each model, with quartiles"
+            scores, labels, "Mean IoU of each held-out image, for each model, with quartiles"
         ),
         "differences": figures.image_differences(first, second, scores, lead),
     }
     return {name: Markup(svg) for name, svg in svgs.items()}
 
 
-def _leads(results: dict[str, Any]) -> str:
-    """On how many images which of the two models is better."""
+def _difference_caption(results: dict[str, Any]) -> str:
+    """Say on how many images each of the two models is better."""
     pair, models = results["verdict"]["differences"][0], results["models"]
     first, second = pair["first"], pair["second"]
+    labels = ATTENTIONS[first].label, ATTENTIONS[second].label.lower()
     both = zip(models[first]["image_miou"], models[second]["image_miou"], strict=True)
     leads = [a - b for a, b in both if a is not None and b is not None]
     ahead, behind = sum(lead > 0 for lead in leads), sum(lead < 0 for lead in leads)
     return (
-        f"{LABELS[first]} minus {LABELS[second].lower()}, on the same image: the former is better "
-        f"on {ahead} of {len(leads)}, the latter on {behind}."
+        f"{labels[0]} minus {labels[1]} on the same image: the first is better on {ahead} of {len(leads)} "
+        f"images, the second on {behind}."
     )
 
 
 def _example(example: Example, classes: Classes) -> dict[str, Any]:
-    """What the template shows of an example: its panels from left to right."""
+    """Return the panels of an example from left to right, for the template."""
     panels = [
         panel(example.image, "Image", f"{example.name}: the image", is_labels=False),
         panel(colorize(example.truth, classes), "Truth", f"{example.name}: the true classes"),
     ]
     for attention, labels in example.predictions.items():
-        score = example.scores[attention]
-        alt = f"{example.name}: classes predicted with {LABELS[attention].lower()}, mean IoU {number(score)}"
-        shown = panel(colorize(labels, classes), LABELS[attention], alt)
+        score, label = example.scores[attention], ATTENTIONS[attention].label
+        alt = f"{example.name}: classes predicted with {label.lower()}, mean IoU {number(score)}"
+        shown = panel(colorize(labels, classes), label, alt)
         panels.append({**shown, "attention": attention, "score": score})
     return {"name": example.name, "caption": example.caption, "panels": panels}
 
 
 def _protocol(results: dict[str, Any]) -> dict[str, Any]:
-    """The protocol in words and numbers, with how the intervals were made."""
+    """Describe the protocol, including how costs and intervals were computed."""
     protocol, verdict = protocol_words(results["protocol"]), results["verdict"]
     cost = protocol.pop("cost")
     protocol["cost"] = (
         f"one float32 image of {cost['width']} × {cost['height']} on {cost['device']}, "
-        f"CPU threads: {cost['threads']}; memory and speed are medians of several passes in a "
-        "fresh process"
+        f"CPU threads: {cost['threads']}; measured in a fresh process: memory of the first pass, median time "
+        "of several passes"
     )
     if verdict["resamples"]:
         protocol["intervals"] = (
-            f"{verdict['confidence']:.0%} percentile bootstrap of the data set's mean IoU: its images drawn "
-            f"with replacement {verdict['resamples']} times, the same for every model, "
+            f"{verdict['confidence']:.0%} percentile bootstrap of the data set's mean IoU: "
+            f"{verdict['resamples']} resamples of the images with replacement, the same for every model, "
             f"seed {verdict['bootstrap_seed']}"
         )
     return protocol
 
 
 def _commands(results: dict[str, Any]) -> str:
-    """The command of the whole comparison, and one that scores each trained model again."""
+    """Return the command for the whole comparison, and one that scores each trained model again."""
     own_protocol = results["protocol"]["name"] != "default"
-    lines = ["# everything", results["command"], "", "# one model's scores"]
+    lines = ["# the whole comparison", results["command"], "", "# scores of one model"]
     for model in results["models"].values():
         for run in model["runs"]:
             arguments = ["ccsegformer", "evaluate", run["folder"], "--data", results["data"]["name"]]

@@ -1,4 +1,4 @@
-"""The scores of one model, in the terminal."""
+"""Print the scores of one model in the terminal."""
 
 from rich.console import Console
 from rich.table import Table
@@ -9,13 +9,13 @@ from ccsegformer.report.table import number
 
 
 def print_scores(evaluation: Evaluation, console: Console | None = None) -> None:
-    """Print each class, the greatest loss of mean IoU first, the protocol and the scores of the set."""
+    """Print the classes, largest shortfall first, then the protocol and the data set's scores."""
     metrics = evaluation.metrics
     names = list(metrics.per_class)
     losses = rank_shortfalls(evaluation.confusion, names)
     table = Table(header_style="bold")
     table.add_column("class")
-    for column in ("takes from mIoU", "IoU", "accuracy", "pixels"):
+    for column in ("shortfall", "IoU", "accuracy", "pixels"):
         table.add_column(column, justify="right")
     table.add_column("most confused with")
     for of in losses:
@@ -38,7 +38,7 @@ def print_scores(evaluation: Evaluation, console: Console | None = None) -> None
         f"mean IoU {number(metrics.mean_iou)} over {evaluation.images} images "
         f"(devkit {number(metrics.devkit_mean_iou)}), mean accuracy {number(metrics.mean_accuracy)}, "
         f"pixel accuracy {number(metrics.pixel_accuracy)}",
-        f"mean of the images' own mIoU {number(evaluation.mean_image_iou)}, another quantity than mean IoU",
+        f"mean of per-image mIoU {number(evaluation.mean_image_iou)} (not comparable with mean IoU)",
     ]
     for line in scores[::-1] if evaluation.protocol["score"] == "mean_image_iou" else scores:
         console.print(line, highlight=False)

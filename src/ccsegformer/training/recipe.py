@@ -2,20 +2,31 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
+from pydantic_core import PydanticKnownError
 
 from ccsegformer.config.validation import Location, Section, validate
 from ccsegformer.config.yaml_files import apply_override, read_yaml
 from ccsegformer.data.transforms import Transform
 from ccsegformer.files import write_atomically
+from ccsegformer.models.attention import ATTENTIONS
 
-Attention = Literal["criss_cross", "efficient", "none"]
+
+def _registered(name: Any) -> Any:
+    """Check that this is the name of an attention; the error is pydantic's for a wrong Literal."""
+    if isinstance(name, str) and name in ATTENTIONS:
+        return name
+    *others, last = (f"'{known}'" for known in ATTENTIONS)
+    raise PydanticKnownError("literal_error", {"expected": f"{', '.join(others)} or {last}"})
+
+
+AttentionName = Annotated[str, BeforeValidator(_registered)]
 OneOrFour = Annotated[
-    Annotated[Attention, Tag("one")]
-    | Annotated[tuple[Attention, Attention, Attention, Attention], Tag("four")],
+    Annotated[AttentionName, Tag("one")]
+    | Annotated[tuple[AttentionName, AttentionName, AttentionName, AttentionName], Tag("four")],
     Discriminator(lambda value: "four" if isinstance(value, list | tuple) else "one"),
 ]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]

@@ -22,7 +22,7 @@ from ccsegformer.errors import OutputError, RecipeError, TrainingError
 from ccsegformer.models import (
     CrissCrossSegformerConfig,
     CrissCrossSegformerForSemanticSegmentation,
-    LoadReport,
+    LoadSummary,
     load_pretrained,
 )
 from ccsegformer.sources import resolve_dataset
@@ -54,14 +54,14 @@ class TrainingResult:
         loss_history: (step, mean loss since the previous entry), from the first step to the last.
         seconds: Wall-clock time of the training steps, including those before resuming.
         steps: Optimizer steps.
-        load_report: Summary of the loaded pretrained weights; None for training from scratch.
+        load_summary: Summary of the loaded pretrained weights; None for training from scratch.
     """
 
     model: CrissCrossSegformerForSemanticSegmentation
     loss_history: list[tuple[int, float]]
     seconds: float
     steps: int
-    load_report: LoadReport | None
+    load_summary: LoadSummary | None
 
 
 def train(
@@ -112,8 +112,8 @@ def train(
         checkpoint = find_checkpoint(output, recipe, images.classes) if resume else None
         if is_main and not resume:
             check_unused(output, overwrite)
-        model, report = build_model(recipe, images.classes, inputs)
-        freeze(model, recipe.training.freeze, report.new_attention if report else None)
+        model, summary = build_model(recipe, images.classes, inputs)
+        freeze(model, recipe.training.freeze, summary.new_attention if summary else None)
         if is_main and not resume:
             stack.enter_context(nothing_half_begun(output))
             begin_run(output, recipe, images.classes)
@@ -160,12 +160,12 @@ def train(
             "loss": history,
         }
         trained = _finish(trainer, output, log)
-    return TrainingResult(trained, history, trainer.seconds(), steps, report)
+    return TrainingResult(trained, history, trainer.seconds(), steps, summary)
 
 
 def build_model(
     recipe: Recipe, classes: Classes, inputs: Inputs
-) -> tuple[CrissCrossSegformerForSemanticSegmentation, LoadReport | None]:
+) -> tuple[CrissCrossSegformerForSemanticSegmentation, LoadSummary | None]:
     """Build the recipe's model for these classes and bands, with pretrained or random float32 weights.
 
     Random weights are drawn from torch's global generator.
@@ -194,14 +194,16 @@ def build_model(
     if wanted.pretrained is None:
         return CrissCrossSegformerForSemanticSegmentation(config), None
     # Always float32: in half precision most of each update would be rounded away.
-    model, report = load_pretrained(wanted.pretrained, rgb_bands=inputs.rgb, dtype=torch.float32, **overrides)
+    model, summary = load_pretrained(
+        wanted.pretrained, rgb_bands=inputs.rgb, dtype=torch.float32, **overrides
+    )
     for key in ("hidden_sizes", "depths"):
         found, expected = list(getattr(model.config, key)), list(getattr(config, key))
         if found != expected:
             raise RecipeError(
                 f"model.size: {wanted.size} has {key} {expected}, but {wanted.pretrained} has {found}"
             )
-    return model, report
+    return model, summary
 
 
 def _count_steps(recipe: Recipe, images: int) -> int:

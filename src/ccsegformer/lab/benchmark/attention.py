@@ -1,4 +1,4 @@
-"""Criss-cross attention alone: each backend against the textbook formula."""
+"""Prepare criss-cross attention alone for a benchmark."""
 
 from typing import Any
 
@@ -8,8 +8,8 @@ from torch import Tensor
 from ccsegformer.lab.benchmark.worker import Work
 from ccsegformer.ops import criss_cross_attention
 
-CHECKED_SIDE = 128
-"""Of the grid on which a backend is checked."""
+CHECKED_GRID_SIDE = 128
+"""Largest side of the grid on which results are checked, in positions."""
 
 
 def prepare(
@@ -25,14 +25,22 @@ def prepare(
     device: str,
     compute: str | None = None,
 ) -> Work:
-    """A backend on seeded normal tensors; `training`: forward and backward.
+    """Prepare a backend on seeded normal tensors.
 
     Args:
-        dtype: of the inputs, which are drawn in float32 and rounded to it.
-        compute: the dtype to compute in, where it is another one.
+        backend: Backend of `criss_cross_attention`.
+        height: Height of the grid, in positions.
+        width: Width of the grid, in positions.
+        batch: Number of grids.
+        heads: Number of heads.
+        head_dim: Channels per head.
+        dtype: Dtype of the inputs, which are drawn in float32 and rounded.
+        training: Run forward and backward instead of forward only.
+        device: Device to run on.
+        compute: Dtype to compute in, if not `dtype`.
     """
     generator = torch.Generator().manual_seed(0)
-    # As the projections make them: token-major, seen head by head.
+    # Memory layout as the projections produce it: tokens first, then heads.
     drawn = torch.randn(4, batch, height, width, heads, head_dim, generator=generator)
     tensors = drawn.to(device, getattr(torch, dtype)).to(getattr(torch, compute or dtype))
     query, key, value, grad = (
@@ -49,8 +57,8 @@ def prepare(
     run = forward_and_backward if training else forward
     names = ("output", "grad of query", "grad of key", "grad of value")
     scores = batch * heads * height * width * (height + width - 1)
-    # Products: the scores and the weighted sum; backward the scores again and four more. Tensors moved:
-    # query, key and value in, one out; backward those four and a gradient in, three out.
+    # Products: scores and weighted sum; backward recomputes the scores and needs four more. Tensors moved:
+    # query, key and value in, one out; backward reads those four and a gradient, and writes three.
     products, exponentials, tensors_moved = (7, 2, 12) if training else (2, 1, 4)
     amounts = {
         "matrix product": products * 2 * scores * head_dim,
@@ -61,7 +69,7 @@ def prepare(
 
 
 def truth(specification: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    """What a backend is checked against: a specification, perhaps of a smaller grid, and its name."""
-    side = min(specification["height"], specification["width"], CHECKED_SIDE)
+    """Return the specification to check results against, possibly on a smaller grid, and its description."""
+    side = min(specification["height"], specification["width"], CHECKED_GRID_SIDE)
     exact = {"backend": "reference", "compute": "float64", "height": side, "width": side}
     return {**specification, **exact}, f"the textbook formula, float64, at {side} x {side}"

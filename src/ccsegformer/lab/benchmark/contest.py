@@ -1,11 +1,11 @@
-"""Contenders in turn: times, peak memory, and whether their results agree."""
+"""Run contenders in turn, each in its own process, and compare their results."""
 
 import json
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -15,21 +15,23 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ccsegformer.errors import CCSegformerError
+from ccsegformer.lab.benchmark import runtimes
+from ccsegformer.lab.benchmark.limits import LIMIT_KINDS
 
-TOLERANCES = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2}
-"""Of a result: its error's root mean square over that of what it is compared with."""
+ERROR_TOLERANCES = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2}
+"""Largest root mean square error relative to the result checked against, by dtype."""
 
-KINK = 1e-3
-"""The least of a model's gradients: an activation within rounding of 0 lies on either side of a ReLU's kink,
-and a few of them have changed the gradients of eight images by 3e-4."""
+GRADIENT_TOLERANCE = 1e-3
+"""Smallest tolerance for gradients of a model. Rounding can flip ReLUs whose input is almost 0; on eight
+images this has changed gradients by 3e-4."""
 
 
 class Contender:
-    """A worker process, from `with` to its end.
+    """Worker process that lives as long as its `with` block.
 
     Args:
-        specification: as `worker` takes it.
-        cache: a folder for what it would keep in the user's: what another version compiled is not measured.
+        specification: Specification for `worker`.
+        cache: Folder to use instead of the user's cache, so that no older compiled model is measured.
     """
 
     def __init__(self, specification: dict[str, Any], cache: Path) -> None:
@@ -46,21 +48,21 @@ class Contender:
         self._process.kill()
         self._process.communicate()
 
-    def started(self) -> None:
-        """Wait until it is there."""
+    def wait_until_ready(self) -> None:
+        """Wait until the work is prepared."""
         self.amounts = self._answer()
 
     def ask(self, order: str) -> Any:
-        """The answer to an order, as `worker.serve` takes them.
+        """Send an order of `worker.serve` and return the answer.
 
         Raises:
-            CCSegformerError: the process fails or ends; the message is its own.
+            CCSegformerError: The process failed or ended; the message is its own.
         """
         try:
             self._process.stdin.write(f"{order}\n")
             self._process.stdin.flush()
         except BrokenPipeError:
-            pass  # why it ended is read below
+            pass  # the reason is read below
         return self._answer()
 
     def _answer(self) -> Any:
@@ -72,22 +74,27 @@ class Contender:
 
     def _last_words(self) -> str:
         said = self._process.communicate()[1].strip().splitlines()
-        killed = "it was killed, perhaps for want of memory"
+        killed = "the process was killed, probably for lack of memory"
         return said[-1] if said and self._process.returncode > 0 else killed
 
 
 def contest(
     specifications: dict[str, dict[str, Any]], rounds: int, folder: Path
 ) -> dict[str, dict[str, Any]]:
-    """Times, memory and results of each contender by name.
+    """Return the times, peak memory and results of each contender by name.
 
-    Peak memory is what a run needs for intermediate and final results, beyond the weights, the input and the
-    compiled program. PyTorch gives it back after every run, and it is measured in one of the last. OpenVINO
-    and ONNX Runtime keep it for the next run, and it is measured in the first, from where all is loaded.
+    Peak memory is the memory for intermediate and final results, without weights, input and compiled program.
+    PyTorch frees it after every run, so it is measured at the end. OpenVINO and ONNX Runtime keep it for the
+    next run, so it is measured during the first run, after everything is loaded.
+
+    Args:
+        specifications: Specifications for `worker`, by name.
+        rounds: Number of timings of each contender.
+        folder: Folder for results and caches.
 
     Returns:
-        For each `seconds` (one a round), `peak_bytes`, `amounts` (`worker.Work`) and `results`, the path of a
-        safetensors file in `folder`; or `failure`, one line.
+        By name, either `seconds` (one per round), `peak_bytes`, `amounts` (see `worker.Work`) and `results`
+        (a safetensors file in `folder`), or `failure` (one line).
     """
     found: dict[str, dict[str, Any]] = {name: {"seconds": []} for name in specifications}
     with ExitStack() as stack:
@@ -95,7 +102,7 @@ def contest(
         for name, specification in specifications.items():
             contender = stack.enter_context(Contender(specification, folder / "cache"))
             try:
-                contender.started()
+                contender.wait_until_ready()
                 path = folder / f"{len(running)}.safetensors"
                 contender.ask(f"results {path}")
             except CCSegformerError as error:
@@ -118,7 +125,7 @@ def contest(
 
 @contextmanager
 def busy_process() -> Iterator[None]:
-    """Keep one core busy meanwhile, by a single thread of this process's own priority."""
+    """Keep one core busy with a single-threaded process of the same priority."""
     loop = "import os, sys\nwhile os.getppid() == int(sys.argv[1]): sum(range(10**5))"
     busy = subprocess.Popen([sys.executable, "-c", loop, str(os.getpid())])
     try:
@@ -129,33 +136,43 @@ def busy_process() -> Iterator[None]:
 
 
 def measure_limits(dtype: str, device: str, threads: int) -> dict[str, float]:
-    """The machine's own limits: operations, bytes and exponentials a second, the best of five.
+    """Measure the machine's limits per second, the best of five: operations, bytes and exponentials.
 
-    Of matrix products the better of PyTorch's and, where it is installed, OpenVINO's.
+    Matrix products run in PyTorch and, if it is installed, in OpenVINO.
     """
-    from ccsegformer.lab.benchmark import runtimes
-    from ccsegformer.lab.benchmark.limits import WHATS
-
-    common = {"kind": "limits", "dtype": dtype, "device": device, "threads": threads}
-    specifications = {what: {**common, "what": what} for what in WHATS}
-    if device == "cpu" and dtype in runtimes.HINTS and "OpenVINO" not in runtimes.missing():
-        specifications["OpenVINO"] = {**common, "what": "matrix product", "runtime": "openvino"}
+    has_openvino = "OpenVINO" not in runtimes.missing_packages()
     with tempfile.TemporaryDirectory() as folder:
-        found = contest(specifications, 5, Path(folder))
+        found = contest(limit_specifications(dtype, device, threads, has_openvino), 5, Path(folder))
+    return best_limits(found.values())
+
+
+def limit_specifications(
+    dtype: str, device: str, threads: int, has_openvino: bool
+) -> dict[str, dict[str, Any]]:
+    """Return the contenders that measure the machine's limits."""
+    common = {"kind": "limits", "dtype": dtype, "device": device, "threads": threads}
+    specifications = {what: {**common, "what": what} for what in LIMIT_KINDS}
+    if device == "cpu" and dtype in runtimes.HINTS and has_openvino:
+        specifications["OpenVINO"] = {**common, "what": "matrix product", "runtime": "openvino"}
+    return specifications
+
+
+def best_limits(found: Iterable[dict[str, Any]]) -> dict[str, float]:
+    """Return the highest rate per second of each kind of work."""
     limits: dict[str, float] = {}
-    for row in found.values():
+    for row in found:
         if "failure" in row:
-            raise CCSegformerError(f"the machine's limits: {row['failure']}")
+            raise CCSegformerError(f"the machine's limits could not be measured: {row['failure']}")
         [(what, amount)] = row["amounts"].items()
         limits[what] = max(limits.get(what, 0), amount / min(row["seconds"]))
     return limits
 
 
 def disagreement(path: Path, reference: Path) -> float:
-    """The largest error of the results in a file, each relative to the reference of its name."""
+    """Return the largest relative error of the tensors in a file, compared with a reference file."""
     found, expected = load_file(path), load_file(reference)
     if found.keys() != expected.keys():
-        raise CCSegformerError(f"results differ in names: {sorted(found)} and {sorted(expected)}")
+        raise CCSegformerError(f"results have different names: {sorted(found)} and {sorted(expected)}")
     return max(_relative_error(found[name], expected[name]) for name in expected)
 
 

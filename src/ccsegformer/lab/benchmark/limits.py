@@ -1,4 +1,4 @@
-"""What the machine itself can do, measured in the same run: the bounds that times are held against."""
+"""Prepare measurements of the machine's own limits, which bound the time of any contender."""
 
 from collections.abc import Callable
 
@@ -8,17 +8,20 @@ from torch import Tensor
 from ccsegformer.lab.benchmark.runtimes import HINTS, compile_openvino
 from ccsegformer.lab.benchmark.worker import Work
 
-WHATS = ("matrix product", "copy", "exponentials")
+LIMIT_KINDS = ("matrix product", "copy", "exponentials")
 SIDE, ELEMENTS = 2048, 2**26
 CACHED, TIMES = 2**15, 64
-"""Exponentials are bound by arithmetic only in cache: elements a thread, and how often."""
+"""Elements per thread and repetitions of exponentials, limited by arithmetic only in cache."""
 
 
 def prepare(*, what: str, dtype: str, device: str, runtime: str = "torch") -> Work:
-    """A matrix product of 2048 x 2048, a copy of 2^26 elements, or exponentials in cache.
+    """Prepare a matrix product of 2048 x 2048, a copy of 2^26 elements, or exponentials in cache.
 
     Args:
-        runtime: "openvino" for its matrix product.
+        what: One of `LIMIT_KINDS`.
+        dtype: Dtype of the elements.
+        device: Device to run on.
+        runtime: "torch", or "openvino" for OpenVINO's matrix product.
     """
     if runtime == "openvino":
         return Work(_openvino_product(dtype), dict, {what: 2 * SIDE**3})
@@ -30,9 +33,9 @@ def prepare(*, what: str, dtype: str, device: str, runtime: str = "torch") -> Wo
         source = torch.zeros(ELEMENTS, **options)
         target = torch.empty_like(source)
         return Work(lambda: target.copy_(source), dict, {what: 2 * ELEMENTS * source.itemsize})
-    if device.startswith("cuda"):  # in registers, which only a compiled chain is
+    if device.startswith("cuda"):  # stays in registers only if compiled
         chain = torch.compile(_chain)
-        values = torch.zeros(ELEMENTS, dtype=torch.float32, device=device)  # as a softmax is taken
+        values = torch.zeros(ELEMENTS, dtype=torch.float32, device=device)  # softmax uses float32
         return Work(lambda: chain(values), dict, {what: TIMES * ELEMENTS})
     source = torch.zeros(CACHED * torch.get_num_threads(), **options)
     target = torch.empty_like(source)
@@ -45,7 +48,7 @@ def prepare(*, what: str, dtype: str, device: str, runtime: str = "torch") -> Wo
 
 
 def _openvino_product(dtype: str) -> Callable[[], object]:
-    """With a constant as its right matrix, as weights are."""
+    """Return OpenVINO's product of a matrix and a constant, as for weights."""
     import openvino
     from openvino import opset15 as ops
 

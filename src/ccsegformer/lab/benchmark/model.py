@@ -1,4 +1,4 @@
-"""Whole models: ours beside transformers' SegFormer, with the same weights."""
+"""Prepare whole models for a benchmark: ours and transformers' SegFormer with the same weights."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,9 +12,9 @@ from ccsegformer.lab.benchmark.worker import Work
 from ccsegformer.lab.cost import count_flops
 from ccsegformer.models import CrissCrossSegformerConfig, CrissCrossSegformerForSemanticSegmentation
 
-CLASSES = 150
-CHECKED_SIDE = 256
-"""Of the image on which a criss-cross model is checked: the textbook formula in float64 is large."""
+CLASS_COUNT = 150
+CHECKED_IMAGE_SIDE = 256
+"""Largest side of the image on which a criss-cross model is checked; the formula needs much memory."""
 
 
 def prepare(
@@ -31,16 +31,25 @@ def prepare(
     channels_last: bool = False,
     compiled: bool = False,
     runtime: str = "eager",
-    classes: int = CLASSES,
+    classes: int = CLASS_COUNT,
 ) -> Work:
-    """A model with seeded weights, on a seeded image.
+    """Prepare a model with seeded weights on a seeded image.
 
     Args:
         implementation: "ours" or "transformers".
-        variant: b0 to b5.
-        dtype: float32, float64, bfloat16 or float16; 16 bits: inference casts, training autocasts.
-        training: forward, cross entropy and backward, nothing dropped; else the logits alone.
-        runtime: "eager" for the module itself, or as `runtimes.open_runtime` takes it.
+        variant: Size of SegFormer, "b0" to "b5".
+        attention: Attention of every stage.
+        height: Height of the image, in pixels.
+        width: Width of the image, in pixels.
+        batch: Number of images.
+        dtype: "float32", "float64", "bfloat16" or "float16". With 16 bits, inference casts the model and
+            training uses autocast.
+        training: Run forward, cross entropy and backward, without dropout, instead of forward only.
+        device: Device to run on.
+        channels_last: Use the channels-last memory format.
+        compiled: Compile with `torch.compile`.
+        runtime: "eager" for the module itself, or a runtime of `runtimes.open_runtime`.
+        classes: Number of classes.
     """
     torch.manual_seed(0)
     nothing_dropped = {"classifier_dropout_prob": 0.0, "drop_path_rate": 0.0}
@@ -92,16 +101,16 @@ def prepare(
         ]
         return {"loss": loss, "gradients": torch.cat(flat).float()}
 
-    if training:  # a backward pass is two forward passes
+    if training:  # a backward pass counts as two forward passes
         return Work(step, gradients, {"matrix product": 3 * flops})
     return Work(infer, lambda: {"logits": infer().float()}, amounts)
 
 
 def truth(specification: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    """What a contender is checked against: a specification, perhaps of a smaller image, and its name."""
+    """Return the specification to check results against, possibly on a smaller image, and its description."""
     exact = {**specification, "compiled": False, "channels_last": False, "runtime": "eager"}
     if specification["attention"] == "efficient":
         return {**exact, "implementation": "transformers", "dtype": "float32"}, "transformers, float32"
-    side = min(specification["height"], specification["width"], CHECKED_SIDE)
+    side = min(specification["height"], specification["width"], CHECKED_IMAGE_SIDE)
     formula = {**exact, "dtype": "float64", "height": side, "width": side}
     return formula, f"the textbook formula, float64, at {side} x {side}"

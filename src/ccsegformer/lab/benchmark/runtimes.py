@@ -1,6 +1,6 @@
-"""A model in another runtime than plain PyTorch: this package's engine, OpenVINO, ONNX Runtime.
+"""Run a model in this package's engine, in OpenVINO or in ONNX Runtime instead of plain PyTorch.
 
-OpenVINO and ONNX Runtime keep the buffers of a run for the next; what is opened here can give them back.
+OpenVINO and ONNX Runtime keep a run's buffers for the next run; models opened here can free them.
 """
 
 import tempfile
@@ -16,59 +16,62 @@ from torch import Tensor, nn
 from ccsegformer.models import CrissCrossSegformerForSemanticSegmentation
 
 HINTS = {"float32": "f32", "bfloat16": "bf16"}
-"""OpenVINO's names of what it computes in on a CPU."""
+"""OpenVINO's names of the dtypes that it computes in on a CPU."""
 
 PRECISIONS = {"float32": "fp32", "bfloat16": "bf16"}
-"""The engine's names of the same."""
+"""The engine's names of the same dtypes."""
 
-NEEDED = {"OpenVINO": ("openvino",), "ONNX Runtime": ("onnxruntime", "onnx", "onnxscript")}
-"""The packages that each takes."""
+RUNTIME_PACKAGES = {"OpenVINO": ("openvino",), "ONNX Runtime": ("onnxruntime", "onnx", "onnxscript")}
+"""Packages that each runtime needs."""
 
 
 @dataclass(frozen=True)
 class Opened:
-    """A model at one size, on one input."""
+    """Model opened for one input."""
 
     run: Callable[[], Tensor]
-    """Gives the logits, which the next run may overwrite."""
+    """Returns the logits, which the next run may overwrite."""
     release: Callable[[], None] | None = None
-    """Gives back the memory that runs keep; None where they keep none."""
+    """Frees the memory that runs keep; None if they keep none."""
     on_loaded: Callable[[Callable[[], None]], None] = lambda _: None
-    """Is given what to call in the first run, where all is compiled and the buffers are still to be made."""
+    """Takes a callback to call during the first run, after compilation and before buffers are allocated."""
 
 
-def missing() -> dict[str, str]:
-    """The first package that is not installed, for each runtime that lacks one."""
-    lacking = {name: [each for each in packages if not find_spec(each)] for name, packages in NEEDED.items()}
-    return {name: packages[0] for name, packages in lacking.items() if packages}
+def missing_packages() -> dict[str, str]:
+    """Return the first package that is not installed, for each runtime that lacks one."""
+    absent = {
+        name: [each for each in packages if not find_spec(each)]
+        for name, packages in RUNTIME_PACKAGES.items()
+    }
+    return {name: packages[0] for name, packages in absent.items() if packages}
 
 
 def open_runtime(model: nn.Module, pixels: Tensor, runtime: str, dtype: str) -> Opened:
-    """A model for the size of `pixels`, on PyTorch's number of threads.
+    """Open a model for the size of `pixels`, with PyTorch's number of threads.
 
     Args:
-        model: ours or transformers', float32, in evaluation mode.
-        pixels: float32 (batch, bands, H, W).
-        runtime: "torch" and "openvino" are this package's engines for our models, and "openvino" is
-            OpenVINO's own conversion of transformers'; "onnxruntime" and "onnx_openvino" run an ONNX file.
-        dtype: float32 or bfloat16, which only the engines and OpenVINO compute in.
+        model: Our or transformers' model, in float32 and evaluation mode.
+        pixels: Input, float32 (batch, bands, H, W).
+        runtime: "torch" or "openvino" for this package's engines with our models, "openvino" for OpenVINO's
+            own conversion of transformers' model, "onnxruntime" or "onnx_openvino" for an ONNX file.
+        dtype: "float32", or "bfloat16" for the engines and OpenVINO.
     """
     is_ours = isinstance(model, CrissCrossSegformerForSemanticSegmentation)
     if is_ours and runtime in ("torch", "openvino"):
-        return _engine(model, pixels, runtime, PRECISIONS[dtype])
+        return _open_engine(model, pixels, runtime, PRECISIONS[dtype])
     if runtime == "openvino":
-        return _openvino(pixels, HINTS[dtype], program=_export(model, pixels))
-    content = _our_onnx(model) if is_ours else _their_onnx(model, pixels)
+        return _open_openvino(pixels, HINTS[dtype], program=_trace_transformers(model, pixels))
+    content = _own_onnx(model) if is_ours else _transformers_onnx(model, pixels)
     if runtime == "onnx_openvino":
-        return _openvino(pixels, HINTS[dtype], onnx=content)
-    return _onnxruntime(content, pixels)
+        return _open_openvino(pixels, HINTS[dtype], onnx=content)
+    return _open_onnxruntime(content, pixels)
 
 
 class Running:
-    """OpenVINO's models that run in this process from now on, whoever compiled them.
+    """Record of the OpenVINO models that start running in this process after its creation.
 
-    An engine compiles on its first call and keeps the model to itself. Here the buffers of a run, which begin
-    with a model's request, can be told from its compiling, and given back.
+    An engine compiles its model on the first call and does not expose it. Buffers are allocated when a
+    model's request is created, so intercepting that call separates them from compilation.
     """
 
     def __init__(self) -> None:
@@ -81,7 +84,7 @@ class Running:
         def noting(compiled: Any) -> Any:
             threads, wanted = compiled.get_property("INFERENCE_NUM_THREADS"), torch.get_num_threads()
             if threads != wanted:
-                raise RuntimeError(f"OpenVINO takes {threads} threads, not {wanted}")
+                raise RuntimeError(f"OpenVINO uses {threads} threads instead of {wanted}")
             if compiled not in self.models:
                 self.models.append(compiled)
             self._first()
@@ -90,17 +93,17 @@ class Running:
         openvino.CompiledModel.create_infer_request = noting
 
     def call_first(self, first: Callable[[], None]) -> None:
-        """Have `first` called before a request is made."""
+        """Call `first` whenever a request is about to be created."""
         self._first = first
 
     def release(self) -> None:
-        """Give back all buffers but results; the next run makes them again."""
+        """Free all buffers except results; the next run allocates them again."""
         for compiled in self.models:
             compiled.release_memory()
 
 
 def compile_openvino(model: Any, hint: str) -> Any:
-    """A compiled model for the CPU: the settings that suit one image at a time."""
+    """Compile a model for the CPU, with settings for one image at a time."""
     import openvino
 
     config = {
@@ -111,7 +114,7 @@ def compile_openvino(model: Any, hint: str) -> Any:
     return openvino.Core().compile_model(model, "CPU", config)
 
 
-def _engine(model: Any, pixels: Tensor, name: Any, precision: Any) -> Opened:
+def _open_engine(model: Any, pixels: Tensor, name: Any, precision: Any) -> Opened:
     from ccsegformer.labelling.engine import open_engine
 
     if name == "torch":
@@ -122,13 +125,13 @@ def _engine(model: Any, pixels: Tensor, name: Any, precision: Any) -> Opened:
     return Opened(lambda: engine(pixels), running.release, running.call_first)
 
 
-def _openvino(
+def _open_openvino(
     pixels: Tensor, hint: str, program: torch.export.ExportedProgram | None = None, onnx: bytes = b""
 ) -> Opened:
     import openvino
 
     model = openvino.convert_model(program) if program else openvino.Core().read_model(onnx)
-    model.reshape(list(pixels.shape))  # a fixed size is faster, and at first the exporters' are not
+    model.reshape(list(pixels.shape))  # fixed shapes are faster
     running = Running()
     request = compile_openvino(model, hint).create_infer_request()
 
@@ -139,7 +142,7 @@ def _openvino(
     return Opened(run, running.release)
 
 
-def _onnxruntime(content: bytes, pixels: Tensor) -> Opened:
+def _open_onnxruntime(content: bytes, pixels: Tensor) -> Opened:
     import onnxruntime
 
     def open_session() -> Any:
@@ -157,8 +160,8 @@ def _onnxruntime(content: bytes, pixels: Tensor) -> Opened:
     return Opened(run, sessions.clear)
 
 
-class _Logits(nn.Module):
-    """A model that takes and gives tensors alone."""
+class _TransformersLogits(nn.Module):
+    """transformers' model as a map from a tensor to a tensor."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -168,22 +171,22 @@ class _Logits(nn.Module):
         return self.model(pixel_values=pixel_values).logits
 
 
-def _export(model: nn.Module, pixels: Tensor) -> torch.export.ExportedProgram:
+def _trace_transformers(model: nn.Module, pixels: Tensor) -> torch.export.ExportedProgram:
     with torch.no_grad():
-        return torch.export.export(_Logits(model).eval(), (pixels,))
+        return torch.export.export(_TransformersLogits(model).eval(), (pixels,))
 
 
-def _their_onnx(model: nn.Module, pixels: Tensor) -> bytes:
+def _transformers_onnx(model: nn.Module, pixels: Tensor) -> bytes:
     exported = torch.onnx.export(
-        _export(model, pixels), dynamo=True, input_names=["pixel_values"], verbose=False
+        _trace_transformers(model, pixels), dynamo=True, input_names=["pixel_values"], verbose=False
     )
     assert exported is not None
     return exported.model_proto.SerializeToString()
 
 
-def _our_onnx(model: Any) -> bytes:
+def _own_onnx(model: Any) -> bytes:
     from ccsegformer.data.labels import Classes
-    from ccsegformer.export.export import export
+    from ccsegformer.export import export
 
     classes = Classes(tuple(f"class {index}" for index in range(model.config.num_labels)))
     with tempfile.TemporaryDirectory() as folder:

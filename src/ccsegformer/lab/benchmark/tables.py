@@ -1,8 +1,8 @@
-"""What is measured, as rows: one contender at one size, against the best of those it is measured against."""
+"""Measure contenders, check their results and compare them with the fastest rival."""
 
 import json
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -10,214 +10,146 @@ from typing import Any
 
 from ccsegformer.errors import CCSegformerError
 from ccsegformer.lab.benchmark import attention, model
-from ccsegformer.lab.benchmark.contest import KINK, TOLERANCES, contest, disagreement
-from ccsegformer.lab.benchmark.runtimes import HINTS, NEEDED, missing
+from ccsegformer.lab.benchmark.contest import ERROR_TOLERANCES, GRADIENT_TOLERANCE, contest, disagreement
 
 Specification = dict[str, Any]
 Specifications = dict[str, Specification]
+TRUTHS = {"model": model.truth, "attention": attention.truth}
 
 
 @dataclass(frozen=True)
-class Row:
-    """One contender at one size. What is not known is None, and `failure` says why."""
+class Measurement:
+    """Figures of one contender at one size. Unknown figures are None, and `failure` gives the reason."""
 
     name: str
     height: int
     width: int
     seconds: list[float] | None = None
-    """One a round, the contenders in turn."""
+    """Time of a run in each round."""
     peak_mib: float | None = None
-    """Beyond the weights, the input and the compiled program."""
+    """Memory needed by a run, without weights, input and compiled program."""
     gflop: float | None = None
-    """10^9 operations a run, a multiply-add being 2."""
+    """10^9 operations of a run; a multiply-add counts as 2."""
     of_bound: float | None = None
-    """The time that the machine needs at least, at its own limits, as a share of the time taken."""
+    """Shortest time that the machine's limits allow, as a share of the time taken."""
     bound: str | None = None
-    """The limit that takes longest."""
+    """Limit that determines the shortest time."""
     error: float | None = None
-    """Root mean square, relative to that of what it is checked against."""
+    """Root mean square error, relative to the result checked against."""
     checked_against: str | None = None
     faster: float | None = None
-    """How many times faster than `against`; None for the rivals, and where results disagree."""
+    """Speed-up over `against`; None for rivals and for wrong results."""
     memory: float | None = None
-    """Its peak memory as a share of that of `against`."""
+    """Peak memory as a share of that of `against`."""
     against: str | None = None
-    """The fastest of the rivals whose results agree."""
+    """Fastest rival with correct results."""
     failure: str | None = None
 
 
-def model_contests(
-    variants: Iterable[str],
-    sizes: Iterable[int],
-    attentions: Sequence[str],
-    compiled: bool,
-    where: str,
-    common: Specification,
-) -> Iterator[tuple[str, Specifications]]:
-    """A heading and its contenders for each variant and size: transformers' SegFormer, then ours.
+def measure(specifications: Specifications, rounds: int, limits: Mapping[str, float]) -> list[Measurement]:
+    """Run a contest, check every contender's results and compare it with the fastest rival.
 
     Args:
-        compiled: with what PyTorch runs as `torch.compile` makes it, too.
-        where: a part of every heading: the threads and what runs beside.
-    """
-    for variant in variants:
-        for size in sizes:
-            fixed = {**common, "kind": "model", "variant": variant, "height": size, "width": size}
-            theirs = _theirs({**fixed, "implementation": "transformers", "attention": "efficient"}, compiled)
-            ours = [
-                _ours(name, {**fixed, "implementation": "ours", "attention": name}, compiled)
-                for name in attentions
-            ]
-            found = {name: each for group in (theirs, *ours) for name, each in group.items()}
-            yield f"SegFormer-{variant.upper()}, {where}, {size} x {size}", found
-
-
-def run_by(runtime: str, specifications: Specifications) -> Specifications:
-    """Those contenders that "eager", "openvino" or "onnxruntime" runs.
+        specifications: Contenders by name. The first one and those whose names start with its name are the
+            rivals.
+        rounds: Number of timings of each contender.
+        limits: Limits of the machine per second, from `contest.measure_limits`.
 
     Raises:
-        CCSegformerError: there are none.
+        CCSegformerError: No rival could be run.
     """
-    found = {name: each for name, each in specifications.items() if each.get("runtime", "eager") == runtime}
-    if not found:
-        raise CCSegformerError(f"{runtime} runs none of them: {', '.join(specifications)}")
-    return found
-
-
-def able(common: Specification) -> set[str]:
-    """Which runtimes other than PyTorch can do what is asked: they infer, on CPU, in some dtypes."""
-    if common["device"] != "cpu" or common["training"] or common["dtype"] not in HINTS:
-        return set()
-    return set(NEEDED) if common["dtype"] == "float32" else {"OpenVINO"}
-
-
-def _theirs(plain: Specification, compiled: bool) -> Specifications:
-    there, channels_last = able(plain) - missing().keys(), {**plain, "channels_last": True}
-    found = {"transformers": plain, "transformers, channels-last": channels_last}
-    if compiled:
-        found["transformers, compiled"] = {**plain, "compiled": True}
-        found["transformers, channels-last, compiled"] = {**channels_last, "compiled": True}
-    if "OpenVINO" in there:
-        found["transformers, in OpenVINO"] = {**plain, "runtime": "openvino"}
-    if "ONNX Runtime" in there:
-        found["transformers, in ONNX Runtime"] = {**plain, "runtime": "onnxruntime"}
-    return found
-
-
-def _ours(name: str, plain: Specification, compiled: bool) -> Specifications:
-    """By its plain name as the package runs it: with the OpenVINO engine, or else as it is."""
-    there = able(plain) - missing().keys()
-    found = {name: plain}
-    if "OpenVINO" in there:
-        found = {name: {**plain, "runtime": "openvino"}, f"{name}, eager": plain}
-    if compiled:
-        found[f"{name}, compiled"] = {**plain, "compiled": True}
-    if there >= {"OpenVINO", "ONNX Runtime"}:
-        found[f"{name}, ONNX in OpenVINO"] = {**plain, "runtime": "onnx_openvino"}
-    if "ONNX Runtime" in there:
-        found[f"{name}, ONNX in ONNX Runtime"] = {**plain, "runtime": "onnxruntime"}
-    return found
-
-
-def attention_contests(
-    sizes: Iterable[int], backends: Sequence[str], common: Specification
-) -> Iterator[tuple[str, Specifications]]:
-    """A heading and its contenders for each size: the textbook formula, then the other backends."""
-    for size in sizes:
-        fixed = {**common, "kind": "attention", "height": size, "width": size}
-        names = {"textbook formula": "reference", **{name: name for name in backends}}
-        yield f"{size} x {size} positions", {name: {**fixed, "backend": each} for name, each in names.items()}
-
-
-def measure(specifications: Specifications, rounds: int, limits: Mapping[str, float]) -> list[Row]:
-    """Run a contest and check every contender; a ratio is between two whose results agree with the truth.
-
-    Args:
-        specifications: by name; the rivals' names begin as the first's does.
-        rounds: how often each is timed.
-        limits: what the machine does of each in a second, as `contest.measure_limits` finds.
-
-    Raises:
-        CCSegformerError: none of the rivals runs.
-    """
-    first = next(iter(specifications))
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         found = contest(specifications, rounds, folder)
         truths: dict[str, Path] = {}
-        rows = {
-            name: _row(name, specification, found[name], limits, truths, folder)
+        rows = [
+            _measurement(name, specification, found[name], limits, truths, folder)
             for name, specification in specifications.items()
-        }
-    rivals = [row for name, row in rows.items() if name.startswith(first)]
+        ]
+    return add_ratios(rows)
+
+
+def add_ratios(rows: Sequence[Measurement]) -> list[Measurement]:
+    """Compare contenders with the fastest rival whose results are correct.
+
+    Args:
+        rows: Measurements. The first one and those whose names start with its name are the rivals.
+
+    Raises:
+        CCSegformerError: No rival could be run.
+    """
+    rivals = [row for row in rows if row.name.startswith(rows[0].name)]
     if not any(row.seconds for row in rivals):
-        raise CCSegformerError(f"{first}: {rivals[0].failure}")
-    agreeing = [row for row in rivals if not row.failure]
-    if not agreeing:
-        return list(rows.values())
-    best = min(agreeing, key=_seconds)
-    return [row if row in rivals or row.failure else _against(row, best) for row in rows.values()]
+        raise CCSegformerError(f"{rows[0].name}: {rivals[0].failure}")
+    correct = [row for row in rivals if not row.failure]
+    if not correct:
+        return list(rows)
+    best = min(correct, key=_median_seconds)
+    return [row if row in rivals or row.failure else _with_ratios(row, best) for row in rows]
 
 
-def _row(
+def _with_ratios(row: Measurement, rival: Measurement) -> Measurement:
+    assert row.peak_mib is not None
+    memory = row.peak_mib / rival.peak_mib if rival.peak_mib else None
+    faster = _median_seconds(rival) / _median_seconds(row)
+    return replace(row, faster=faster, memory=memory, against=rival.name)
+
+
+def _median_seconds(row: Measurement) -> float:
+    assert row.seconds
+    return median(row.seconds)
+
+
+def _measurement(
     name: str,
     specification: Specification,
     found: dict[str, Any],
     limits: Mapping[str, float],
     truths: dict[str, Path],
     folder: Path,
-) -> Row:
-    """What a contender did, checked; without ratios.
+) -> Measurement:
+    """Check a contender's results and return its figures without ratios.
 
     Args:
-        truths: results by specification; what is not there yet is added.
+        truths: Results already computed, by specification; missing ones are added.
     """
     size = {"height": specification["height"], "width": specification["width"]}
     if "failure" in found:
-        return Row(name, **size, failure=found["failure"])
+        return Measurement(name, **size, failure=found["failure"])
     exact, checked_against = TRUTHS[specification["kind"]](specification)
     key = json.dumps(exact, sort_keys=True)
     if key not in truths:
-        truths[key] = _results(exact, folder / f"truth-{len(truths)}")
+        truths[key] = _compute_results(exact, folder / f"truth-{len(truths)}")
     smaller = {"height": exact["height"], "width": exact["width"]}
     checked = (
-        found["results"] if smaller == size else _results({**specification, **smaller}, folder / "small")
+        found["results"]
+        if smaller == size
+        else _compute_results({**specification, **smaller}, folder / "small")
     )
     error = disagreement(checked, truths[key])
-    least = {what: amount / limits[what] for what, amount in found["amounts"].items()}
-    bound = max(least, key=least.__getitem__)
-    has_kinks = specification["kind"] == "model" and specification["training"]
-    agrees = error <= max(TOLERANCES[specification["dtype"]], KINK if has_kinks else 0.0)
-    return Row(
+    shortest = {what: amount / limits[what] for what, amount in found["amounts"].items()}
+    bound = max(shortest, key=shortest.__getitem__)
+    return Measurement(
         name,
         **size,
         seconds=found["seconds"],
         peak_mib=found["peak_bytes"] / 2**20,
         gflop=found["amounts"]["matrix product"] / 1e9,
-        of_bound=least[bound] / median(found["seconds"]),
+        of_bound=shortest[bound] / median(found["seconds"]),
         bound=bound,
         error=error,
         checked_against=checked_against,
-        failure=None if agrees else f"its results disagree with {checked_against}",
+        failure=None if error <= _tolerance(specification) else f"results disagree with {checked_against}",
     )
 
 
-def _against(row: Row, rival: Row) -> Row:
-    assert row.peak_mib is not None
-    memory = row.peak_mib / rival.peak_mib if rival.peak_mib else None
-    return replace(row, faster=_seconds(rival) / _seconds(row), memory=memory, against=rival.name)
+def _tolerance(specification: Specification) -> float:
+    has_gradients = specification["kind"] == "model" and specification["training"]
+    return max(ERROR_TOLERANCES[specification["dtype"]], GRADIENT_TOLERANCE if has_gradients else 0.0)
 
 
-def _seconds(row: Row) -> float:
-    assert row.seconds
-    return median(row.seconds)
-
-
-TRUTHS = {"model": model.truth, "attention": attention.truth}
-
-
-def _results(specification: Specification, folder: Path) -> Path:
-    """What a contender makes, unmeasured."""
+def _compute_results(specification: Specification, folder: Path) -> Path:
+    """Run a contender once, without timing, and return the file with its results."""
     folder.mkdir(exist_ok=True)
     found = contest({"it": specification}, 0, folder)["it"]
     if "failure" in found:

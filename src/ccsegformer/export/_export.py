@@ -1,4 +1,4 @@
-"""A trained model as one file that runs without transformers: ONNX, or PyTorch's own pt2."""
+"""Export a trained model to one file that runs without transformers: ONNX or PyTorch's pt2."""
 
 import copy
 import io
@@ -23,8 +23,8 @@ from ccsegformer.ops.explicit import explicit_criss_cross_attention
 
 Format = Literal["onnx", "pt2"]
 
-LARGEST_ONNX = 2**31  # bytes, with which protobuf ends
-TOLERANCE = 1e-3  # of the largest logit; rounding alone stays below a hundredth of that
+LARGEST_ONNX = 2**31  # bytes; the limit of protobuf
+EXPORT_TOLERANCE = 1e-3  # share of the largest logit; rounding errors stay below a hundredth of it
 
 
 def export(
@@ -35,79 +35,64 @@ def export(
     *,
     overwrite: bool = False,
 ) -> float | None:
-    """Write a model as one file, checked against PyTorch before it appears under its name.
+    """Export a model to one file, after checking the file's logits against PyTorch's.
 
-    The file takes `pixel_values`, float32 (batch, bands, H, W), normalised, of any batch and any size with
-    sides from `smallest_side` on, and gives `logits`, float32 (batch, K, ceil(H / 4), ceil(W / 4)). It
-    carries the entries of `describe`: ONNX in its metadata properties, pt2 in its extra files.
+    The file maps `pixel_values`, normalised float32 (batch, bands, H, W), to `logits`, float32
+    (batch, K, ceil(H / 4), ceil(W / 4)). Batch, height and width are dynamic; both sides must be at least
+    `smallest_side`. The entries of `describe` are stored in the file: as ONNX metadata properties, or as
+    pt2 extra files.
 
     Args:
-        model: exported in evaluation mode, in float32, for the CPU; left as it is.
-        classes: one for each of the model's.
-        path: the file to write.
-        format: "onnx" (opset 20; with the `export` extra) or "pt2" (`torch.export`).
-        overwrite: replace the file that `path` names.
+        model: Model to export. A float32 copy on the CPU, in evaluation mode, is exported.
+        classes: One class for each output channel of the model.
+        path: File to write.
+        format: "onnx" (opset 20; needs the `export` extra) or "pt2" (`torch.export`).
+        overwrite: Replace an existing file.
 
     Returns:
-        The largest difference from PyTorch's logits, as a share of the largest logit, over three inputs
-        of other sizes and batches than the export's; None without ONNX Runtime to run an ONNX file.
+        Largest difference from PyTorch's logits, as a share of the largest logit, over three inputs whose
+        sizes and batches differ from those used for tracing. None if an ONNX file cannot be checked because
+        ONNX Runtime is not installed.
 
     Raises:
-        ExportError: an unknown format, a missing package, a model too large for ONNX or whose logits are
-            not finite, or a file that disagrees with PyTorch; nothing is written then.
-        OutputError: `path` exists and may not be overwritten, or cannot be written.
+        ExportError: The format is unknown, a package is missing, the model is too large for ONNX, its logits
+            are not finite, or the file disagrees with PyTorch. No file is written.
+        OutputError: `path` exists and `overwrite` is not set, or `path` cannot be written.
     """
     path = Path(path)
     _check_format(model, format)
     _check_writable(path, overwrite)
-    network = _Logits(model)
-    samples = _samples(network, smallest_side(model.config))
+    network, smallest = _LogitsModel(model), smallest_side(model.config)
+    samples = _samples(network, smallest)
     if not all(logits.isfinite().all() for _, logits in samples):
-        raise ExportError(f"{path}: not written: PyTorch itself gives logits that are not finite")
-    description = describe(model.config, classes)
-    program = _trace(network, smallest_side(model.config))
-    if format == "onnx":
-        from ccsegformer.export._onnx import to_onnx
-
-        content = to_onnx(program, description)
-    else:
-        buffer = io.BytesIO()
-        torch.export.save(program, buffer, extra_files=description)
-        content = buffer.getvalue()
+        raise ExportError(f"{path}: not written: the model's logits are not finite even in PyTorch")
+    content = _serialize(_trace(network, smallest), format, describe(model.config, classes))
     difference = None
     if format == "pt2" or find_spec("onnxruntime"):
-        run = _run_onnx(content) if format == "onnx" else torch.export.load(io.BytesIO(content)).module()
-        difference = _largest_difference(run, samples)
-        if not math.isfinite(difference):
-            raise ExportError(
-                f"{path}: not written: its logits are not finite, unlike PyTorch's (docs/export.md: Limits)"
-            )
-        if difference >= TOLERANCE:
-            raise ExportError(
-                f"{path}: not written: it differs from PyTorch by {difference:.1e} of the largest logit"
-            )
+        difference = _largest_difference(_load_exported(content, format), samples)
+        _check_difference(path, difference)
     write_atomically(path, content)
     return difference
 
 
 def smallest_side(config: CrissCrossSegformerConfig) -> int:
-    """The least height and width that an exported model takes; 64 for every published size.
+    """Return the smallest height and width that an exported model accepts: 64 for B0 to B5.
 
-    A traced program holds for sizes above 1 only, of every stage and of its reduced keys.
+    A traced program is valid only if every feature map, including the reduced keys, is larger than 1 x 1.
     """
     strides = [math.prod(config.strides[: stage + 1]) for stage in range(len(config.strides))]
     return 2 * max(stride * ratio for stride, ratio in zip(strides, config.sr_ratios, strict=True))
 
 
 def describe(config: CrissCrossSegformerConfig, classes: Classes) -> dict[str, str]:
-    """What a file says about itself, enough to label images by it alone: each value is JSON."""
+    """Return the metadata stored in an exported file, as JSON strings: all that labelling images needs."""
     own = config.band_means is not None
     entries = {
         "class_names": classes.names,
         "palette": classes.palette,
         "ignore_index": classes.ignore_index,
         "num_channels": config.num_channels,
-        # (values * rescale_factor - image_mean) / image_std is pixel_values
+        # pixel_values = (values * rescale_factor - image_mean) / image_std
         "rescale_factor": 1 if own else 1 / 255,
         "image_mean": config.band_means if own else IMAGE_MEAN,
         "image_std": config.band_stds if own else IMAGE_STD,
@@ -122,8 +107,8 @@ def describe(config: CrissCrossSegformerConfig, classes: Classes) -> dict[str, s
     return {name: json.dumps(value) for name, value in entries.items()}
 
 
-class _Logits(nn.Module):
-    """A copy of a model that takes and gives tensors alone."""
+class _LogitsModel(nn.Module):
+    """Float32 CPU copy of a model that maps a tensor to a tensor."""
 
     def __init__(self, model: CrissCrossSegformerForSemanticSegmentation) -> None:
         super().__init__()
@@ -135,14 +120,14 @@ class _Logits(nn.Module):
         return self.model(pixel_values).logits
 
 
-def _trace(network: _Logits, smallest: int) -> torch.export.ExportedProgram:
-    """The program of a network, with dynamic batch, height and width, of PyTorch's own operators alone."""
+def _trace(network: _LogitsModel, smallest: int) -> torch.export.ExportedProgram:
+    """Trace a network with dynamic batch, height and width, using only PyTorch's own operators."""
     sizes = {
         0: torch.export.Dim("batch", min=1),
         2: torch.export.Dim("height", min=smallest),
         3: torch.export.Dim("width", min=smallest),
     }
-    # A batch of 2 and sides that differ, since a size of 1 or two equal ones would be taken for a rule.
+    # Sizes that are 1 or equal to each other would be specialised to constants.
     pixels = torch.zeros(2, network.bands, 3 * smallest // 2, 2 * smallest)
     program = torch.export.export(network, (pixels,), dynamic_shapes={"pixel_values": sizes})
     program = program.run_decompositions(
@@ -150,11 +135,24 @@ def _trace(network: _Logits, smallest: int) -> torch.export.ExportedProgram:
     )
     for module in program.graph_module.modules():
         for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
-            node.meta.pop("stack_trace", None)  # names folders of the machine that exports
+            node.meta.pop("stack_trace", None)  # contains paths of this machine
     return program
 
 
-def _run_onnx(content: bytes) -> Callable[[Tensor], Tensor]:
+def _serialize(program: torch.export.ExportedProgram, format: Format, metadata: dict[str, str]) -> bytes:
+    if format == "onnx":
+        from ccsegformer.export._onnx import to_onnx
+
+        return to_onnx(program, metadata)
+    buffer = io.BytesIO()
+    torch.export.save(program, buffer, extra_files=metadata)
+    return buffer.getvalue()
+
+
+def _load_exported(content: bytes, format: Format) -> Callable[[Tensor], Tensor]:
+    """Return a function that maps `pixel_values` to the file's logits."""
+    if format == "pt2":
+        return torch.export.load(io.BytesIO(content)).module()
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -164,8 +162,8 @@ def _run_onnx(content: bytes) -> Callable[[Tensor], Tensor]:
 
 
 @torch.inference_mode()
-def _samples(network: _Logits, smallest: int) -> list[tuple[Tensor, Tensor]]:
-    """Inputs of other sizes and batches than the trace's, with the network's logits."""
+def _samples(network: _LogitsModel, smallest: int) -> list[tuple[Tensor, Tensor]]:
+    """Return inputs whose sizes and batches differ from the traced ones, with the network's logits."""
     generator = torch.Generator().manual_seed(0)
     shapes = (
         (1, smallest, 5 * smallest // 2),
@@ -178,12 +176,24 @@ def _samples(network: _Logits, smallest: int) -> list[tuple[Tensor, Tensor]]:
 
 @torch.inference_mode()
 def _largest_difference(run: Callable[[Tensor], Tensor], samples: list[tuple[Tensor, Tensor]]) -> float:
-    """Between the logits of both, as a share of the largest; not finite where those of `run` are not."""
-    tiny = torch.finfo(torch.float32).tiny  # instead of 0
+    """Return the largest difference, as a share of the largest logit; not finite if a logit is not."""
+    tiny = torch.finfo(torch.float32).tiny  # avoids dividing by 0
     differences = [
         (run(pixels) - logits).abs().max() / logits.abs().max().clamp(min=tiny) for pixels, logits in samples
     ]
     return torch.stack(differences).max().item()
+
+
+def _check_difference(path: Path, difference: float) -> None:
+    if not math.isfinite(difference):
+        raise ExportError(
+            f"{path}: not written: the file's logits are not finite, unlike PyTorch's; "
+            "see Limits in docs/export.md"
+        )
+    if difference >= EXPORT_TOLERANCE:
+        raise ExportError(
+            f"{path}: not written: its logits differ from PyTorch's by {difference:.1e} of the largest logit"
+        )
 
 
 def _check_format(model: nn.Module, format: str) -> None:
@@ -192,20 +202,20 @@ def _check_format(model: nn.Module, format: str) -> None:
     if format == "onnx":
         missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
         if missing:
-            raise ExportError(f"ONNX takes {missing[0]}, which is missing: pip install 'ccsegformer[export]'")
+            raise ExportError(f"ONNX export needs {missing[0]}: pip install 'ccsegformer[export]'")
         size = 4 * sum(parameter.numel() for parameter in model.parameters())
         if size >= LARGEST_ONNX:
             raise ExportError(
-                f"the weights are {size / 2**30:.1f} GiB, and an ONNX file has at most 2; use pt2"
+                f"the weights take {size / 2**30:.1f} GiB, but an ONNX file holds less than 2 GiB; use pt2"
             )
 
 
 def _check_writable(path: Path, overwrite: bool) -> None:
-    """Notice before the work what would stop the writing after it."""
+    """Check that `path` can be written, before the slow export starts."""
     if path.is_dir():
-        raise OutputError(f"{path}: is a folder; name a file")
+        raise OutputError(f"{path}: is a folder; give the name of a file")
     if path.exists() and not overwrite:
-        raise OutputError(f"{path}: is there already; overwrite it or choose another name")
+        raise OutputError(f"{path}: already exists; overwrite it or choose another name")
     folder = next(parent for parent in path.absolute().parents if parent.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise OutputError(f"{path}: cannot be written: {folder} is no folder that you may write to")
+        raise OutputError(f"{path}: cannot be written: {folder} is not a writable folder")
