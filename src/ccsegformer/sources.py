@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, quote, urlencode
 
 from ccsegformer.data.folder import ImageMaskFolder
-from ccsegformer.errors import DataError
+from ccsegformer.errors import DataError, optional_imports
 
 if TYPE_CHECKING:
     from ccsegformer.data.parquet import ParquetImages
@@ -37,11 +37,13 @@ def open_dataset(
     if name.startswith("hf://") or _holds_parquet(Path(name)):
         from ccsegformer.data.parquet import ParquetImages
 
-        return ParquetImages(name, split, **options)
+        with optional_imports(name):
+            return ParquetImages(name, split, **options)
     if name not in RESERVED and _holds_scenes(Path(name), split) and options.keys() <= {"classes"}:
         from ccsegformer.raster.dataset import Scenes
 
-        return Scenes(name, split, **options)
+        with optional_imports(name):
+            return Scenes(name, split, **options)
     if options:
         raise DataError(f"{name}: has no parquet files, whose columns or classes could be chosen")
     if name == "scene_parse_150":
