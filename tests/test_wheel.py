@@ -7,6 +7,7 @@ import sys
 import venv
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
@@ -189,19 +190,23 @@ def test_in_python(fresh: Fresh) -> None:
     assert done.stdout.splitlines() == ["40 50", "map.tif", *hints], done.stderr
 
 
-@pytest.mark.parametrize(
-    ("command", "extra"),
-    [
-        (["train", ROOT / "recipes" / "small.yaml", "--data", "data", "--output", "run"], "train"),
-        (["compare", ROOT / "recipes" / "small.yaml", "--data", "data", "--output", "run"], "lab"),
-        (["evaluate", "model", "--data", "data", "--output", "scores"], "lab"),
-        (["export", "model", "--format", "onnx", "--output", "model.onnx"], "export"),
-        (["predict", "model", "scene.tif", "--output", "map.tif", "--polygons", "map.gpkg"], "geo"),
+RECIPE = ROOT / "recipes" / "small.yaml"
+NEEDING: dict[str, list[list[object]]] = {
+    "train": [["train", RECIPE, "--data", "data", "--output", "run"]],
+    "lab": [
+        ["compare", RECIPE, "--data", "data", "--output", "run"],
+        ["evaluate", "model", "--data", "data", "--output", "scores"],
     ],
-    ids=lambda value: value[0] if isinstance(value, list) else value,
-)
-def test_what_needs_an_extra_names_it(fresh: Fresh, command: list[object], extra: str) -> None:
-    done = fresh.run("ccsegformer", *command)
-    assert (done.returncode, done.stdout) == (1, ""), done.stderr
-    assert done.stderr.startswith("ccsegformer: error: ") and done.stderr.count("\n") == 1
-    assert done.stderr.endswith(f"pip install 'ccsegformer[{extra}]'\n")
+    "export": [["export", "model", "--format", "onnx", "--output", "model.onnx"]],
+    "geo": [["predict", "model", "scene.tif", "--output", "other.tif", "--polygons", "map.gpkg"]],
+}
+
+
+def test_what_needs_an_extra_names_it(fresh: Fresh) -> None:
+    cases = [(extra, command) for extra, commands in NEEDING.items() for command in commands]
+    with ThreadPoolExecutor(2) as pool:
+        outcomes = list(pool.map(lambda case: fresh.run("ccsegformer", *case[1]), cases))
+    for (extra, command), done in zip(cases, outcomes, strict=True):
+        assert (done.returncode, done.stdout) == (1, ""), f"{command}: {done.stderr}"
+        assert done.stderr.startswith("ccsegformer: error: ") and done.stderr.count("\n") == 1, done.stderr
+        assert done.stderr.endswith(f"pip install 'ccsegformer[{extra}]'\n"), done.stderr
