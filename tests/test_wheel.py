@@ -154,7 +154,7 @@ def test_photographs_and_scenes_are_labelled(fresh: Fresh) -> None:
     done = fresh.run("ccsegformer", "predict", "model", "photo.png", "scene.tif", "--output", "labelled")
     assert done.returncode == 0, done.stderr
     written = {path.name for path in (fresh.folder / "labelled").iterdir()}
-    assert written == {"photo.png", "photo_overlay.png", "scene.tif"}
+    assert {"photo.png", "photo_overlay.png", "scene.tif"} <= written
     with rasterio.open(fresh.folder / "labelled" / "scene.tif") as found:
         assert (found.shape, found.crs) == ((48, 64), "EPSG:32632")
 
@@ -163,6 +163,13 @@ def test_a_folder_is_scored(fresh: Fresh) -> None:
     done = fresh.run("ccsegformer", "evaluate", "model", "--data", "data")
     assert done.returncode == 0, done.stderr
     assert "water" in done.stdout
+
+
+def test_two_processes_score_a_folder(fresh: Fresh) -> None:
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = fresh.run("python", *torchrun, "-m", "ccsegformer", "evaluate", "model", "--data", "data")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("mean IoU of the data set") == 1  # one process prints
 
 
 SCRIPT = """
@@ -175,7 +182,6 @@ print(predict_scene(model, "scene.tif", "map.tif", classes=classes).path)
 for attempt in (
     lambda: ccsegformer.train,
     lambda: ccsegformer.compare,
-    lambda: predict_scene(model, "scene.tif", "other.tif", classes=classes, polygons="map.gpkg"),
 ):
     try:
         attempt()
@@ -186,7 +192,7 @@ for attempt in (
 
 def test_in_python(fresh: Fresh) -> None:
     done = fresh.run("python", "-I", "-c", SCRIPT)
-    hints = [f"pip install 'ccsegformer[{extra}]'" for extra in ("train", "lab", "geo")]
+    hints = [f"pip install 'ccsegformer[{extra}]'" for extra in ("train", "lab")]
     assert done.stdout.splitlines() == ["40 50", "map.tif", *hints], done.stderr
 
 
