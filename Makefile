@@ -22,7 +22,7 @@ lint: .venv/installed-test
 	  || { echo "$(PYTHON) is older than Python 3.11: name a newer one, as in 'make PYTHON=python3.12 demo'"; exit 2; }
 	@echo "Installing the pinned dependencies into .venv (about 6 GB, two minutes on a fast line)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(PIP) --editable .
+	@$(PIP) --editable '.[all]'
 	@touch $@
 
 .venv/installed-test: .venv/installed

@@ -3,6 +3,8 @@
 from importlib import import_module
 from typing import Any
 
+from ccsegformer.errors import optional_imports
+
 __version__ = "0.1.0"
 
 # Names are imported on first use, so that importing the package is fast.
@@ -27,7 +29,8 @@ __all__ = sorted(_HOMES)
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    with optional_imports(f"ccsegformer.{name}"):
+        return getattr(import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:

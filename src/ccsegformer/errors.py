@@ -1,5 +1,24 @@
 """Exceptions that users can catch. Each message is one line that states the problem and where it is."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+EXTRA_OF = {
+    "accelerate": "train",
+    "datasets": "train",
+    "jinja2": "lab",
+    "matplotlib": "lab",
+    "onnx": "export",
+    "onnxruntime": "export",
+    "onnxscript": "export",
+    "psutil": "lab",
+    "pyogrio": "geo",
+    "pyproj": "geo",
+    "shapely": "geo",
+    "tensorboard": "train",
+}
+"""The extra in pyproject.toml that installs each optional package."""
+
 
 class CCSegformerError(Exception):
     """Base of all errors that ccsegformer raises for wrong input."""
@@ -35,3 +54,26 @@ class EngineError(CCSegformerError):
 
 class OutOfMemoryError(EngineError):
     """An image or window does not fit in the device's memory; the message names it."""
+
+
+class MissingExtraError(CCSegformerError, ImportError):
+    """An optional package that is not installed; the message names the extra that installs it."""
+
+
+@contextmanager
+def optional_imports(purpose: str) -> Iterator[None]:
+    """Turn the failed import of an optional package into a `MissingExtraError`.
+
+    Args:
+        purpose: What needs the package, singular, such as a file name; the message begins with it.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRA_OF:
+            raise
+        raise MissingExtraError(
+            f"{purpose} needs {package}, which is not installed: "
+            f"pip install 'ccsegformer[{EXTRA_OF[package]}]'"
+        ) from error

@@ -10,7 +10,7 @@ from ccsegformer.data.dataset import DrawnSamples, LabelledImages
 from ccsegformer.data.folder import ImageMaskFolder
 from ccsegformer.data.labels import Classes
 from ccsegformer.data.objects import as_dataset, own_classes
-from ccsegformer.errors import DataError
+from ccsegformer.errors import DataError, optional_imports
 
 if TYPE_CHECKING:
     from ccsegformer.data.parquet import ParquetImages
@@ -40,11 +40,13 @@ def open_dataset(
     if name.startswith("hf://") or _holds_parquet(Path(name)):
         from ccsegformer.data.parquet import ParquetImages
 
-        return ParquetImages(name, split, **options)
+        with optional_imports(name):
+            return ParquetImages(name, split, **options)
     if name not in RESERVED and _holds_scenes(Path(name), split) and options.keys() <= {"classes"}:
         from ccsegformer.raster.dataset import Scenes
 
-        return Scenes(name, split, **options)
+        with optional_imports(name):
+            return Scenes(name, split, **options)
     if options:
         raise DataError(f"{name}: has no parquet files; only they take options, and scenes take classes")
     if name == "scene_parse_150":

@@ -7,7 +7,7 @@ import typer
 
 from ccsegformer import __version__
 from ccsegformer.cli import benchmark, compare, data, demo, evaluate, export, predict, train
-from ccsegformer.errors import CCSegformerError
+from ccsegformer.errors import CCSegformerError, optional_imports
 
 app = typer.Typer(
     name="ccsegformer",
@@ -44,7 +44,8 @@ def main() -> None:
     """Run the command line. Expected errors are printed in one line on stderr, with exit code 1."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
-        app()
+        with optional_imports("this command"):
+            app()
     except CCSegformerError as error:
         sys.exit(_fail(str(error)))
     except OSError as error:

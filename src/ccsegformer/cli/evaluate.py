@@ -1,5 +1,6 @@
 """`ccsegformer evaluate`."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -49,28 +50,36 @@ def evaluate(
       torchrun --nproc-per-node 2 -m ccsegformer evaluate runs/report --data DIR
     """
     import torch
-    from accelerate import PartialState
+    import torch.distributed as dist
 
     from ccsegformer.config.protocol import DEFAULT, load_protocol, with_precision
     from ccsegformer.evaluation.evaluate import evaluate as score
     from ccsegformer.labelling.loading import load_engine
-    from ccsegformer.report.evaluation import write_evaluation
     from ccsegformer.report.scores import print_scores
     from ccsegformer.sources import open_dataset, with_options
 
+    if output is not None:
+        pass
     chosen = load_protocol(protocol) if protocol else DEFAULT
     if precision is not None:
         chosen = with_precision(chosen, precision)
-    process = PartialState(cpu=not torch.cuda.is_available())
+    distributed = "RANK" in os.environ  # set by torchrun
+    if distributed:
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        dist.init_process_group()
     data = with_options(data, image=image_column, mask=mask_column, classes=classes)
     dataset = open_dataset(data, split)
-    opened, _ = load_engine(model, engine, chosen.precision, classes=dataset.classes, device=process.device)
+    opened, _ = load_engine(model, engine, chosen.precision, classes=dataset.classes)
     evaluation = score(opened, dataset, protocol=chosen, progress=True)
-    if process.is_main_process:
+    if not distributed or dist.get_rank() == 0:
         print_scores(evaluation)
         if output is not None:
+            from ccsegformer.report.evaluation import write_evaluation
+
             names = {"model": model, "data": data, "split": split}
             command = ["ccsegformer", *sys.argv[1:]]
             page = write_evaluation(output, evaluation, opened, dataset, chosen, **names, command=command)
             typer.echo(f"{page}")
-    process.destroy_process_group()
+    if distributed:
+        dist.destroy_process_group()

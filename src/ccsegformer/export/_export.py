@@ -6,6 +6,7 @@ import json
 import math
 import os
 from collections.abc import Callable
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, get_args
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from ccsegformer import __version__
 from ccsegformer.data.labels import Classes
 from ccsegformer.data.pixels import IMAGE_MEAN, IMAGE_STD
-from ccsegformer.errors import ExportError, OutputError
+from ccsegformer.errors import ExportError, OutputError, optional_imports
 from ccsegformer.files import write_atomically
 from ccsegformer.models import CrissCrossSegformerConfig, CrissCrossSegformerForSemanticSegmentation
 from ccsegformer.ops.explicit import explicit_criss_cross_attention
@@ -55,8 +56,9 @@ def export(
         ONNX Runtime is not installed.
 
     Raises:
-        ExportError: The format is unknown, a package is missing, the model is too large for ONNX, its logits
-            are not finite, or the file disagrees with PyTorch. No file is written.
+        ExportError: The format is unknown, the model is too large for ONNX, its logits are not finite, or
+            the file disagrees with PyTorch. No file is written.
+        MissingExtraError: onnx or onnxscript is not installed.
         OutputError: `path` exists and `overwrite` is not set, or `path` cannot be written.
     """
     path = Path(path)
@@ -200,9 +202,9 @@ def _check_format(model: nn.Module, format: str) -> None:
     if format not in get_args(Format):
         raise ExportError(f"format must be one of {', '.join(get_args(Format))}, not {format!r}")
     if format == "onnx":
-        missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
-        if missing:
-            raise ExportError(f"ONNX export needs {missing[0]}: pip install 'ccsegformer[export]'")
+        with optional_imports("the ONNX format"):
+            for package in ("onnx", "onnxscript"):
+                import_module(package)
         size = 4 * sum(parameter.numel() for parameter in model.parameters())
         if size >= LARGEST_ONNX:
             raise ExportError(

@@ -1,18 +1,19 @@
 """Outlines of rasters and windows on the map, in their own or another CRS."""
 
 import functools
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import shapely
-from affine import Affine
 from numpy.typing import NDArray
-from pyproj import Transformer
-from pyproj.exceptions import ProjError
+from rasterio import Affine
 from rasterio.crs import CRS
 from rasterio.io import DatasetReader
 
 from ccsegformer.errors import DataError
+
+if TYPE_CHECKING:
+    import shapely
+    from pyproj import Transformer
 
 Coordinates = NDArray[np.floating] | NDArray[np.integer]
 EDGE_POINTS = 21
@@ -26,7 +27,7 @@ def is_georeferenced(source: DatasetReader) -> bool:
     return not source.transform.is_identity
 
 
-def footprint(source: DatasetReader, crs: CRS | None = None) -> shapely.Polygon:
+def footprint(source: DatasetReader, crs: CRS | None = None) -> "shapely.Polygon":
     """Return the outline of a raster on the map, in its own CRS or in `crs`.
 
     Raises:
@@ -41,8 +42,10 @@ def footprint(source: DatasetReader, crs: CRS | None = None) -> shapely.Polygon:
 
 def outline(
     transform: Affine, width: int, height: int, crs: str | None, target: str | None
-) -> shapely.Polygon:
+) -> "shapely.Polygon":
     """Return the outline of `width` x `height` pixels on the map, projected from `crs` to `target` (WKT)."""
+    import shapely
+
     along = np.linspace(0, 1, EDGE_POINTS)
     ends = np.zeros_like(along)
     columns = width * np.concatenate([along, ends + 1, along[::-1], ends])
@@ -58,11 +61,16 @@ def project(shape: Any, crs: str | None, target: str | None) -> Any:
     """
     if crs == target or crs is None or target is None:
         return shape
+    import shapely
+
     return shapely.transform(shape, _transformer(crs, target).transform, interleaved=False)
 
 
 @functools.cache
-def _transformer(crs: str, target: str) -> Transformer:
+def _transformer(crs: str, target: str) -> "Transformer":
+    from pyproj import Transformer
+    from pyproj.exceptions import ProjError
+
     try:
         return Transformer.from_crs(crs, target, always_xy=True)
     except ProjError as error:

@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyogrio
-import shapely
 from numpy.typing import NDArray
 from rasterio.crs import CRS
 from rasterio.enums import Resampling
@@ -144,6 +142,8 @@ class Polygons:
     """
 
     def __init__(self, file: PolygonFile, scene: DatasetReader, classes: Classes) -> None:
+        import shapely
+
         self.file, self.path, self.classes = file, file.path, classes
         if scene.crs is None or not is_georeferenced(scene):
             missing = "georeference" if scene.crs else "CRS"
@@ -158,6 +158,8 @@ class Polygons:
 
     def read(self, source: object, box: Box) -> NDArray[np.int32]:
         """Rasterise the class ids (H, W) of a box inside the scene; `source` is ignored."""
+        import shapely
+
         _, crs, column, _ = self.file
         transform = window_transform(self.transform, box.left, box.top)
         bounds = outline(transform, box.width, box.height, self.scene_crs, crs).bounds
@@ -184,6 +186,8 @@ def read_polygon_file(path: Path, classes: Classes) -> PolygonFile:
     Raises:
         DataError: the file cannot be read, has no CRS, or names a class that is not in `classes`.
     """
+    import pyogrio
+
     with _polygon_errors(path):
         layers = pyogrio.list_layers(path)
         if len(layers) != 1:
@@ -216,6 +220,8 @@ def _class_column(path: Path, info: dict[str, Any], classes: Classes) -> str | N
 
 def _read_features(path: Path, column: str | None, **options: Any) -> tuple[list[int], Any, list[Any]]:
     """Read feature ids, geometries as WKB, and classes as they are stored; 1 without a column."""
+    import pyogrio
+
     with _polygon_errors(path):
         _, features, geometries, columns = pyogrio.raw.read(
             path, columns=[column] if column else [], return_fids=True, **options

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import accelerate  # noqa: F401  # used by TrainingArguments
 import torch
 from transformers import TrainingArguments
 

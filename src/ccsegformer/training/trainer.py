@@ -8,11 +8,12 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 import transformers
+from torch.utils.tensorboard import SummaryWriter
 from transformers.integrations import TensorBoardCallback
 
 from ccsegformer.data.labels import Classes
@@ -40,9 +41,6 @@ from ccsegformer.training._output import (
 from ccsegformer.training._progress import ProgressBar
 from ccsegformer.training.freezing import freeze
 from ccsegformer.training.recipe import Recipe
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
 
 
 @dataclass(frozen=True)
@@ -216,10 +214,8 @@ def _count_steps(recipe: Recipe, images: int) -> int:
 
 
 @contextmanager
-def _tensorboard(output: Path, checkpoint: Path | None) -> Iterator["SummaryWriter"]:
+def _tensorboard(output: Path, checkpoint: Path | None) -> Iterator[SummaryWriter]:
     """Yield a writer of logs and stop its thread before the files of a failed run are deleted."""
-    from torch.utils.tensorboard import SummaryWriter
-
     step = int(checkpoint.name.rpartition("-")[2]) + 1 if checkpoint else None
     writer = SummaryWriter(output / "logs", purge_step=step)
     try:
