@@ -79,7 +79,7 @@ def test_openvino_gives_the_logits_of_pytorch(overrides: dict, shape: tuple[int,
 def test_bands_of_rows_make_the_whole_map(
     band: int, shape: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_graph, "CHUNK_VALUES", band)
+    monkeypatch.setattr(_graph, "MAP_CHUNK_VALUES", band)
     model = make()
     images = pixels(shape[0], 3, *shape[1:])
     assert difference(open_engine(model)(images), open_engine(model, "torch")(images)) < 1e-5

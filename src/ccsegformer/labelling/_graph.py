@@ -32,7 +32,7 @@ from ccsegformer.ops.explicit import LANDMARKS
 GridSize = Sequence[int]  # (height, width) in tokens
 
 PLAIN_3X3 = ((3, 3), (1, 1), (1, 1), (1, 1))  # kernel, stride, padding and dilation
-CHUNK_VALUES = 2**20
+MAP_CHUNK_VALUES = 2**20
 """Values of a wide map computed at a time. Larger chunks leave the cache and take more memory and time."""
 MOST_CHUNKS, CHUNK_VALUES_PER_WEIGHT = 32, 8
 """Limits for the chunks of a map, since each is compiled separately and has its own copy of the weights."""
@@ -311,7 +311,7 @@ def _row_chunks(size: GridSize, channels: int, weights: int, step: int = 1) -> l
     height, width = size
     values = height * width * channels
     most = max(min(MOST_CHUNKS, values // (CHUNK_VALUES_PER_WEIGHT * weights)), 1)
-    rows = max(CHUNK_VALUES // (width * channels * step), -(-height // (most * step)), 1) * step
+    rows = max(MAP_CHUNK_VALUES // (width * channels * step), -(-height // (most * step)), 1) * step
     return [(first, min(first + rows, height)) for first in range(0, height, rows)]
 
 

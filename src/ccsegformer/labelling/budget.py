@@ -22,7 +22,7 @@ LARGEST_WINDOW = 2048
 FOREIGN_WINDOW = 512
 """Window for networks whose memory is unknown."""
 
-MOST_CHUNKS, SMALLEST_CHUNKS, VALUES_A_WEIGHT = 32, 16 * 2**20, 8
+GRAPH_CHUNKS, SMALLEST_CHUNKS, VALUES_A_WEIGHT = 32, 16 * 2**20, 8
 """The OpenVINO engine keeps 1/32 of a wide map, or a few chunks of 4 MiB, and one copy of the weights for
 each chunk, an eighth of the map; see `labelling/_graph.py`."""
 
@@ -103,7 +103,7 @@ def window_memory(
     inner = [width * ratio for width, ratio in zip(config.hidden_sizes, config.mlp_ratios, strict=True)]
     wide = pixels * max(3 * inner[0], 4 * config.decoder_hidden_size) / 16
     if in_chunks:
-        wide = max(wide / MOST_CHUNKS, SMALLEST_CHUNKS)
+        wide = max(wide / GRAPH_CHUNKS, SMALLEST_CHUNKS)
         per_block = zip(config.depths, inner, strict=True)
         weighed = sum(depth * width / 4 ** (stage + 2) for stage, (depth, width) in enumerate(per_block))
         wide += pixels * (weighed + config.decoder_hidden_size / 16) / VALUES_A_WEIGHT

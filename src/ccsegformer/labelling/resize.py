@@ -2,12 +2,12 @@
 
 import copy
 from functools import cached_property
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ccsegformer.models.resizing import Line, place_line
 from ccsegformer.raster.read import Box
 
 CHUNK_VALUES = 2**20  # resized logits held at a time on a CPU: 4 MiB, which stay in its cache
@@ -35,17 +35,6 @@ def label_dtype(num_classes: int) -> torch.dtype:
     return torch.uint8 if num_classes <= 256 else torch.int32
 
 
-class Line(NamedTuple):
-    """Where the positions of a resized line lie between those of the source line."""
-
-    first: Tensor
-    """Source position before each, int64."""
-    second: Tensor
-    """Source position after it."""
-    weight: Tensor
-    """Weight of the second, float32."""
-
-
 class Resized:
     """Logits (1, K, h, w) as if resized bilinearly to (height, width), computed where they are asked for.
 
@@ -56,8 +45,10 @@ class Resized:
         # A pixel's classes side by side make gathering and argmax about four times faster.
         self.logits = logits[0].float().permute(1, 2, 0).contiguous()
         source_height, source_width = logits.shape[2:]
-        self.rows = line(height, source_height, logits.device)
-        self.columns = line(width, source_width, logits.device)
+        self.rows, self.columns = (
+            Line(*(each.to(logits.device) for each in place_line(source, target)))
+            for source, target in ((source_height, height), (source_width, width))
+        )
 
     def box(self, box: Box) -> Tensor:
         """Return the logits (rows, columns, K) of a box: columns are resized first, then rows."""
@@ -117,15 +108,6 @@ class Resized:
             for row in (above, below)
         )
         return torch.lerp(upper, lower, down[:, None])
-
-
-def line(size: int, source: int, device: torch.device) -> Line:
-    """Place `size` positions of a line among the `source` positions that it is resized from."""
-    scale = torch.tensor(source, dtype=torch.float32) / size  # float32 as in PyTorch's own
-    centers = ((torch.arange(size, dtype=torch.float32) + 0.5) * scale - 0.5).clamp(min=0)
-    first = centers.long().clamp(max=source - 1)
-    second = (first + 1).clamp(max=source - 1)
-    return Line(first.to(device), second.to(device), (centers - first).to(device))
 
 
 def _differs_from_neighbours(best: Tensor) -> Tensor:

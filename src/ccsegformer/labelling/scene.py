@@ -20,7 +20,7 @@ from ccsegformer.labelling.engine import Engine, EngineName, Precision, Segmente
 from ccsegformer.labelling.loading import open_segmenter
 from ccsegformer.labelling.preprocess import Preprocessing
 from ccsegformer.labelling.windows import STEP, Labelled, OverlapAdd, Span, compute_part, spans
-from ccsegformer.raster.mapping import Cell, Tile, scratch_folder, write_map
+from ccsegformer.raster.mapping import MapCell, Tile, scratch_folder, write_map
 from ccsegformer.raster.read import Box, image_bands, is_remote, open_raster
 from ccsegformer.raster.write import MapFormat, map_format
 
@@ -189,8 +189,8 @@ def _write(
     )
 
 
-def _cell(rows: Span, columns: Span) -> Cell:
-    return Cell(
+def _cell(rows: Span, columns: Span) -> MapCell:
+    return MapCell(
         Box(rows.start, columns.start, rows.stop, columns.stop),
         Box(rows.rise, columns.rise, rows.fall, columns.fall),
     )

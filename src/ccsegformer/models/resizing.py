@@ -1,13 +1,37 @@
-"""Bilinear resizing of part of a line, as weights for a matrix product."""
+"""Bilinear resizing of part of a line: half-pixel centres, no antialiasing, as PyTorch's `interpolate`."""
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 
-def line_weights(source: int, target: int, first: int, last: int, like: Tensor) -> tuple[slice, Tensor]:
-    """Return the weights that resize a line bilinearly, for part of the resized line.
+class Line(NamedTuple):
+    """Where each position of a resized line lies between two positions of the source line.
 
-    Half-pixel centres without antialiasing, as in PyTorch's `interpolate(mode="bilinear")`.
+    Attributes:
+        first, second: Source positions before and after it, int64.
+        weight: Weight of the second.
+    """
+
+    first: Tensor
+    second: Tensor
+    weight: Tensor
+
+
+def place_line(source: int, target: int, dtype: torch.dtype = torch.float32) -> Line:
+    """Place the positions of a line that is resized from `source` to `target` positions.
+
+    Places are computed in `dtype`; PyTorch computes them in that of the values.
+    """
+    scale = torch.tensor(source, dtype=dtype) / target
+    centers = ((torch.arange(target, dtype=dtype) + 0.5) * scale - 0.5).clamp(min=0)
+    first = centers.long().clamp(max=source - 1)
+    return Line(first, (first + 1).clamp(max=source - 1), centers - first)
+
+
+def line_weights(source: int, target: int, first: int, last: int, like: Tensor) -> tuple[slice, Tensor]:
+    """Return the weights that resize a line, for part of the resized line, as a matrix.
 
     Args:
         source, target: Length of the line before and after resizing.
@@ -17,12 +41,8 @@ def line_weights(source: int, target: int, first: int, last: int, like: Tensor) 
     Returns:
         The slice of source positions that are needed, and their weights (last - first, slice length).
     """
-    positions = torch.arange(first, last, dtype=torch.float64)
-    place = ((positions + 0.5) * (source / target) - 0.5).clamp_(min=0)
-    before = place.long().clamp_(max=source - 1)
-    after = (before + 1).clamp_(max=source - 1)
+    before, after, weight = (each[first:last, None] for each in place_line(source, target, torch.float64))
     start, end = int(before[0]), int(after[-1]) + 1
-    weights = positions.new_zeros(last - first, end - start)
-    part = (place - before)[:, None]
-    weights.scatter_add_(1, before[:, None] - start, 1 - part).scatter_add_(1, after[:, None] - start, part)
+    weights = weight.new_zeros(last - first, end - start)
+    weights.scatter_add_(1, before - start, 1 - weight).scatter_add_(1, after - start, weight)
     return slice(start, end), weights.to(like)

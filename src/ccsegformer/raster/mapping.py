@@ -35,7 +35,7 @@ from ccsegformer.raster.read import Box, fill_gaps, is_remote, open_raster, read
 from ccsegformer.raster.write import MapFormat, create_map, map_bytes, opened_map, write_cog
 
 
-class Cell(NamedTuple):
+class MapCell(NamedTuple):
     """One window of a map's grid."""
 
     window: Box
@@ -64,7 +64,7 @@ def write_map(
     path: str | Path,
     output: Path,
     *,
-    grid: list[list[Cell]],
+    grid: list[list[MapCell]],
     compute: Compute,
     classes: Classes,
     format: MapFormat,
@@ -139,7 +139,7 @@ def _compute_rows(
     path: str | Path,
     folder: Path,
     growing: Path,
-    grid: list[list[Cell]],
+    grid: list[list[MapCell]],
     compute: Compute,
     format: MapFormat,
     done: journal.Progress,
@@ -177,7 +177,7 @@ def _compute_rows(
     return done
 
 
-def _crop(valid: NDArray[np.bool_], cell: Cell) -> NDArray[np.bool_]:
+def _crop(valid: NDArray[np.bool_], cell: MapCell) -> NDArray[np.bool_]:
     """Cut a cell's block out of what was read of its window."""
     top, left = cell.block.top - cell.window.top, cell.block.left - cell.window.left
     return valid[top : top + cell.block.height, left : left + cell.block.width]
@@ -189,7 +189,7 @@ def _wait(written: "Future[None] | None") -> None:
 
 
 @contextmanager
-def _read_ahead(path: str | Path, cells: list[Cell]) -> Iterator[Iterator[Window]]:
+def _read_ahead(path: str | Path, cells: list[MapCell]) -> Iterator[Iterator[Window]]:
     """Read windows one by one, image and validity, in a thread while the one before is used."""
     with ThreadPoolExecutor(1) as reader:
 
