@@ -182,6 +182,7 @@ print(predict_scene(model, "scene.tif", "map.tif", classes=classes).path)
 for attempt in (
     lambda: ccsegformer.train,
     lambda: ccsegformer.compare,
+    lambda: predict_scene(model, "scene.tif", "other.tif", classes=classes, polygons="map.gpkg"),
 ):
     try:
         attempt()
@@ -192,7 +193,7 @@ for attempt in (
 
 def test_in_python(fresh: Fresh) -> None:
     done = fresh.run("python", "-I", "-c", SCRIPT)
-    hints = [f"pip install 'ccsegformer[{extra}]'" for extra in ("train", "lab")]
+    hints = [f"pip install 'ccsegformer[{extra}]'" for extra in ("train", "lab", "geo")]
     assert done.stdout.splitlines() == ["40 50", "map.tif", *hints], done.stderr
 
 

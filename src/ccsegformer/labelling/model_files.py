@@ -5,6 +5,7 @@ import json
 import logging
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from ccsegformer.data.labels import Classes
 from ccsegformer.data.pixels import IMAGE_MEAN, BandStatistics
-from ccsegformer.errors import EngineError
+from ccsegformer.errors import EngineError, optional_imports
 from ccsegformer.labelling.engine import (
     SIDE_STEP,
     Engine,
@@ -68,7 +69,8 @@ def open_model_file(
 
     Raises:
         EngineError: the file cannot be read, is damaged or describes itself wrongly, or the engine does not
-            suit it or is not installed.
+            suit it.
+        MissingExtraError: ONNX Runtime was asked for, and is not installed.
     """
     path = Path(path)
     able = ENGINES[path.suffix]
@@ -76,8 +78,8 @@ def open_model_file(
         name = next((each for each in able if is_installed(each)), able[0])
     if name not in able:
         raise EngineError(f"{path}: runs in {' or '.join(able)}, not in {name}")
-    if not is_installed(name):
-        raise EngineError(f"{path}: needs {name}, which is not installed: pip install {name}")
+    with optional_imports(str(path)):
+        import_module(name)
     if precision not in (None, "fp32") and not (name == "openvino" and precision == "bf16"):
         raise EngineError(f"{path}: {name} computes it in fp32, not in {precision}")
     try:

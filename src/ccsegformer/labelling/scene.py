@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ccsegformer import __version__
 from ccsegformer.data.labels import Classes
-from ccsegformer.errors import DataError, OutOfMemoryError, OutputError
+from ccsegformer.errors import DataError, OutOfMemoryError, OutputError, optional_imports
 from ccsegformer.files import check_writable
 from ccsegformer.labelling.budget import MEMORY, SMALLEST_WINDOW, choose_window
 from ccsegformer.labelling.engine import Engine, EngineName, Precision, Segmenter
@@ -106,7 +106,8 @@ def predict_scene(
         found, dtype, size = image_bands(source), source.dtypes[0], source.shape
         has_crs = bool(source.crs or source.gcps[0])
         if polygons is not None:
-            from ccsegformer.raster.polygons import check_polygon_output
+            with optional_imports(str(polygons)):
+                from ccsegformer.raster.polygons import check_polygon_output
 
             check_polygon_output(source, polygons, simplify)
     chosen = _choose_bands(bands, found, path)
