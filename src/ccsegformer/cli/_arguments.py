@@ -14,7 +14,10 @@ RecipeArgument = Annotated[
     Path, typer.Argument(help="Recipe file (YAML), such as those in recipes/.", show_default=False)
 ]
 ModelArgument = Annotated[
-    str, typer.Argument(help="Model folder, hub name or exported NAME.onnx.", show_default=False)
+    str,
+    typer.Argument(
+        help="Model folder, hub name, or file: NAME.onnx, NAME.xml or NAME.pt2.", show_default=False
+    ),
 ]
 AttentionOption = Annotated[
     list[str] | None,

@@ -5,11 +5,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from ccsegformer.cli._arguments import ModelArgument
-
 
 def export(
-    model: ModelArgument,
+    model: Annotated[str, typer.Argument(help="Model folder or hub name.", show_default=False)],
     format: Annotated[
         Literal["onnx", "pt2"],
         typer.Option(help="File format: ONNX or PyTorch's torch.export.", show_default=False),

@@ -73,7 +73,7 @@ def predict(
     """Map georeferenced scenes as Cloud-Optimized GeoTIFFs, and label other images.
 
     For an image, NAME.png holds the class ids, and NAME_overlay.png shows them on the image. An interrupted
-    map goes on when the same command is run again.
+    map continues when the same command is run again.
 
     [bold]Examples[/bold]
 
