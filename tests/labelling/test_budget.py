@@ -88,7 +88,7 @@ def test_many_bands_of_float32_make_the_window_smaller():
 @pytest.mark.parametrize("memory", ["1.2GB", "1.3GB", "1.5GB", "4GB"])
 def test_the_fastest_window_that_fits(memory, attention):
     config = CrissCrossSegformerConfig.mit("b0", num_labels=150, attention=attention)
-    fastest = FASTEST_WINDOW.get(config.stage_attention[0], 1024)
+    fastest = FASTEST_WINDOW[config.stage_attention[0]]
     window = window_for_memory(config, parse_memory(memory))
     assert window % STEP == 0 and SMALLEST_WINDOW <= window <= fastest
     base = BASE + weight_memory(config)

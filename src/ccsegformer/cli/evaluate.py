@@ -58,6 +58,8 @@ def evaluate(
     from ccsegformer.report.scores import print_scores
     from ccsegformer.sources import open_dataset, with_options
 
+    if output is not None:  # a missing package is noticed before the scoring
+        from ccsegformer.report.evaluation import write_evaluation
     if output is not None:
         pass
     chosen = load_protocol(protocol) if protocol else DEFAULT
@@ -75,8 +77,6 @@ def evaluate(
     if not distributed or dist.get_rank() == 0:
         print_scores(evaluation)
         if output is not None:
-            from ccsegformer.report.evaluation import write_evaluation
-
             names = {"model": model, "data": data, "split": split}
             command = ["ccsegformer", *sys.argv[1:]]
             page = write_evaluation(output, evaluation, opened, dataset, chosen, **names, command=command)

@@ -14,7 +14,7 @@ MEMORY = "4GB"
 """Default memory."""
 SMALLEST_WINDOW = 256
 """Smallest window that is chosen by memory: smaller ones see little."""
-FASTEST_WINDOW = {"efficient": 768, "criss_cross": 1024}
+FASTEST_WINDOW = {"efficient": 768, "criss_cross": 1024, "none": 1024}
 """Fastest window on a CPU by the attention of stage 1, measured by `benchmarks.engines`: larger windows
 overlap less, but take longer for each pixel."""
 LARGEST_WINDOW = 2048
