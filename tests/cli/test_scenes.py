@@ -145,7 +145,7 @@ def test_scenes_that_cannot_be_scored(run: Run, model: Path, data: Path, tmp_pat
         "bands": (rewrite("s.tif", image(5)), "s_0_0: 5 bands for a model of 3"),
         "type": (
             rewrite("s.tif", image(3, "uint16")),
-            "s_0_0: values for a model of 8-bit",
+            "s_0_0: float32 values for a model of 8-bit",
         ),
         "nodata": (rewrite("s.tif", NOTHING, nodata=0), "no labelled pixel to score"),
     }
@@ -169,7 +169,7 @@ def test_scenes_that_cannot_be_mapped(run: Run, model: Path, data: Path, tmp_pat
         (rewrite("s.tif", image(1)), "s.tif: 1 band for a model of 3"),
         (
             rewrite("s.tif", image(3, "uint16")),
-            "s.tif: values for a model of 8-bit colours",
+            "s.tif: uint16 values for a model of 8-bit colours",
         ),
     ):
         scene.unlink()

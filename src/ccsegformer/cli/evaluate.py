@@ -60,8 +60,6 @@ def evaluate(
 
     if output is not None:  # a missing package is noticed before the scoring
         from ccsegformer.report.evaluation import write_evaluation
-    if output is not None:
-        pass
     chosen = load_protocol(protocol) if protocol else DEFAULT
     if precision is not None:
         chosen = with_precision(chosen, precision)

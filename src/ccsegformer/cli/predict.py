@@ -1,11 +1,13 @@
 """`ccsegformer predict`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
 from ccsegformer.cli._arguments import EngineOption, ModelArgument, PrecisionOption
+
+Number = TypeVar("Number", int, float)
 
 
 def predict(
@@ -65,7 +67,8 @@ def predict(
         ),
     ] = None,
     std: Annotated[
-        str | None, typer.Option(help="Standard deviation of each band, likewise.", show_default=False)
+        str | None,
+        typer.Option(help="Standard deviation of each band, in the same units.", show_default=False),
     ] = None,
     engine: EngineOption = None,
     precision: PrecisionOption = None,
@@ -101,8 +104,8 @@ def predict(
     if mean is not None and std is not None:
         preprocessing = given_preprocessing(_numbers(mean, "--mean"), _numbers(std, "--std"))
         opened = opened.with_preprocessing(preprocessing)
-    numbers = None if bands is None else tuple(int(band) for band in _numbers(bands, "--bands"))
-    said = f"engine: {opened.describe()}{f' ({opened.note})' if opened.note else ''}"
+    numbers = None if bands is None else tuple(_numbers(bands, "--bands", int))
+    typer.echo(f"engine: {opened.describe()}{f' ({opened.note})' if opened.note else ''}", err=True)
     for written, notes in predict_inputs(
         opened,
         found,
@@ -119,17 +122,14 @@ def predict(
         },
         progress=True,
     ):
-        if said:
-            typer.echo(said, err=True)
-            said = ""
         typer.echo("  ".join(map(str, written)))
         for note in notes:
             typer.echo(note, err=True)
 
 
-def _numbers(text: str, option: str) -> list[float]:
+def _numbers(text: str, option: str, kind: type[Number] = float) -> list[Number]:  # type: ignore[assignment]
     try:
-        return [float(number) for number in text.split(",")]
+        return [kind(number) for number in text.split(",")]
     except ValueError:
         raise typer.BadParameter(
             f"write numbers with commas between them, not {text!r}", param_hint=option

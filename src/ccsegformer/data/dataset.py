@@ -66,6 +66,8 @@ def check_labels(
     Raises:
         DataError: Another value; the message names file, value, position and classes.
     """
+    if mask.element_size() < 4:
+        mask = mask.int()  # a class above 255 would wrap in uint8
     unknown = ((mask < 0) | (mask >= len(classes))) & (mask != classes.ignore_index)
     if unknown.any():
         row, column = unknown.nonzero()[0].tolist()

@@ -1,6 +1,7 @@
 """Class names, their colours and the ignore index."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -59,6 +60,20 @@ class Classes:
     def id2label(self) -> dict[int, str]:
         """Class names by label, in the form of a transformers configuration."""
         return dict(enumerate(self.names))
+
+
+def check_class_order(one: Sequence[str], other: Sequence[str], first: str, second: str) -> None:
+    """Check that two lists with the same class names have them in the same order; other lists pass.
+
+    Raises:
+        DataError: they do not; the message calls their owners `first` and `second`.
+    """
+    if set(one) == set(other) and tuple(one) != tuple(other):
+        place = next(index for index, (a, b) in enumerate(zip(one, other, strict=True)) if a != b)
+        raise DataError(
+            f"class {place} is {one[place]!r} for {first} but {other[place]!r} for {second}: "
+            "the same names in another order"
+        )
 
 
 def read_classes(path: str | Path) -> Classes:

@@ -215,9 +215,11 @@ def _upright(image: Image.Image, title: str) -> Image.Image:
 
 
 def _as_tensor(value: Any) -> torch.Tensor:
+    """Return a copy as a plain CPU tensor, so that changing a sample leaves the data set as it was."""
     if isinstance(value, np.ndarray):  # copied: torch wants writable memory in the machine's byte order
         value = torch.from_numpy(np.array(value, dtype=value.dtype.newbyteorder("="), order="C"))
-    return value.detach().cpu().as_subclass(torch.Tensor)
+        return value
+    return value.detach().to("cpu", copy=True).as_subclass(torch.Tensor)
 
 
 def _band_text(number: int, dtype: torch.dtype) -> str:

@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
+from rich.console import Console
 from rich.progress import track
+from torch import nn
 from torch.utils.data import DataLoader
 
 from ccsegformer.config.protocol import DEFAULT, EvaluationProtocol
 from ccsegformer.data.dataset import DrawnSamples, Sample
-from ccsegformer.data.labels import Classes
+from ccsegformer.data.labels import Classes, check_class_order
 from ccsegformer.data.stream import plain_data_errors
-from ccsegformer.errors import DataError
+from ccsegformer.errors import DataError, EngineError
 from ccsegformer.evaluation.confusion import Metrics, compute_metrics, confusion_matrix, mean_iou
 from ccsegformer.files import write_atomically
 from ccsegformer.labelling.engine import Engine, EngineName, open_engine
@@ -94,7 +96,9 @@ def evaluate(
             data set is labelled.
         EngineError: The engine cannot run the model, or the logits of an image are not finite.
     """
-    if device is not None and not isinstance(model, Engine):
+    if device is not None:
+        if not isinstance(model, nn.Module):
+            raise EngineError(f"device={device}: only a module can be moved, not a {type(model).__name__}")
         model.to(device)
     opened = open_engine(model, engine, protocol.precision)
     default = _model_classes(opened.config or getattr(model, "config", None))
@@ -104,6 +108,8 @@ def evaluate(
     names, ignore_index = images.classes.names, images.classes.ignore_index
     if opened.num_labels not in (None, len(names)):
         raise DataError(f"the model has {opened.num_labels} classes, but the data set has {len(names)}")
+    if default is not None:
+        check_class_order(default.names, names, "the model", "the data set")
     rank, world = (dist.get_rank(), dist.get_world_size()) if _is_distributed() else (0, 1)
     share = range(rank, len(images), world)
     loader: DataLoader[Sample] = DataLoader(
@@ -114,7 +120,14 @@ def evaluate(
         collate_fn=_unchanged,
         generator=torch.Generator(),  # otherwise it draws from the global generator
     )
-    samples = track(loader, "Scoring", total=len(share), disable=not progress or rank > 0, transient=True)
+    samples = track(
+        loader,
+        "Scoring",
+        total=len(share),
+        disable=not progress or rank > 0,
+        transient=True,
+        console=Console(stderr=True),
+    )
     total = torch.zeros(len(names), len(names), dtype=torch.int64)
     image_iou: dict[str, float | None] = {}
     with plain_data_errors():

@@ -305,7 +305,7 @@ def _row_chunks(size: GridSize, channels: int, weights: int, step: int = 1) -> l
 
     Args:
         size, channels: Height and width, and number of channels, of the map.
-        weights: Number of weights, of which each chunk has its own copy.
+        weights: Number of weights; each chunk has its own copy.
         step: Number that must divide the rows of a chunk.
     """
     height, width = size

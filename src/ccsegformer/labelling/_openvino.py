@@ -33,16 +33,16 @@ from ccsegformer.labelling.preprocess import preprocessing_of
 from ccsegformer.models import CrissCrossSegformerForSemanticSegmentation
 
 ATTEMPTS = 3
-"""At compiling a graph, before NaN is believed to be the model's own."""
+"""How often a graph is compiled before NaN is taken for the model's own."""
 CHECKED_SIZE = (64, 96)
 TOLERANCES = {"fp32": 1e-3, "bf16": 0.2}
-"""Of the largest logit; rounding alone stays below a tenth of that."""
+"""Largest difference from PyTorch, as a share of the largest logit; rounding stays below a tenth of it."""
 SHAPES_IN_MEMORY = 4
-"""Compiled graphs that are held at a time: each has a copy of the weights."""
+"""Most compiled graphs in memory at a time; each has a copy of the weights."""
 SHAPES_ON_DISK = 8
-"""Of a model in one process: photographs of every size would fill the disk."""
+"""Most graphs that one process keeps for a model: photographs of every size would fill the disk."""
 BYTES_ON_DISK = 2 * 2**30
-"""Of all models; those used longest ago are removed."""
+"""Most bytes kept for all models; the graphs used longest ago are removed."""
 
 
 def open_model(model: Any, precision: Precision) -> Engine:
@@ -169,7 +169,7 @@ class _CompiledModel:
             return None
 
     def _key(self, shape: tuple[int, ...]) -> str:
-        """Of everything that a compiled graph depends on."""
+        """Return a digest of everything that a compiled graph depends on."""
         processor = [
             self.core.get_property("CPU", name) for name in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")
         ]
@@ -187,9 +187,11 @@ def _check(compiled: "_CompiledModel") -> None:
     found, expected = compiled.run(pixels), open_torch_engine(compiled.model, "fp32").run(pixels)
     compiled.requests.clear()
     if not is_finite(expected):
-        return  # which every call notices
+        return  # every call reports that itself
+    if not is_finite(found):
+        raise EngineError("openvino's logits are not finite, unlike PyTorch's")
     difference = (found - expected).abs().max() / expected.abs().max()
-    if difference > TOLERANCES[compiled.precision]:  # and not where both are 0
+    if difference > TOLERANCES[compiled.precision]:  # NaN, where both are 0, is no difference
         raise EngineError(f"openvino's logits differ from PyTorch's by {difference:.1e} of the largest")
 
 

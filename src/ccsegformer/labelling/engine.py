@@ -6,10 +6,12 @@ each input shape, as long as all its modules are plain; it also runs files. `onn
 
 import copy
 import hashlib
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
+from functools import cache
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -18,10 +20,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from ccsegformer.data.pixels import MINIMUM_SIDE
-from ccsegformer.errors import EngineError, OutOfMemoryError
+from ccsegformer.errors import CCSegformerError, EngineError, OutOfMemoryError
 from ccsegformer.labelling.preprocess import Preprocessing, preprocessing_of
 from ccsegformer.models import CrissCrossSegformerConfig, CrissCrossSegformerForSemanticSegmentation
 
@@ -30,6 +32,8 @@ Precision = Literal["fp32", "bf16", "fp16"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 SIDE_STEP = 32
 """Sides of an unknown network's input are padded to multiples of this: encoders halve them five times."""
+
+PLAIN = (bool, int, float, str, tuple, list, type(None))
 
 Segmenter = nn.Module | Callable[[Tensor], Any]
 """Maps normalised pixels (batch, bands, H, W) to logits (batch, K, h, w), or to an object that holds them."""
@@ -44,7 +48,8 @@ class Engine:
         device: where it computes, and where its logits are.
         precision: number format that it computes in.
         run: maps float32 (batch, bands, H, W) to logits (batch, K, h, w) of any floating dtype.
-        digest: returns a hexadecimal digest of everything that the logits depend on; None if unknown.
+        digest: returns a hexadecimal digest of what the logits depend on; None if it cannot be known, as for
+            functions and for modules with hooks.
         preprocessing: input that the network expects.
         num_labels: number of classes K; None if unknown before the first call.
         config: configuration of a SegFormer of this package; None for other networks.
@@ -80,6 +85,11 @@ class Engine:
             raise OutOfMemoryError(
                 f"{image}: {size} pixels do not fit into the memory of {self.device}: take a smaller window"
             ) from error
+        except CCSegformerError:
+            raise
+        except Exception as error:  # whatever the network or its library raises
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise EngineError(f"{image}: the model fails on {tuple(pixels.shape)}: {reason}") from error
         if logits.dim() != 4 or len(logits) != len(pixels) or logits.shape[1] < 2:
             raise EngineError(
                 f"{image}: the model gives {tuple(logits.shape)} for {tuple(pixels.shape)}, not logits "
@@ -113,13 +123,20 @@ class Engine:
         return height, width
 
     def with_preprocessing(self, preprocessing: Preprocessing) -> "Engine":
-        """Return the engine with another preprocessing."""
+        """Return the engine with another preprocessing.
+
+        Raises:
+            EngineError: it has another number of bands than the network.
+        """
+        wanted = self.preprocessing.channels
+        if wanted not in (None, preprocessing.channels):
+            raise EngineError(f"mean and std of {preprocessing.channels} bands for a model of {wanted}")
         return replace(self, preprocessing=preprocessing)
 
     @property
     def library(self) -> str:
         """The engine's name and version."""
-        return f"{self.name} {version(self.name)}"
+        return f"{self.name} {import_module(self.name).__version__}"
 
     def describe(self) -> str:
         """Say what computes, where, and in what precision."""
@@ -189,7 +206,7 @@ def open_torch_engine(model: nn.Module, precision: Precision, note: str = "") ->
         device,
         precision,
         run,
-        lambda: weights_digest(model),
+        None if _has_hooks(model) else lambda: model_digest(model),
         preprocessing_of(config),
         getattr(config, "num_labels", None),
         config if ours else None,
@@ -221,7 +238,7 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def is_finite(logits: Tensor | NDArray[np.float32]) -> bool:
-    """Check that all logits are finite; on the CPU by NumPy, whose one thread waits for no other."""
+    """Check that all logits are finite; on the CPU with NumPy, which uses a single thread."""
     if isinstance(logits, Tensor):
         if logits.device.type != "cpu":
             return bool(torch.isfinite(logits.sum()))
@@ -255,22 +272,54 @@ def in_float32(model: nn.Module) -> nn.Module:
 
 
 def weights_digest(model: nn.Module) -> str:
-    """SHA-256 of a model's parameters and buffers with their names, and of its modules."""
-    digest = hashlib.sha256(repr(model).encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    """Return the SHA-256 of a model's parameters and buffers with their names."""
+    digest = hashlib.sha256()
+    for name, value in sorted({**model.state_dict(), **dict(model.named_buffers())}.items()):
+        if not isinstance(value, Tensor) or value.is_quantized:
+            digest.update(f"{name} {value!r}".encode())
+            continue
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def model_digest(model: nn.Module) -> str:
+    """Return the SHA-256 of a model's weights, configuration, code and plain attributes."""
+    digest = hashlib.sha256(weights_digest(model).encode())
+    config = getattr(model, "config", None)
+    digest.update((config.to_json_string() if isinstance(config, PretrainedConfig) else "").encode())
+    for name, module in model.named_modules():
+        kind: Any = type(module)
+        plain = {key: value for key, value in vars(module).items() if isinstance(value, PLAIN)}
+        plain.pop("training", None)
+        digest.update(f"{name} {_source(kind)} {sorted(plain.items())!r}".encode())
+    return digest.hexdigest()
+
+
+@cache
+def _source(kind: Any) -> str:
+    try:
+        return inspect.getsource(kind)
+    except (OSError, TypeError):  # typed in a console, or compiled
+        return kind.__qualname__
+
+
+def _has_hooks(model: nn.Module) -> bool:
+    """Check for code that no digest sees: forward hooks and replaced methods."""
+    return any(
+        module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module)
+        for module in model.modules()
+    )
 
 
 def _open_function(
     function: Callable[[Tensor], Any], name: EngineName | None, precision: Precision
 ) -> Engine:
-    """Call a function as it is: its device and precision are its own affair."""
+    """Call a function as it is: it chooses its own device and precision."""
     if not callable(function):
         raise EngineError(f"{type(function).__name__}: not a model, nor a function from pixels to logits")
     if name == "openvino" or precision != "fp32":
-        raise EngineError("a function runs in torch and fp32 here: let it choose engine and precision itself")
+        raise EngineError("a function chooses its engine and precision itself: leave them out")
     return Engine(
         "torch",
         torch.device("cpu"),

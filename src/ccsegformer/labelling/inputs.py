@@ -1,4 +1,4 @@
-"""Label image files and scenes, and write what comes out beside each other."""
+"""Label image files and scenes, and write the results to a folder."""
 
 import io
 from collections.abc import Iterable, Iterator, Sequence
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
@@ -21,7 +22,7 @@ from ccsegformer.labelling.engine import Engine, Segmenter, open_engine
 from ccsegformer.labelling.labeller import MAX_MEGAPIXELS, predict_labels
 from ccsegformer.labelling.scene import predict_scene
 from ccsegformer.labelling.windows import label_image
-from ccsegformer.raster.read import MASK, RASTER_SUFFIXES, is_remote, open_raster
+from ccsegformer.raster.read import MASK, RASTER_SUFFIXES, has_georeference, is_remote
 
 
 def predict_files(
@@ -41,8 +42,8 @@ def predict_files(
     more than 256 classes), `NAME_overlay.png` the image with the colours laid over it. Each file appears
     whole, and replaces one of the same name.
 
-    An image goes through the network in one piece, or in overlapping windows, as `predict_scene` has them, if
-    it has more than 36 megapixels or is larger than a given `window`.
+    An image is labelled in one piece; above 36 megapixels, or a given `window`, in overlapping windows as in
+    `predict_scene`.
 
     Args:
         model: any segmenter, or an engine, see `open_engine`.
@@ -63,7 +64,9 @@ def predict_files(
     targets = [_targets(file, Path(output)) for file in files]
     _refuse_collisions(files, targets)
     jobs = list(zip(files, targets, strict=True))
-    for file, (labels_path, overlay_path) in track(jobs, "Predicting", disable=not progress):
+    for file, (labels_path, overlay_path) in track(
+        jobs, "Predicting", disable=not progress, console=Console(stderr=True)
+    ):
         image = read_image(file)
         labels = _label_file(engine, image, file, window, overlap, memory).numpy()
         write_atomically(labels_path, encode_labels(labels, classes))
@@ -85,8 +88,8 @@ def predict_inputs(
     """Label images and scenes, and yield for each what was written, and warnings.
 
     An `output` that ends in .tif or .tiff is the map of the one scene given, georeferenced or not. Otherwise
-    it is a folder: a georeferenced raster becomes `NAME.tif` there, as by `predict_scene`, and any other
-    image what `predict_files` makes of it. A folder stands for the images directly in it, without the masks
+    it is a folder: a georeferenced raster is mapped to `NAME.tif` there as by `predict_scene`, and any other
+    image is written as by `predict_files`. A folder stands for the images directly in it, without the masks
     of scenes.
 
     Args:
@@ -107,7 +110,7 @@ def predict_inputs(
     polygons = extra.get("polygons")
     if output.suffix.lower() in (".tif", ".tiff"):
         if len(inputs) != 1 or Path(inputs[0]).is_dir():
-            raise OutputError(f"{output}: one map, but several inputs; name a folder")
+            raise OutputError(f"{output}: a single map needs a single scene; name a folder")
         scenes, images = [(inputs[0], output)], []
     elif polygons is not None:
         raise OutputError(f"{polygons}: polygons are made of one map; name it, as in --output map.tif")
@@ -117,7 +120,10 @@ def predict_inputs(
         scenes = [(path, output / f"{Path(path).stem}.tif") for path in files if _is_scene(path)]
         images = [path for path in files if path not in dict(scenes)]
         targets = [(target,) for _, target in scenes] + [_targets(Path(image), output) for image in images]
-        _refuse_collisions([Path(path) for path in [*dict(scenes), *images]], targets)
+        _refuse_collisions([Path(path) for path in [*(path for path, _ in scenes), *images]], targets)
+    if images and any(value not in (None, False) for value in extra.values()):
+        given = ", ".join(name for name, value in extra.items() if value not in (None, False))
+        raise DataError(f"{images[0]}: is not georeferenced, and {given} is for scenes; name a map: NAME.tif")
     for path, target in scenes:
         done = predict_scene(engine, path, target, classes=classes, progress=progress, **extra, **options)
         yield (done.path, *([] if polygons is None else [Path(polygons)])), done.notes
@@ -155,13 +161,7 @@ def _label_file(
 
 def _is_scene(path: str) -> bool:
     """Check whether a file is georeferenced; what comes over a network is taken for a scene."""
-    if is_remote(path):
-        return True
-    try:
-        with open_raster(path) as source:
-            return bool(source.crs or source.gcps[0] or not source.transform.is_identity)
-    except DataError:
-        return False  # Pillow may still read it
+    return is_remote(path) or has_georeference(path)
 
 
 def _png(picture: Image.Image) -> bytes:
@@ -176,7 +176,7 @@ def _expand(images: Iterable[str | Path]) -> Iterator[Path]:
         if not path.exists():
             raise DataError(f"{path}: no such image")
         if path.is_dir():
-            known = Image.registered_extensions()
+            known = {*Image.registered_extensions(), *RASTER_SUFFIXES}
             found = [p for p in path.iterdir() if p.suffix.lower() in known and not p.name.startswith(".")]
             masks = {p.stem + MASK for p in found}
             found = [p for p in found if p.stem not in masks or p.suffix.lower() not in RASTER_SUFFIXES]

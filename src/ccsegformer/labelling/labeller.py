@@ -8,7 +8,7 @@ from ccsegformer.labelling.engine import Engine, Segmenter, open_engine
 from ccsegformer.labelling.test_time_augmentation import input_sizes, label_views
 
 MAX_MEGAPIXELS = 36
-"""Largest image, as the network is given it, in one piece."""
+"""Largest image, after resizing, that is labelled in one piece."""
 
 
 @torch.inference_mode()

@@ -1,5 +1,6 @@
 """Open trained models by name or path, with their classes: ours, transformers' own, and model files."""
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import torch
 from torch import nn
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, PretrainedConfig
 
-from ccsegformer.data.labels import Classes, read_classes
+from ccsegformer.data.labels import Classes, check_class_order, read_classes
 from ccsegformer.data.pixels import IMAGE_MEAN, IMAGE_STD, BandStatistics
 from ccsegformer.errors import CheckpointError, DataError
 from ccsegformer.labelling.engine import Engine, EngineName, Precision, Segmenter, open_engine
@@ -66,15 +67,19 @@ def load_engine(
     """
     if is_model_file(name_or_path):
         opened, named = open_model_file(name_or_path, engine, precision)
-        return _with_classes(opened, classes or named, name_or_path)
+        return _with_classes(opened, classes, named, name_or_path)
     if _model_type(name_or_path) in (None, *SEGFORMERS):
         model, named = load_model(name_or_path, device=device)
         opened = open_engine(model, engine, precision)
-        return _with_classes(opened, classes or named, name_or_path)
+        if model.config.band_means is None and model.config.num_channels == 3:
+            with suppress(OSError):  # many folders have no processor: ImageNet's statistics, then
+                processor = AutoImageProcessor.from_pretrained(str(name_or_path))
+                opened = opened.with_preprocessing(_preprocessing_of(processor))
+        return _with_classes(opened, classes, named, name_or_path)
     foreign, preprocessing = _load_foreign(str(name_or_path))
     opened = open_engine(foreign.to(_device(device)), engine, precision)
     opened = opened.with_preprocessing(preprocessing)
-    return _with_classes(opened, classes or _classes(name_or_path, foreign.config), name_or_path)
+    return _with_classes(opened, classes, _classes(name_or_path, foreign.config), name_or_path)
 
 
 def open_segmenter(
@@ -92,9 +97,8 @@ def open_segmenter(
         return load_engine(model, engine, precision, classes=classes)
     opened, name = open_engine(model, engine, precision), type(model).__name__
     config = opened.config if isinstance(model, Engine) else getattr(model, "config", None)
-    if classes is None and hasattr(config, "id2label"):
-        classes = _classes("", config)
-    return _with_classes(opened, classes, name)
+    named = _classes("", config) if hasattr(config, "id2label") else None
+    return _with_classes(opened, classes, named, name)
 
 
 def _device(device: str | torch.device | None) -> str | torch.device:
@@ -114,8 +118,13 @@ def _classes(name_or_path: str | Path, config: Any) -> Classes:
     return Classes(names, ignore_index=max(ignored, len(names)))
 
 
-def _with_classes(engine: Engine, classes: Classes | None, name: str | Path) -> tuple[Engine, Classes]:
-    """Check that there is one class for each of the model's, and hold an unknown model's logits to them."""
+def _with_classes(
+    engine: Engine, given: Classes | None, named: Classes | None, name: str | Path
+) -> tuple[Engine, Classes]:
+    """Take the given classes, else those that the model names; the engine will check its logits by them."""
+    if given is not None and named is not None:
+        check_class_order(named.names, given.names, str(name), "the classes given")
+    classes = given or named
     if classes is None:
         raise DataError(f"{name}: does not name its classes: give them in a classes.json (--classes)")
     if engine.num_labels not in (None, len(classes)):

@@ -5,6 +5,7 @@ import json
 import logging
 from collections.abc import Callable
 from functools import partial
+from glob import escape
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -58,10 +59,10 @@ def open_model_file(
 
     A file from `ccsegformer export` describes itself. Any other must take one input, float32
     (batch, bands, H, W), and give logits (batch, K, h, w), as its only output or as one named "logits" or
-    "out"; it names no classes, and its input is taken to be 8-bit RGB normalised by ImageNet's statistics.
+    "out"; it names no classes, and its input is assumed to be 8-bit RGB normalised by ImageNet's statistics.
 
     Args:
-        path: NAME.onnx, run by ONNX Runtime, or by OpenVINO if that is asked for or alone installed;
+        path: NAME.onnx, run by ONNX Runtime, or by OpenVINO if asked for, or if it is the only one installed;
             NAME.xml, by OpenVINO; NAME.pt2, by PyTorch. A pt2 file may hold pickled data: open only files
             from people whom you trust.
         name: engine, if not the default.
@@ -84,8 +85,9 @@ def open_model_file(
         raise EngineError(f"{path}: {name} computes it in fp32, not in {precision}")
     try:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        if path.suffix == ".xml":
-            digest += hashlib.sha256(path.with_suffix(".bin").read_bytes()).hexdigest()
+        weights = [path.with_suffix(".bin")] if path.suffix == ".xml" else _external_data(path)
+        for each in weights:
+            digest += hashlib.sha256(each.read_bytes()).hexdigest()
     except OSError as error:
         raise EngineError(f"{error.filename}: cannot be read: {error.strerror or error}") from error
     load = {"onnxruntime": _load_onnxruntime, "openvino": _load_openvino, "torch": _load_pt2}[name]
@@ -138,6 +140,11 @@ def _described(about: dict[str, Any]) -> Preprocessing:
     )
 
 
+def _external_data(path: Path) -> list[Path]:
+    """Return the files beside an ONNX file that may hold its weights, such as NAME.onnx.data."""
+    return sorted(each for each in path.parent.glob(f"{escape(path.name)}?*") if each.is_file())
+
+
 def _check_side(run: Callable[[Tensor], Tensor], path: Path, smallest: int, pixels: Tensor) -> Tensor:
     if min(pixels.shape[2:]) < smallest:
         size = " x ".join(map(str, pixels.shape[2:]))
@@ -167,7 +174,10 @@ def _load_openvino(path: Path, precision: Precision) -> _Loaded:
 
     graph, run = _openvino.open_graph(path, precision)
     [image] = graph.inputs
-    names = [next(iter(output.names), f"output {index}") for index, output in enumerate(graph.outputs)]
+    names = [
+        next((name for name in ("logits", "out") if name in output.names), f"output {index}")
+        for index, output in enumerate(graph.outputs)
+    ]
     wanted = names.index(_logits_name(path, names))
     _, *sides = (side.get_length() if side.is_static else None for side in image.partial_shape)
     entries = {}
@@ -198,8 +208,10 @@ def _load_pt2(path: Path, precision: Precision) -> _Loaded:
 
 def _logits_name(path: Path, outputs: list[str]) -> str:
     """Choose the output that holds the logits."""
-    found = [name for name in ("logits", "out") if name in outputs] or outputs
-    if len(found) != 1 and len(outputs) != 1 and found == outputs:
+    found: list[str] = [name for name in ("logits", "out") if name in outputs]
+    if not found and len(outputs) == 1:
+        found = outputs
+    if not found:
         raise EngineError(f"{path}: has outputs {', '.join(outputs)}; name the one with the logits 'logits'")
     return found[0]
 

@@ -35,11 +35,17 @@ class Preprocessing(NamedTuple):
             )
         if self.only_8_bit and dtype != "uint8":
             raise DataError(f"{name}: {dtype} values for a model of 8-bit colours")
-        if self.statistics and dtype != "float32" and max(*self.statistics.means, *self.statistics.stds) <= 1:
+        if dtype != "float32" and self._looks_rescaled():
             raise DataError(f"{name}: mean and std up to 1 for {dtype} values: give them in stored units")
         known = 3 if self.statistics is None else len(self.statistics.means)
         if bands != known:
             raise DataError(f"{name}: {bands} bands, but the model's mean and std are known for {known}")
+
+    def _looks_rescaled(self) -> bool:
+        """Check whether the statistics seem to be those of values divided by 255 or 65535."""
+        if self.statistics is None or set(self.statistics.means) == {0.0}:
+            return False
+        return max(*self.statistics.means, *self.statistics.stds) <= 1
 
     def apply(self, image: Tensor) -> Tensor:
         """Normalise an image (bands, H, W) to float32."""

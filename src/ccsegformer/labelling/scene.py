@@ -2,6 +2,7 @@
 
 import tempfile
 import uuid
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,8 +20,16 @@ from ccsegformer.labelling.budget import MEMORY, SMALLEST_WINDOW, choose_window
 from ccsegformer.labelling.engine import Engine, EngineName, Precision, Segmenter
 from ccsegformer.labelling.loading import open_segmenter
 from ccsegformer.labelling.preprocess import Preprocessing
-from ccsegformer.labelling.windows import STEP, Labelled, OverlapAdd, Span, compute_part, spans
-from ccsegformer.raster.mapping import MapCell, Tile, scratch_folder, write_map
+from ccsegformer.labelling.windows import (
+    STEP,
+    Labelled,
+    OverlapAdd,
+    Span,
+    compute_part,
+    default_overlap,
+    spans,
+)
+from ccsegformer.raster.mapping import MapCell, Tile, rows_done, scratch_folder, write_map
 from ccsegformer.raster.read import Box, image_bands, is_remote, open_raster
 from ccsegformer.raster.write import MapFormat, map_format
 
@@ -59,8 +68,8 @@ def predict_scene(
     classes, with the classes' colours and names; pixels without data hold the ignore index, or the largest
     value of the dtype if the ignore index does not fit. The map appears when it is whole. An interrupted run
     goes on when it is started again with the same arguments, and writes the same bytes; until then, what is
-    done is in `.NAME.partial` beside the output. Twice the size of the uncompressed map must be free on disk,
-    and the logits that wait for the next row of windows.
+    done is in `.NAME.partial` beside the output. The disk must have room for twice the uncompressed map, and
+    for the logits that wait for the next row of windows.
 
     Where windows overlap, their logits are averaged with smooth weights.
 
@@ -115,20 +124,22 @@ def predict_scene(
     halved: list[str] = []
     notes = [] if has_crs else [f"{path}: has no coordinate reference system, so neither has the map"]
     side, shared = choose_window(opened, window, overlap, memory, dtype)
+    run = _Run(opened, path, chosen, size, side, shared, map_format(classes, confidence), output)
+    if window is None:
+        run = _resumed(run, classes)
     while True:
-        run = _Run(opened, path, chosen, size, side, shared, map_format(classes, confidence), output)
         try:
             pixels = _write(run, classes, polygons, simplify, progress)
             break
         except OutOfMemoryError:
-            smaller = side // 2 // STEP * STEP
-            if window is not None or smaller < SMALLEST_WINDOW:
+            if window is not None or not (smaller := _halved(run)):
                 raise
-            halved = [f"{path}: windows of {side} did not fit into {opened.device}'s memory: took {smaller}"]
-            side, shared = choose_window(opened, smaller, overlap, memory)
+            memory_of = f"{opened.device}'s memory"
+            halved = [f"{path}: windows of {run.window} did not fit into {memory_of}: took {smaller.window}"]
+            run = smaller
     if not pixels:
         notes.append(f"{path}: no pixel has data, and the map is empty")
-    return SceneMap(output, side, shared, (*halved, *notes))
+    return SceneMap(output, run.window, run.overlap, (*halved, *notes))
 
 
 class _Run(NamedTuple):
@@ -137,7 +148,7 @@ class _Run(NamedTuple):
     engine: Engine
     path: str | Path
     bands: tuple[int, ...]
-    """Positions, from 0, of the bands to use among those that are read."""
+    """Numbers, from 1, of the bands to use."""
     size: tuple[int, int]
     window: int
     overlap: int
@@ -151,13 +162,31 @@ class _Run(NamedTuple):
         return rows, columns
 
 
+def _halved(run: _Run) -> _Run | None:
+    """Return the run with windows of half the size, or None if they would be too small."""
+    side = run.window // 2 // STEP * STEP
+    if side < SMALLEST_WINDOW:
+        return None
+    return run._replace(window=side, overlap=min(run.overlap, default_overlap(side)))
+
+
+def _resumed(run: _Run, classes: Classes) -> _Run:
+    """Return the run, or the one with smaller windows that was interrupted after memory had run out."""
+    smaller: _Run | None = run
+    while smaller:
+        if rows_done(run.path, run.output, _job(smaller, classes)):
+            return smaller
+        smaller = _halved(smaller)
+    return run
+
+
 def _choose_bands(bands: tuple[int, ...] | None, found: list[int], path: str | Path) -> tuple[int, ...]:
-    """Return the positions of the wanted bands among those that are read."""
+    """Check the wanted bands; by default all but alpha."""
     for band in bands or ():
         if band not in found:
             numbers = ", ".join(map(str, found))
             raise DataError(f"{path}: has no band {band} beside alpha; its bands are {numbers}")
-    return tuple(range(len(found))) if bands is None else tuple(found.index(band) for band in bands)
+    return tuple(found) if bands is None else bands
 
 
 def _write(
@@ -180,6 +209,7 @@ def _write(
         run.path,
         run.output,
         grid=grid,
+        bands=run.bands,
         compute=partial(_compute, run, rows, columns, labeller),
         classes=classes,
         format=run.format,
@@ -205,7 +235,7 @@ def _compute(
         labeller.add(tile.column, None)
         return None
     try:
-        image = torch.from_numpy(tile.image[list(run.bands)]).to(run.engine.device)
+        image = torch.from_numpy(tile.image).to(run.engine.device)
         pixels = run.engine.preprocessing.apply(image)
         part = compute_part(run.engine, pixels, rows[tile.row], columns[tile.column], run.path)
         labelled = labeller.add(tile.column, part)
@@ -224,20 +254,25 @@ def _encode(labelled: Labelled, format: MapFormat) -> list[NDArray[np.generic]]:
 
 
 def _spill(folder: Path, logits: Tensor) -> Tensor:
-    """Move logits to a temporary file, so that memory does not depend on the width of the scene."""
-    with tempfile.TemporaryFile(dir=folder) as file:
-        try:
+    """Move logits to a temporary file, so that memory does not depend on the width of the scene.
+
+    The file is mapped into memory and removed at once; its disk space is free when the tensor is.
+    """
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
             logits.cpu().numpy().tofile(file)
-        except OSError as error:
-            raise OutputError(f"{folder}: cannot be written: {error.strerror or error}") from error
-        mapped = np.memmap(file, np.float32, mode="c", shape=tuple(logits.shape))
-    return torch.from_numpy(mapped).to(logits.device)
+        mapped = torch.from_file(file.name, shared=False, size=logits.numel(), dtype=torch.float32)
+        with suppress(PermissionError):  # Windows; the folder goes when the map is written
+            Path(file.name).unlink()
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be written: {error.strerror or error}") from error
+    return mapped.view(logits.shape)
 
 
 def _waiting_bytes(run: _Run, num_classes: int) -> int:
     """Estimate the disk space of logits that wait for the windows below, two rows of them at a time.
 
-    SegFormer's logits have a quarter of the image's resolution; those of other networks may have all of it.
+    SegFormer's logits have a quarter of the image's resolution; other networks' may have the full resolution.
     """
     stride = 4 if run.engine.config else 1
     rows = min(run.overlap, run.size[0]) // stride + 2
@@ -254,7 +289,9 @@ def _job(run: _Run, classes: Classes) -> dict[str, Any]:
         "format": run.format,
         "names": classes.names,
         "palette": classes.palette,
-        "weights": digest() if digest else uuid.uuid4().hex,  # of an unknown function nothing is resumed
+        "weights": digest()
+        if digest
+        else uuid.uuid4().hex,  # a function has no digest, so its runs are not resumed
         "model": run.engine.config.to_json_string() if run.engine.config else None,
         "preprocessing": run.engine.preprocessing,
         "engine": run.engine.describe(),

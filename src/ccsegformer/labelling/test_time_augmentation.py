@@ -77,12 +77,13 @@ def slide(
     """
     height, width = pixels.shape[2:]
     total = None
-    count = pixels.new_zeros(height, width)
+    count = torch.zeros(height, width)
     for top, bottom in sliding_windows(height, window):
         for left, right in sliding_windows(width, window):
             logits = _at_input_size(engine, pixels[:, :, top:bottom, left:right], name)
             if total is None:
                 total = logits.new_zeros(1, logits.shape[1], height, width)
+                count = count.to(logits.device)
             total[:, :, top:bottom, left:right] += logits
             count[top:bottom, left:right] += 1
     assert total is not None, "a side has a window"
@@ -105,7 +106,7 @@ def _view(
     scale: float,
     flip: bool,
 ) -> torch.Tensor:
-    """Return the logits (1, K, h, w) of one view, not mirrored, at its size or at a fraction of it."""
+    """Return the logits (1, K, h, w) of one view, mirrored back if it was flipped, at its size or lower."""
     height, width = image.shape[1:]
     for size in input_sizes(height, width, protocol.resize, scale):
         image = resize_image(image, size)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ccsegformer.data.pixels import pad_to
+from ccsegformer.errors import EngineError
 from ccsegformer.labelling.engine import Engine, Segmenter, open_engine
 from ccsegformer.labelling.resize import Resized, label_dtype
 from ccsegformer.raster.read import Box
@@ -28,8 +29,8 @@ class Span(NamedTuple):
     """A window along one side, in pixels from the edge of the scene; ends are exclusive.
 
     The network sees `start` to `stop`. The window's weight rises from 0 at `rise` to 1 at `full`, and falls
-    from 1 at `fall` to 0 at `end`. The window before falls where this one rises; nothing fades at the edges
-    of the scene. In raster order, `rise` to `fall` is final once this window has been computed.
+    from 1 at `fall` to 0 at `end`. The previous window's weight falls where this one's rises; nothing fades
+    at the edges of the scene. In raster order, `rise` to `fall` is final once this window has been computed.
     """
 
     start: int
@@ -174,7 +175,10 @@ def compute_part(engine: Engine, pixels: Tensor, rows: Span, columns: Span, name
         EngineError: the logits are not finite, or the engine does not take this size; the message calls the
             window `name`.
     """
-    size = engine.input_size(*pixels.shape[1:])
+    try:
+        size = engine.input_size(*pixels.shape[1:])
+    except EngineError as error:
+        raise EngineError(f"{name}: {error}") from None
     logits = engine(pad_to(pixels[None], *size, 0), image=name)
     return Part(Resized(logits, *size), rows, columns)
 
@@ -214,7 +218,7 @@ def label_block(
         for chunk in own.resized.chunks(box):
             scores = own.weighted(chunk) if len(parts) > 1 else own.resized.box(own.local(chunk))
             for part in parts[1:]:
-                scores += part.weighted(chunk)
+                scores += part.weighted(chunk).to(scores.device)
             inside = (
                 slice(chunk.top - rows.rise, chunk.bottom - rows.rise),
                 slice(chunk.left - columns.rise, chunk.right - columns.rise),

@@ -6,9 +6,10 @@ below may depend on it.
 """
 
 import json
-from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,6 +66,7 @@ def write_map(
     output: Path,
     *,
     grid: list[list[MapCell]],
+    bands: Sequence[int] | None = None,
     compute: Compute,
     classes: Classes,
     format: MapFormat,
@@ -75,13 +77,14 @@ def write_map(
 ) -> int:
     """Write a map of the scene at `path` as a Cloud-Optimized GeoTIFF, which appears when it is whole.
 
-    Until then, what is done is in `.NAME.partial` beside the output. A run that was killed, or failed for
-    want of disk space or of a network, goes on when the same job is started again.
+    Until then, what is done is in `.NAME.partial` beside the output. A run that was killed, or
+    stopped for lack of disk space or network, continues when the same job is started again.
 
     Args:
         path: scene; anything that GDAL opens.
         output: map to write.
         grid: rows of cells, in raster order.
+        bands: numbers, from 1, of the bands to read; by default all but alpha.
         compute: computes the cells in that order; also called for tiles without data.
         classes: names and colours of the first band's values.
         format: dtype, nodata value and bands of the map.
@@ -106,10 +109,11 @@ def write_map(
             if not done.rows:
                 journal.begin(folder, job)
                 size = map_bytes(source.height, source.width, format)
-                # Beside the map that grows, its compressed copy, which in the worst case is as large.
+                # Beside the map that grows, its compressed copy, which may be as large.
                 require_space(folder, 2 * size + scratch_bytes)
                 create_map(growing, source, classes, format)
-            done = _compute_rows(path, folder, growing, grid, compute, format, done, progress)
+            tiles = partial(_read_ahead, path, bands)
+            done = _compute_rows(path, folder, growing, grid, tiles, compute, format, done, progress)
             write_cog(growing, finished, classes)
             if finish is not None:
                 finish(finished)
@@ -119,15 +123,23 @@ def write_map(
                 raise OutputError(f"{error}; what is done is kept, run again to go on") from error
             journal.discard(folder)
             raise
-        except DataError:
-            if not is_remote(path):  # a network comes back, a damaged file does not
+        except Exception as error:
+            is_whole = journal.read_progress(folder, job).rows == len(grid)
+            comes_back = isinstance(error, DataError) and is_remote(path)  # unlike a damaged file
+            if not is_whole and not comes_back:
                 journal.discard(folder)
-            raise
-        except Exception:
-            journal.discard(folder)
             raise
         journal.discard(folder)
     return done.pixels
+
+
+def rows_done(path: str | Path, output: Path, job: dict[str, Any]) -> int:
+    """Return how many rows of windows an interrupted run of this job finished."""
+    folder = journal.folder_for(output)
+    if not folder.is_dir():
+        return 0
+    with open_raster(path) as source:
+        return journal.read_progress(folder, _whole_job(job, path, source)).rows
 
 
 def scratch_folder(output: Path) -> Path:
@@ -140,6 +152,7 @@ def _compute_rows(
     folder: Path,
     growing: Path,
     grid: list[list[MapCell]],
+    read_ahead: Callable[[list[MapCell]], AbstractContextManager[Iterator[Window]]],
     compute: Compute,
     format: MapFormat,
     done: journal.Progress,
@@ -150,14 +163,14 @@ def _compute_rows(
         return done
     first = max(0, done.rows - 1)
     cells = [cell for row in grid[first:] for cell in row]
-    with _bar(progress) as bar, ThreadPoolExecutor(1) as writer, _read_ahead(path, cells) as tiles:
+    with _bar(progress) as bar, ThreadPoolExecutor(1) as writer, read_ahead(cells) as tiles:
         task = bar.add_task(
             Path(path).name, total=sum(map(len, grid)), completed=sum(map(len, grid[: done.rows]))
         )
         for number, row in enumerate(grid[first:], start=first):
             repeated = number < done.rows
-            pixels, written = 0, None
-            with opened_map(growing) as write:
+            pixels = 0
+            with opened_map(growing) as write, _waiting() as pending:
                 for column, cell in enumerate(row):
                     image, valid = next(tiles)
                     bands = compute(Tile(number, column, image if valid.any() else None))
@@ -166,11 +179,11 @@ def _compute_rows(
                     bar.advance(task)
                     has_data = _crop(valid, cell)
                     pixels += int(has_data.sum())
-                    _wait(written)
+                    if pending:
+                        pending.pop().result()
                     if bands is not None and has_data.any():
                         bands = [np.where(has_data, band, band.dtype.type(format.nodata)) for band in bands]
-                        written = writer.submit(write, cell.block, bands)
-                _wait(written)
+                        pending.append(writer.submit(write, cell.block, bands))
             if not repeated:
                 done = journal.Progress(number + 1, done.pixels + pixels)
                 journal.write_progress(folder, done)
@@ -183,20 +196,29 @@ def _crop(valid: NDArray[np.bool_], cell: MapCell) -> NDArray[np.bool_]:
     return valid[top : top + cell.block.height, left : left + cell.block.width]
 
 
-def _wait(written: "Future[None] | None") -> None:
-    if written is not None:
-        written.result()
+@contextmanager
+def _waiting() -> Iterator[list[Future[None]]]:
+    """Wait for what is being written, even after an error: the map must not be closed meanwhile."""
+    pending: list[Future[None]] = []
+    try:
+        yield pending
+    finally:
+        wait(pending)
+    for future in pending:
+        future.result()
 
 
 @contextmanager
-def _read_ahead(path: str | Path, cells: list[MapCell]) -> Iterator[Iterator[Window]]:
+def _read_ahead(
+    path: str | Path, bands: Sequence[int] | None, cells: list[MapCell]
+) -> Iterator[Iterator[Window]]:
     """Read windows one by one, image and validity, in a thread while the one before is used."""
     with ThreadPoolExecutor(1) as reader:
 
         def read() -> Generator[Window]:
             with open_raster(path) as source:
                 for cell in cells:
-                    values, valid = read_box(source, cell.window)
+                    values, valid = read_box(source, cell.window, bands)
                     yield fill_gaps(values, valid), valid
 
         windows = read()

@@ -5,6 +5,7 @@ A path is anything that GDAL opens: a file, `/vsicurl/https://...`, `s3://...`. 
 """
 
 import warnings
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
@@ -84,6 +85,17 @@ def open_raster(path: str | Path) -> DatasetReader:
     return source
 
 
+def has_georeference(path: str | Path) -> bool:
+    """Check whether a file is a raster with a CRS, a geotransform or ground control points."""
+    try:
+        with gdal_options(path), warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            with rasterio.open(path) as source:
+                return bool(source.crs or source.gcps[0] or not source.transform.is_identity)
+    except Exception:  # not a raster, or a damaged one
+        return False
+
+
 def gdal_options(path: str | Path) -> rasterio.Env:
     """Return the GDAL settings under which to open and read `path`, as a context manager."""
     return rasterio.Env(**(GDAL_OPTIONS | (REMOTE_OPTIONS if is_remote(path) else {})))
@@ -102,16 +114,20 @@ def image_bands(source: DatasetReader) -> list[int]:
     return [band for band, color in zip(source.indexes, colors, strict=True) if color != ColorInterp.alpha]
 
 
-def read_box(source: DatasetReader, box: Box) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
+def read_box(
+    source: DatasetReader, box: Box, bands: Sequence[int] | None = None
+) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
     """Read the pixels (bands, H, W) of a box, in the raster's dtype, and a mask (H, W) of those with data.
 
+    `bands` are the numbers, from 1, of the bands to read; by default all except alpha.
+
     A pixel has no data if it lies outside the raster, if the alpha or mask band is 0 there, if all bands have
-    their nodata value, or if any band is NaN or infinite. Pixels without data are returned as 0.
+    their nodata value, or if any of them is NaN or infinite. Pixels without data are returned as 0.
 
     Raises:
         DataError: the raster is damaged there or its server fails; the message names the rows and columns.
     """
-    bands = image_bands(source)
+    bands = list(image_bands(source) if bands is None else bands)
     values = np.zeros((len(bands), box.height, box.width), source.dtypes[0])
     valid = np.zeros((box.height, box.width), bool)
     inside = Box(
