@@ -105,7 +105,7 @@ def predict(
         preprocessing = given_preprocessing(_numbers(mean, "--mean"), _numbers(std, "--std"))
         opened = opened.with_preprocessing(preprocessing)
     numbers = None if bands is None else tuple(_numbers(bands, "--bands", int))
-    typer.echo(f"engine: {opened.describe()}{f' ({opened.note})' if opened.note else ''}", err=True)
+    said = f"engine: {opened.describe()}{f' ({opened.note})' if opened.note else ''}"
     for written, notes in predict_inputs(
         opened,
         found,
@@ -122,6 +122,9 @@ def predict(
         },
         progress=True,
     ):
+        if said:
+            typer.echo(said, err=True)
+            said = ""
         typer.echo("  ".join(map(str, written)))
         for note in notes:
             typer.echo(note, err=True)

@@ -140,7 +140,7 @@ def _claim(output: Path, recipe: Recipe, overwrite: bool) -> None:
         for name in ("results.json", "report.html", "protocol.yaml"):
             (output / name).unlink(missing_ok=True)
     elif written.exists():
-        differing = differing_keys(load_recipe(written), recipe)
+        differing = [key for key in differing_keys(load_recipe(written), recipe) if key != "model.attention"]
         if differing:
             raise OutputError(
                 f"{output}: contains another comparison, which differs in {', '.join(differing)}; "
@@ -219,4 +219,6 @@ def _repeat_command(
     words += ["--output", f"{output}-again", "--seeds", str(seeds)]
     if protocol != DEFAULT:
         words += ["--protocol", str(output / "protocol.yaml")]
-    return shlex.join(words + [word for name in attentions for word in ("--attention", name)])
+    return shlex.join(
+        words + [word for name in attentions if name != CONTROL for word in ("--attention", name)]
+    )

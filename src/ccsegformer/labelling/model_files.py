@@ -164,7 +164,7 @@ def _load_onnxruntime(path: Path, precision: Precision) -> _Loaded:
     def run(pixels: Tensor) -> Tensor:
         return torch.from_numpy(session.run(wanted, {image.name: pixels.contiguous().numpy()})[0])
 
-    _, *sides = (side if isinstance(side, int) else None for side in image.shape)
+    sides = [side if isinstance(side, int) else None for side in image.shape]
     entries = session.get_modelmeta().custom_metadata_map
     return _Loaded(run, _three(path, sides), {key: entries[key] for key in ENTRIES if key in entries})
 
@@ -179,7 +179,7 @@ def _load_openvino(path: Path, precision: Precision) -> _Loaded:
         for index, output in enumerate(graph.outputs)
     ]
     wanted = names.index(_logits_name(path, names))
-    _, *sides = (side.get_length() if side.is_static else None for side in image.partial_shape)
+    sides = [side.get_length() if side.is_static else None for side in image.partial_shape]
     entries = {}
     for key in ENTRIES:
         try:  # where OpenVINO keeps an ONNX file's metadata, in its own files too
@@ -201,7 +201,7 @@ def _load_pt2(path: Path, precision: Precision) -> _Loaded:
     [name] = program.graph_signature.user_inputs
     image = next(node for node in program.graph.nodes if node.name == name).meta["val"]
     network = program.module()
-    _, *sides = (side if isinstance(side, int) else None for side in image.shape)
+    sides = [side if isinstance(side, int) else None for side in image.shape]
     present = {key: value for key, value in entries.items() if value}
     return _Loaded(lambda pixels: logits_of(network(pixels)), _three(path, sides), present)
 
@@ -217,7 +217,7 @@ def _logits_name(path: Path, outputs: list[str]) -> str:
 
 
 def _three(path: Path, sides: list[int | None]) -> tuple[int | None, int | None, int | None]:
-    if len(sides) != 3:
-        raise EngineError(f"{path}: its input is not (batch, bands, height, width)")
-    bands, height, width = sides
+    if len(sides) != 4 or sides[0] not in (None, 1):
+        raise EngineError(f"{path}: its input must be (batch, bands, height, width), with any batch or 1")
+    _, bands, height, width = sides
     return bands, height, width

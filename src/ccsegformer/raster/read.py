@@ -66,7 +66,7 @@ def open_raster(path: str | Path) -> DatasetReader:
     """
     with gdal_options(path), warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        if not is_remote(path) and not Path(path).exists():
+        if not is_remote(path) and ":" not in str(path) and not Path(path).exists():
             raise DataError(f"{path}: no such file")
         try:
             source = rasterio.open(path)
@@ -187,7 +187,7 @@ def _valid_pixels(
 ) -> NDArray[np.bool_]:
     # GDAL's band masks cover the nodata values or, without them, the alpha or mask band. rasterio's
     # `dataset_mask` does the same but also takes alpha for an image band, and opaque for data.
-    alpha = set(source.indexes) - set(bands)
+    alpha = set(source.indexes) - set(image_bands(source))
     shadowed = warnings.catch_warnings(action="ignore", category=NodataShadowWarning)
     with shadowed if alpha else nullcontext():  # only then, as filters are common to all threads
         valid = source.read_masks(bands, window=box.window).any(axis=0)
