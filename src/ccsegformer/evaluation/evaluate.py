@@ -120,13 +120,14 @@ def evaluate(
         collate_fn=_unchanged,
         generator=torch.Generator(),  # otherwise it draws from the global generator
     )
+    console = Console(stderr=True)
     samples = track(
         loader,
         "Scoring",
         total=len(share),
-        disable=not progress or rank > 0,
+        disable=not (progress and console.is_terminal) or rank > 0,
         transient=True,
-        console=Console(stderr=True),
+        console=console,
     )
     total = torch.zeros(len(names), len(names), dtype=torch.int64)
     image_iou: dict[str, float | None] = {}

@@ -64,9 +64,9 @@ def predict_files(
     targets = [_targets(file, Path(output)) for file in files]
     _refuse_collisions(files, targets)
     jobs = list(zip(files, targets, strict=True))
-    for file, (labels_path, overlay_path) in track(
-        jobs, "Predicting", disable=not progress, console=Console(stderr=True)
-    ):
+    console = Console(stderr=True)
+    shown = progress and console.is_terminal
+    for file, (labels_path, overlay_path) in track(jobs, "Predicting", disable=not shown, console=console):
         image = read_image(file)
         labels = _label_file(engine, image, file, window, overlap, memory).numpy()
         write_atomically(labels_path, encode_labels(labels, classes))
