@@ -83,7 +83,7 @@ def read_classes(path: str | Path) -> Classes:
         DataError: The file cannot be read or is invalid; the message names file and key.
     """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
     except ValueError as error:  # not JSON, or not UTF-8
