@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from ccsegformer.data.labels import Classes, write_classes
-from ccsegformer.errors import CheckpointError, DataError, OutputError
+from ccsegformer.errors import CCSegformerError, CheckpointError, DataError, OutputError
 from ccsegformer.labelling import inputs as predictor
 from ccsegformer.labelling.inputs import encode_labels, predict_files, predict_inputs
 from ccsegformer.labelling.loading import load_model
@@ -268,3 +268,38 @@ def test_transforms_without_area_are_none(model, tmp_path, terms, crs):
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
         with rasterio.open(tmp_path / "map.tif") as found:
             assert found.transform.is_identity
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["N/A", "street", "N/A"], ("N/A", "street", "N/A (2)")),
+        (["", " ", "road"], ("LABEL_0", "LABEL_1", "road")),
+        ([7, 11, "11"], ("7", "11", "11 (2)")),
+        (["a (2)", "a", "a"], ("a (2)", "a", "a (2) (2)")),
+    ],
+)
+def test_unusual_names_of_a_models_classes(model, tmp_path, given, expected):
+    model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["id2label"] = dict(enumerate(given))
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert load_model(tmp_path, device="cpu")[1] == Classes(expected)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ({1: "a", 2: "b", 3: "c"}, "id2label .* names 1-3, but its 3 classes are 0-2"),
+        ({0: "a"}, "num_labels"),
+    ],
+)
+def test_labels_that_are_not_counted_from_0_are_one_line(model, tmp_path, labels, message):
+    model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["id2label"] = labels
+    config.pop("label2id", None)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CCSegformerError, match=message) as caught:
+        load_model(tmp_path, device="cpu")
+    assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)
