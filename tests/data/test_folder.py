@@ -227,8 +227,10 @@ def test_what_lies_near_a_missing_mask_is_named(root: Path, name: str, message: 
         ImageMaskFolder(root)
 
 
-def test_a_jpeg_under_another_name_is_no_mask(root: Path) -> None:
-    Image.new("L", (6, 4)).save(root / "annotations" / "training" / "a.png", format="JPEG")
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
+def test_a_jpeg_under_another_name_is_no_mask(root: Path, kind: str) -> None:
+    options = {"JPEG": {}, "TIFF": {"compression": "jpeg"}}[kind]
+    Image.new("L", (6, 4)).save(root / "annotations" / "training" / "a.png", format=kind, **options)
     with pytest.raises(DataError, match=r"a\.png: a JPEG as a mask"):
         ImageMaskFolder(root)[0]
 

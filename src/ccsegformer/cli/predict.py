@@ -112,31 +112,33 @@ def predict(
     numbers = None if bands is None else tuple(_numbers(bands, "--bands", int))
     failed: list[CCSegformerError] = []
     said = f"engine: {opened.describe()}{f' ({opened.note})' if opened.note else ''}"
-    for written, notes in predict_inputs(
-        opened,
-        found,
-        images,
-        output,
-        window=window,
-        overlap=overlap,
-        memory=memory,
-        scene_options={
-            "bands": numbers,
-            "confidence": confidence,
-            "polygons": polygons,
-            "simplify": simplify,
-        },
-        progress=True,
-        failed=None if fail_fast else failed,
-    ):
-        if said:
-            typer.echo(said, err=True)
-            said = ""
-        typer.echo("  ".join(map(str, written)))
-        for note in notes:
-            typer.echo(note, err=True)
-    for error in failed:
-        typer.echo(f"ccsegformer: error: {error}", err=True)
+    try:
+        for written, notes in predict_inputs(
+            opened,
+            found,
+            images,
+            output,
+            window=window,
+            overlap=overlap,
+            memory=memory,
+            scene_options={
+                "bands": numbers,
+                "confidence": confidence,
+                "polygons": polygons,
+                "simplify": simplify,
+            },
+            progress=True,
+            failed=None if fail_fast else failed,
+        ):
+            if said:
+                typer.echo(said, err=True)
+                said = ""
+            typer.echo("  ".join(map(str, written)))
+            for note in notes:
+                typer.echo(note, err=True)
+    finally:  # also when an error ends the run
+        for error in failed:
+            typer.echo(f"ccsegformer: error: {error}", err=True)
     if failed:
         raise typer.Exit(1)
 

@@ -56,9 +56,10 @@ def read_mask(
         DataError: As `read_image`; also for a colour image, which holds no class ids, with `advice`.
     """
     image, packing = _decode(path, content)
-    if image.format in ("JPEG", "MPO") or packing == "JPEG":
+    ids = ids_from_pillow(image, path, packing=packing, advice=advice)
+    if image.format in ("JPEG", "MPO") or image.info.get("compression") == "jpeg":  # the latter in a TIFF
         raise DataError(f"{path}: a JPEG as a mask: its compression changes class ids; save them as PNG")
-    return ids_from_pillow(image, path, packing=packing, advice=advice)
+    return ids
 
 
 def rgb_from_pillow(image: Image.Image, name: str | Path) -> tv_tensors.Image:
