@@ -10,7 +10,8 @@ import rasterio
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import NotGeoreferencedWarning
+from rasterio.io import DatasetReader
 from torchvision import tv_tensors
 
 from ccsegformer.errors import DataError
@@ -159,25 +160,34 @@ def _decode_tiff(path: str | Path, content: bytes | None) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             with rasterio.MemoryFile(data) as memory, memory.open(driver="GTiff") as source:
-                if source.count not in (1, 3, 4) or source.dtypes[0] not in ("uint8", "uint16"):
-                    raise DataError(
-                        f"{path}: a TIFF of {source.count} channels of {source.dtypes[0]}, not a photograph; "
-                        "convert it to 3 channels of 8 or 16 bits, or map it as a scene: --output NAME.tif"
-                    )
+                _check_tiff(source, path)
                 values = source.read()
-    except RasterioError as error:
+        if len(values) == 1:
+            image = Image.fromarray(values[0])
+        else:
+            eight = values[:3] >> 8 if values.dtype == np.uint16 else values[:3]
+            image = Image.fromarray(np.ascontiguousarray(eight.transpose(1, 2, 0).astype(np.uint8)))
+        if b"*" in data[2:4]:  # not a BigTIFF, whose directory has another form
+            tags = ImageFileDirectory_v2(data[:8])
+            stream = io.BytesIO(data)
+            stream.seek(tags.next)
+            tags.load(stream)
+            image.getexif()[ORIENTATION] = tags.get(ORIENTATION, 1)
+            ImageOps.exif_transpose(image, in_place=True)
+    except DataError:
+        raise
+    except Exception as error:  # as in `_decode`
         reason = " ".join(str(error.__cause__ or error).split())
         raise DataError(f"{path}: damaged image: {reason}") from error
-    if len(values) == 1:
-        image = Image.fromarray(values[0])
-    else:
-        eight = values[:3] >> 8 if values.dtype == np.uint16 else values[:3]
-        image = Image.fromarray(np.ascontiguousarray(eight.transpose(1, 2, 0).astype(np.uint8)))
-    if data[2:3] == b"*" or data[3:4] == b"*":
-        tags = ImageFileDirectory_v2(data[:8])
-        stream = io.BytesIO(data)
-        stream.seek(tags.next)
-        tags.load(stream)
-        image.getexif()[ORIENTATION] = tags.get(ORIENTATION, 1)
-        ImageOps.exif_transpose(image, in_place=True)
     return image
+
+
+def _check_tiff(source: DatasetReader, path: str | Path) -> None:
+    if source.count not in (1, 3, 4) or source.dtypes[0] not in ("uint8", "uint16"):
+        raise DataError(
+            f"{path}: a TIFF of {source.count} channels of {source.dtypes[0]}, not a photograph; "
+            "convert it to 3 channels of 8 or 16 bits, or map it as a scene: --output NAME.tif"
+        )
+    limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+    if source.width * source.height > limit:
+        raise DataError(f"{path}: more than {limit // 1_000_000} megapixels; cut it into smaller images")
