@@ -9,6 +9,7 @@ import pyogrio
 import pytest
 import rasterio
 import torch
+from PIL import Image
 
 from ccsegformer.data.labels import Classes, write_classes
 from ccsegformer.models import CrissCrossSegformerConfig, CrissCrossSegformerForSemanticSegmentation
@@ -89,3 +90,22 @@ def test_what_cannot_be_mapped_is_one_line(run: Run, model: Path, scene: Path, t
         assert outcome.err.startswith("ccsegformer: error: ") and message in outcome.err, outcome.err
         assert len(outcome.err.splitlines()) == 1, outcome.err
     assert set(tmp_path.iterdir()) == before
+
+
+def test_a_folder_with_bad_files_is_done_and_they_are_listed(run: Run, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("a.png", "b.jpg", "c.tif", "z.png"):
+        Image.new("RGB", (40, 32)).save(tmp_path / "in" / name)
+    for name in ("b.jpg", "c.tif"):
+        (tmp_path / "in" / name).write_bytes(b"damaged")
+    done = run("predict", model, tmp_path / "in", "--output", tmp_path / "out")
+    assert done.code == 1
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        *("a.png", "a_overlay.png", "z.png", "z_overlay.png")
+    }
+    errors = [line for line in done.err.splitlines() if line.startswith("ccsegformer: error: ")]
+    assert [Path(line.split(": ")[2]).name for line in errors] == ["b.jpg", "c.tif"]
+    assert done.err.splitlines()[-2:] == errors
+    stopped = run("predict", model, tmp_path / "in", "--output", tmp_path / "other", "--fail-fast")
+    assert stopped.code == 1 and "b.jpg" in stopped.err and "c.tif" not in stopped.err
+    assert not (tmp_path / "other" / "z.png").exists()

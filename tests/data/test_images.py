@@ -1,12 +1,15 @@
 import struct
+import warnings
 import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import rasterio
 import torch
 from PIL import Image
+from rasterio.errors import NotGeoreferencedWarning
 from torchvision import tv_tensors
 
 from ccsegformer.data.images import read_image, read_mask
@@ -187,3 +190,36 @@ def test_colour_masks_are_refused(tmp_path: Path, mode: str) -> None:
     path = save(tmp_path / "a.png", COLORS, mode)
     with pytest.raises(DataError, match=rf"a\.png: a mask holds one class id .* mode {mode};"):
         read_mask(path)
+
+
+@pytest.mark.parametrize("interleave", ["pixel", "band"])
+@pytest.mark.parametrize("bands", [3, 4])
+@pytest.mark.parametrize("compress", ["none", "lzw", "deflate"])
+def test_colours_of_sixteen_bits_in_tiffs(tmp_path: Path, interleave: str, bands: int, compress: str) -> None:
+    wide = np.random.default_rng(0).integers(0, 65536, (bands, 5, 7)).astype(np.uint16)
+    profile = {"driver": "GTiff", "width": 7, "height": 5, "count": bands, "dtype": "uint16"}
+    profile |= {"interleave": interleave, "compress": compress, "photometric": "RGB"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with rasterio.open(tmp_path / "a.tif", "w", **profile) as target:
+            target.write(wide)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif").numpy(), wide[:3] >> 8)
+
+
+def test_documents_and_icons_are_no_photographs(tmp_path: Path) -> None:
+    for suffix in (".pdf", ".eps", ".ico"):
+        path = save(tmp_path / f"a{suffix}", np.zeros((16, 16, 3), np.uint8))
+        with pytest.raises(DataError, match=rf"a\{suffix}: .*(not a format of photographs|not an image)"):
+            read_image(path)
+
+
+def test_colours_of_sixteen_bits_are_turned_upright(tmp_path: Path) -> None:
+    wide = np.random.default_rng(0).integers(0, 65536, (5, 7, 3)).astype("<u2")
+    start = 8 + 2 + 10 * 12 + 4  # behind the header and a directory of ten entries
+    tags = {256: 7, 257: 5, 259: 1, 262: 2, 273: start + 6, 274: 6, 277: 3, 278: 5, 279: wide.nbytes}
+    entries = [(258, 3, 3, start), *((tag, 4, 1, value) for tag, value in tags.items())]
+    directory = b"".join(struct.pack("<HHII", *entry) for entry in sorted(entries))
+    header = b"II*\0" + struct.pack("<IH", 8, len(entries)) + directory + bytes(4)
+    (tmp_path / "a.tif").write_bytes(header + struct.pack("<3H", 16, 16, 16) + wide.tobytes())
+    image = read_image(tmp_path / "a.tif")
+    np.testing.assert_array_equal(hwc(image), np.rot90(wide >> 8, -1))

@@ -1,4 +1,5 @@
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ import torch
 from PIL import Image
 
 from ccsegformer.data.labels import Classes, write_classes
-from ccsegformer.errors import CheckpointError, DataError, OutputError
+from ccsegformer.errors import CCSegformerError, CheckpointError, DataError, OutputError
 from ccsegformer.labelling import inputs as predictor
 from ccsegformer.labelling.inputs import encode_labels, predict_files, predict_inputs
 from ccsegformer.labelling.loading import load_model
@@ -214,3 +215,91 @@ def test_outputs_that_would_replace_scenes_or_one_another(model, tmp_path):
     with pytest.raises(OutputError, match="name a folder"):
         list(predict_inputs(model, CLASSES, scenes, tmp_path / "map.tif"))
     assert not (tmp_path / "out").exists() and not (tmp_path / "map.tif").exists()
+
+
+def test_bad_files_leave_the_rest_of_a_folder_done(model, tmp_path):
+    (tmp_path / "in").mkdir()
+    for name in ("a.png", "c.png"):
+        write_image(tmp_path / "in" / name)
+    for name in ("d.tif", "f.tif"):
+        write_scene(tmp_path / "in" / name)
+    (tmp_path / "in" / "b.jpg").write_bytes((tmp_path / "in" / "a.png").read_bytes()[:100])
+    damaged = (tmp_path / "in" / "f.tif").read_bytes()[:400]
+    (tmp_path / "in" / "e.tif").write_bytes(damaged)
+    failed = []
+    done = predict_inputs(model, CLASSES, [str(tmp_path / "in")], tmp_path / "out", failed=failed)
+    assert [paths[0].name for paths, _ in done] == ["d.tif", "f.tif", "a.png", "c.png"]
+    assert sorted(str(error).split(":")[0].rpartition("/")[2] for error in failed) == ["b.jpg", "e.tif"]
+    assert not any("\n" in str(error) for error in failed)
+    with pytest.raises(DataError, match=r"e\.tif|b\.jpg"):
+        list(predict_inputs(model, CLASSES, [str(tmp_path / "in")], tmp_path / "out"))
+
+
+def test_what_is_no_photograph_is_not_taken_for_one(model, tmp_path):
+    (tmp_path / "in").mkdir()
+    for name in ("a.pdf", "b.h5", "c.eps", "d.ico", "e.mpg"):
+        (tmp_path / "in" / name).write_bytes(b"not a photograph")
+    with pytest.raises(DataError, match=r"no images in this folder; it holds 1 .*pdf"):
+        predict_files(model, CLASSES, [tmp_path / "in"], tmp_path / "out")
+    write_image(tmp_path / "in" / "z.png")
+    [(labels, _)] = predict_files(model, CLASSES, [tmp_path / "in"], tmp_path / "out")
+    assert labels.name == "z.png"
+
+
+@pytest.mark.parametrize("suffix", [".ppm", ".pnm", ".pgm"])
+def test_netpbm_files_are_photographs(model, tmp_path, suffix):
+    image = tmp_path / f"a{suffix}"
+    Image.new("L" if suffix == ".pgm" else "RGB", (20, 13)).save(image)
+    [(paths, _)] = predict_inputs(model, CLASSES, [str(image)], tmp_path / "out")
+    assert [path.name for path in paths] == ["a.png", "a_overlay.png"]
+
+
+@pytest.mark.parametrize("terms", [(0, 0, 1, 0, 0, 1), (1, 1, 0, 1, 1, 0), (float("nan"), 0, 0, 0, 1, 0)])
+@pytest.mark.parametrize("crs", [None, "EPSG:32632"])
+def test_transforms_without_area_are_none(model, tmp_path, terms, crs):
+    profile = {"driver": "GTiff", "width": 20, "height": 13, "count": 3, "dtype": "uint8", "crs": crs}
+    with rasterio.open(tmp_path / "a.tif", "w", transform=rasterio.Affine(*terms), **profile) as target:
+        target.write(np.random.default_rng(0).integers(1, 256, (3, 13, 20), dtype=np.uint8))
+    [(paths, _)] = predict_inputs(model, CLASSES, [str(tmp_path / "a.tif")], tmp_path / "out")
+    assert paths[0].name == "a.png"
+    options = {"scene_options": {"polygons": tmp_path / "a.gpkg"}}
+    list(predict_inputs(model, CLASSES, [str(tmp_path / "a.tif")], tmp_path / "map.tif", **options))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        with rasterio.open(tmp_path / "map.tif") as found:
+            assert found.transform.is_identity
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["N/A", "street", "N/A"], ("N/A", "street", "N/A (2)")),
+        (["", " ", "road"], ("LABEL_0", "LABEL_1", "road")),
+        ([7, 11, "11"], ("7", "11", "11 (2)")),
+        (["a (2)", "a", "a"], ("a (2)", "a", "a (2) (2)")),
+    ],
+)
+def test_unusual_names_of_a_models_classes(model, tmp_path, given, expected):
+    model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["id2label"] = dict(enumerate(given))
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert load_model(tmp_path, device="cpu")[1] == Classes(expected)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ({1: "a", 2: "b", 3: "c"}, "id2label .* names 1-3, but its 3 classes are 0-2"),
+        ({0: "a"}, "num_labels"),
+    ],
+)
+def test_labels_that_are_not_counted_from_0_are_one_line(model, tmp_path, labels, message):
+    model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["id2label"] = labels
+    config.pop("label2id", None)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CCSegformerError, match=message) as caught:
+        load_model(tmp_path, device="cpu")
+    assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)

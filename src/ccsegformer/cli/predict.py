@@ -6,6 +6,7 @@ from typing import Annotated, TypeVar
 import typer
 
 from ccsegformer.cli._arguments import EngineOption, ModelArgument, PrecisionOption
+from ccsegformer.errors import CCSegformerError
 
 Number = TypeVar("Number", int, float)
 
@@ -70,13 +71,17 @@ def predict(
         str | None,
         typer.Option(help="Standard deviation of each band, in the same units.", show_default=False),
     ] = None,
+    fail_fast: Annotated[
+        bool, typer.Option("--fail-fast", help="Stop at the first input that cannot be labelled.")
+    ] = False,
     engine: EngineOption = None,
     precision: PrecisionOption = None,
 ) -> None:
     """Map georeferenced scenes as Cloud-Optimized GeoTIFFs, and label other images.
 
     For an image, NAME.png holds the class ids, and NAME_overlay.png shows them on the image. An interrupted
-    map continues when the same command is run again.
+    map continues when the same command is run again. Inputs that cannot be labelled are listed at the end;
+    the exit code is then 1.
 
     [bold]Examples[/bold]
 
@@ -105,29 +110,37 @@ def predict(
         preprocessing = given_preprocessing(_numbers(mean, "--mean"), _numbers(std, "--std"))
         opened = opened.with_preprocessing(preprocessing)
     numbers = None if bands is None else tuple(_numbers(bands, "--bands", int))
+    failed: list[CCSegformerError] = []
     said = f"engine: {opened.describe()}{f' ({opened.note})' if opened.note else ''}"
-    for written, notes in predict_inputs(
-        opened,
-        found,
-        images,
-        output,
-        window=window,
-        overlap=overlap,
-        memory=memory,
-        scene_options={
-            "bands": numbers,
-            "confidence": confidence,
-            "polygons": polygons,
-            "simplify": simplify,
-        },
-        progress=True,
-    ):
-        if said:
-            typer.echo(said, err=True)
-            said = ""
-        typer.echo("  ".join(map(str, written)))
-        for note in notes:
-            typer.echo(note, err=True)
+    try:
+        for written, notes in predict_inputs(
+            opened,
+            found,
+            images,
+            output,
+            window=window,
+            overlap=overlap,
+            memory=memory,
+            scene_options={
+                "bands": numbers,
+                "confidence": confidence,
+                "polygons": polygons,
+                "simplify": simplify,
+            },
+            progress=True,
+            failed=None if fail_fast else failed,
+        ):
+            if said:
+                typer.echo(said, err=True)
+                said = ""
+            typer.echo("  ".join(map(str, written)))
+            for note in notes:
+                typer.echo(note, err=True)
+    finally:  # also when an error ends the run
+        for error in failed:
+            typer.echo(f"ccsegformer: error: {error}", err=True)
+    if failed:
+        raise typer.Exit(1)
 
 
 def _numbers(text: str, option: str, kind: type[Number] = float) -> list[Number]:  # type: ignore[assignment]

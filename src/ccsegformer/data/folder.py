@@ -1,20 +1,28 @@
-"""Folders of images and masks in the layout of ADE20K's SceneParse150 release."""
+"""Folders of images and masks, in the layout of ADE20K's SceneParse150 release and similar ones."""
 
+import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from PIL import Image
 from torch.utils.data import Dataset
 
 from ccsegformer.data.dataset import Sample, check_labels, check_size
-from ccsegformer.data.images import read_image
+from ccsegformer.data.images import read_image, read_mask
 from ccsegformer.data.labels import Classes
+from ccsegformer.data.layout import Pair, find_pairs
+from ccsegformer.data.pairs import check_orientation, check_palette
 from ccsegformer.data.scene_parse_150.labels import ReadMask, folder_labels
 from ccsegformer.errors import DataError
+
+COUNTED = 200
+"""Number of masks in which ids are counted for a message."""
 
 
 class ImageMaskFolder(Dataset[Sample]):
     """Images `images/SPLIT/NAME.*` with masks `annotations/SPLIT/NAME.png` and `classes.json`.
+
+    Other names of folders, splits and masks are those of `find_pairs`.
 
     A folder with `objectInfo150.txt` and no `classes.json` is the official SceneParse150 release. Samples are
     sorted by name. The constructor checks, by file name, that every image has a mask; sizes and labels are
@@ -31,19 +39,16 @@ class ImageMaskFolder(Dataset[Sample]):
         self.split = split
         self.classes: Classes
         self._read_mask: ReadMask
-        self.classes, self._read_mask = folder_labels(self.root)
-        folder = self.root / "images" / split
-        images = files_by_stem(folder, Image.registered_extensions())
-        masks = files_by_stem(self.root / "annotations" / split, [".png"])
-        if not images:
-            raise DataError(f"{folder}: no images in this split")
-        if unlabelled := sorted(images.keys() - masks.keys()):
-            missing = self.root / "annotations" / split / f"{unlabelled[0]}.png"
-            raise DataError(f"{missing}: mask is missing{and_more(unlabelled)}; every image needs one")
-        if orphans := sorted(masks.keys() - images.keys()):
-            raise DataError(f"{masks[orphans[0]]}: mask without an image in {folder}{and_more(orphans)}")
-        self.names: tuple[str, ...] = tuple(sorted(images))
-        self._files = [(images[name], masks[name]) for name in self.names]
+        listing = self.root / "classes.json"
+        try:
+            self.classes, self._read_mask = folder_labels(self.root)
+        except DataError as error:
+            if listing.exists() or not str(error).startswith(f"{listing}: "):
+                raise
+            raise DataError(_without_classes(listing, find_pairs(self.root, split))) from None
+        pairs = find_pairs(self.root, split)
+        self.names: tuple[str, ...] = tuple(pair.name for pair in pairs)
+        self._files = [(pair.image, pair.mask) for pair in pairs]
 
     def __len__(self) -> int:
         return len(self.names)
@@ -52,7 +57,10 @@ class ImageMaskFolder(Dataset[Sample]):
         """Read a sample and check its size and labels."""
         image_path, mask_path = self._files[index]
         image, mask = read_image(image_path), self._read_mask(mask_path, None)
+        check_orientation(mask, image, mask_path, image_path)
         check_size(mask, image, mask_path, image_path)
+        if self._read_mask is read_mask:  # else ids are converted, and the palette is of others
+            check_palette(mask, self.classes, mask_path)
         check_labels(mask, self.classes, mask_path)
         return {"image": image, "mask": mask, "name": self.names[index]}
 
@@ -78,6 +86,20 @@ def files_by_stem(folder: Path, extensions: Iterable[str]) -> dict[str, Path]:
     return found
 
 
-def and_more(names: Sequence[str]) -> str:
-    """Return " (and N more)" for the names after the first, or nothing."""
-    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+def _without_classes(listing: Path, pairs: Sequence[Pair]) -> str:
+    """Say which ids the masks hold, and propose a classes.json."""
+    counts: Counter[int] = Counter()
+    for pair in pairs[:COUNTED]:
+        ids, pixels = read_mask(pair.mask).unique(return_counts=True)
+        counts.update(dict(zip(ids.tolist(), pixels.tolist(), strict=True)))
+    total, ids = counts.total(), sorted(counts)
+    listed = ", ".join(f"{label} ({counts[label] / total:.2%})" for label in ids[:20])
+    listed += f" and {len(ids) - 20} more" if len(ids) > 20 else ""
+    ignored = 65535 if ids[-1] > 255 else 255
+    names = [f"class {label}" for label in range(max([1, *(i for i in ids if i != ignored)]) + 1)]
+    where = "the masks hold" if len(pairs) <= COUNTED else f"the first {COUNTED} masks hold"
+    return (
+        f"{listing}: no such file; {where} the ids {listed}; write it with your names: "
+        f"{json.dumps({'names': names, 'ignore_index': ignored})}"
+        + (" (if 255 is a class, save it under another id)" if ids == [0, 255] else "")
+    )

@@ -3,13 +3,31 @@
 import io
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import rasterio
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
+from rasterio.errors import NotGeoreferencedWarning
+from rasterio.io import DatasetReader
 from torchvision import tv_tensors
 
 from ccsegformer.errors import DataError
+
+NO_PHOTOGRAPHS = {
+    *("BUFR", "CUR", "EPS", "FITS", "FLI", "GBR", "GRIB", "HDF5"),
+    *("ICNS", "ICO", "IPTC", "MPEG", "PALM", "PDF", "WMF"),
+}
+"""Formats that Pillow lists among images, but which hold documents, icons, videos or measurements."""
+ORIENTATION = 274  # tag of EXIF and TIFF
+
+
+def image_suffixes() -> set[str]:
+    """Return the suffixes, in lower case, of the files that are taken for images."""
+    known = Image.registered_extensions().items()
+    return {suffix for suffix, format in known if format not in NO_PHOTOGRAPHS}
 
 
 def read_image(path: str | Path, content: bytes | None = None) -> tv_tensors.Image:
@@ -39,7 +57,10 @@ def read_mask(
         DataError: As `read_image`; also for a colour image, which holds no class ids, with `advice`.
     """
     image, packing = _decode(path, content)
-    return ids_from_pillow(image, path, packing=packing, advice=advice)
+    ids = ids_from_pillow(image, path, packing=packing, advice=advice)
+    if image.format in ("JPEG", "MPO") or image.info.get("compression") == "jpeg":  # the latter in a TIFF
+        raise DataError(f"{path}: a JPEG as a mask: its compression changes class ids; save them as PNG")
+    return ids
 
 
 def rgb_from_pillow(image: Image.Image, name: str | Path) -> tv_tensors.Image:
@@ -96,13 +117,21 @@ def _decode(path: str | Path, content: bytes | None) -> tuple[Image.Image, str]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # up to 178 megapixels are fine
             with Image.open(path if content is None else io.BytesIO(content)) as image:
+                if image.format in NO_PHOTOGRAPHS:
+                    raise DataError(
+                        f"{path}: {image.format} is not a format of photographs; convert it to PNG"
+                    )
+                if image.format == "TIFF" and min(_tag(image, 258, (1,))) > 8 and _tag(image, 277, 1) > 2:
+                    return _decode_tiff(path, content), ""  # Pillow misreads some
                 packing = str(image.tile[0].args) if image.tile else ""
                 image.load()
                 ImageOps.exif_transpose(image, in_place=True)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
+    except DataError:
+        raise
     except UnidentifiedImageError:
-        raise DataError(f"{path}: not an image that can be read") from None
+        return _decode_tiff(path, content), ""
     except Image.DecompressionBombError:
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
         raise DataError(f"{path}: more than {limit} megapixels; cut it into smaller images") from None
@@ -112,3 +141,53 @@ def _decode(path: str | Path, content: bytes | None) -> tuple[Image.Image, str]:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{path}: damaged image: {reason}") from error
     return image, packing
+
+
+def _tag(image: Image.Image, tag: int, default: Any) -> Any:
+    return image.tag_v2.get(tag, default)  # type: ignore[attr-defined]
+
+
+def _decode_tiff(path: str | Path, content: bytes | None) -> Image.Image:
+    """Decode a TIFF that Pillow does not read: several channels of 16 bits, LERC and others.
+
+    Raises:
+        DataError: No TIFF that GDAL reads, or not 3 or 4 channels of 8 or 16 bits.
+    """
+    data = Path(path).read_bytes() if content is None else content
+    if data[:4] not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        raise DataError(f"{path}: not an image that can be read")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            with rasterio.MemoryFile(data) as memory, memory.open(driver="GTiff") as source:
+                _check_tiff(source, path)
+                values = source.read()
+        if len(values) == 1:
+            image = Image.fromarray(values[0])
+        else:
+            eight = values[:3] >> 8 if values.dtype == np.uint16 else values[:3]
+            image = Image.fromarray(np.ascontiguousarray(eight.transpose(1, 2, 0).astype(np.uint8)))
+        if b"*" in data[2:4]:  # not a BigTIFF, whose directory has another form
+            tags = ImageFileDirectory_v2(data[:8])
+            stream = io.BytesIO(data)
+            stream.seek(tags.next)
+            tags.load(stream)
+            image.getexif()[ORIENTATION] = tags.get(ORIENTATION, 1)
+            ImageOps.exif_transpose(image, in_place=True)
+    except DataError:
+        raise
+    except Exception as error:  # as in `_decode`
+        reason = " ".join(str(error.__cause__ or error).split())
+        raise DataError(f"{path}: damaged image: {reason}") from error
+    return image
+
+
+def _check_tiff(source: DatasetReader, path: str | Path) -> None:
+    if source.count not in (1, 3, 4) or source.dtypes[0] not in ("uint8", "uint16"):
+        raise DataError(
+            f"{path}: a TIFF of {source.count} channels of {source.dtypes[0]}, not a photograph; "
+            "convert it to 3 channels of 8 or 16 bits, or map it as a scene: --output NAME.tif"
+        )
+    limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+    if source.width * source.height > limit:
+        raise DataError(f"{path}: more than {limit // 1_000_000} megapixels; cut it into smaller images")

@@ -1,7 +1,7 @@
 """Class names, their colours and the ignore index."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -76,6 +76,30 @@ def check_class_order(one: Sequence[str], other: Sequence[str], first: str, seco
         )
 
 
+def classes_of_model(labels: Mapping[int, object], ignore_index: int, name: str | Path) -> Classes:
+    """Return the classes that a transformers configuration names in `id2label`, in default colours.
+
+    Repeated names get their label behind them, as in "N/A (12)"; a blank one becomes "LABEL_12".
+
+    Raises:
+        DataError: The labels are not 0, 1, 2, ...; the message begins with `name`.
+    """
+    if sorted(labels) != list(range(len(labels))):
+        raise DataError(
+            f"{name}: id2label in its configuration names {min(labels)}-{max(labels)}, but its {len(labels)} "
+            f"classes are 0-{len(labels) - 1}; correct config.json"
+        )
+    names: list[str] = []
+    for label in range(len(labels)):
+        given = labels[label]
+        text = str(given).strip() if given is not None else ""
+        wanted = text or f"LABEL_{label}"
+        while wanted in names:
+            wanted = f"{wanted} ({label})"
+        names.append(wanted)
+    return Classes(tuple(names), ignore_index=max(ignore_index, len(names)))
+
+
 def read_classes(path: str | Path) -> Classes:
     """Read `classes.json`: `names`, `ignore_index` and optionally `palette`. Other keys are ignored.
 
@@ -83,7 +107,7 @@ def read_classes(path: str | Path) -> Classes:
         DataError: The file cannot be read or is invalid; the message names file and key.
     """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
     except ValueError as error:  # not JSON, or not UTF-8

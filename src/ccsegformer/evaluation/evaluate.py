@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from ccsegformer.config.protocol import DEFAULT, EvaluationProtocol
 from ccsegformer.data.dataset import DrawnSamples, Sample
-from ccsegformer.data.labels import Classes, check_class_order
+from ccsegformer.data.labels import Classes, check_class_order, classes_of_model
 from ccsegformer.data.stream import plain_data_errors
 from ccsegformer.errors import DataError, EngineError
 from ccsegformer.evaluation.confusion import Metrics, compute_metrics, confusion_matrix, mean_iou
@@ -201,9 +201,8 @@ def _model_classes(config: Any) -> Classes | None:
     by_label = getattr(config, "id2label", None)
     if not by_label:
         return None
-    names = tuple(by_label[label] for label in range(len(by_label)))
     ignore_index = getattr(config, "semantic_loss_ignore_index", 255)
-    return Classes(names, ignore_index=max(ignore_index, len(names)))
+    return classes_of_model(by_label, ignore_index, type(config).__name__)
 
 
 def _is_distributed() -> bool:

@@ -13,9 +13,10 @@ from rich.progress import track
 from torch import Tensor
 
 from ccsegformer.config.protocol import EvaluationProtocol
-from ccsegformer.data.images import read_image
+from ccsegformer.data.images import image_suffixes, read_image
 from ccsegformer.data.labels import Classes, colorize
-from ccsegformer.errors import DataError, OutputError
+from ccsegformer.data.layout import what_lies_there
+from ccsegformer.errors import CCSegformerError, DataError, EngineError, OutputError
 from ccsegformer.files import write_atomically
 from ccsegformer.labelling.budget import MEMORY, choose_window
 from ccsegformer.labelling.engine import Engine, Segmenter, open_engine
@@ -35,6 +36,7 @@ def predict_files(
     overlap: int | None = None,
     memory: int | str = MEMORY,
     progress: bool = False,
+    failed: list[CCSegformerError] | None = None,
 ) -> list[tuple[Path, Path]]:
     """Label images one by one, and return the two files written for each.
 
@@ -52,13 +54,15 @@ def predict_files(
         output: folder.
         window, overlap, memory: see `predict_scene`.
         progress: whether to show a bar.
+        failed: a list for the errors of single images, after which the others are labelled; by default the
+            first such error is raised.
 
     Raises:
         DataError: before anything is written, for a missing file, a folder without images, or two images
-            whose outputs have the same name; later, for an image that cannot be read.
+            whose outputs have the same name; later, for an image that cannot be read, see `failed`.
         OutputError: an output would replace one of the images (before anything is written), or cannot be
             written.
-        EngineError: the logits for an image are not finite.
+        EngineError: the logits for an image are not finite, see `failed`.
     """
     engine, files = open_engine(model), list(_expand(images))
     targets = [_targets(file, Path(output)) for file in files]
@@ -66,13 +70,19 @@ def predict_files(
     jobs = list(zip(files, targets, strict=True))
     console = Console(stderr=True)
     shown = progress and console.is_terminal
+    written = []
     for file, (labels_path, overlay_path) in track(jobs, "Predicting", disable=not shown, console=console):
-        image = read_image(file)
-        labels = _label_file(engine, image, file, window, overlap, memory).numpy()
+        try:
+            image = read_image(file)
+            labels = _label_file(engine, image, file, window, overlap, memory).numpy()
+        except (DataError, EngineError) as error:
+            _keep_or_raise(error, failed)
+            continue
         write_atomically(labels_path, encode_labels(labels, classes))
         overlay = image.permute(1, 2, 0).numpy() // 2 + colorize(labels, classes) // 2
         write_atomically(overlay_path, _png(Image.fromarray(overlay)))
-    return targets
+        written.append((labels_path, overlay_path))
+    return written
 
 
 def predict_inputs(
@@ -83,6 +93,7 @@ def predict_inputs(
     *,
     progress: bool = False,
     scene_options: dict[str, Any] | None = None,
+    failed: list[CCSegformerError] | None = None,
     **options: Any,
 ) -> Iterator[tuple[tuple[Path, ...], tuple[str, ...]]]:
     """Label images and scenes, and yield for each what was written, and warnings.
@@ -100,6 +111,7 @@ def predict_inputs(
         progress: whether to show a bar on stderr.
         scene_options: options of `predict_scene` that images do not have: `bands`, `confidence`, `polygons`,
             `simplify`.
+        failed: see `predict_files`; for scenes too.
         options: `window`, `overlap` and `memory`, see `predict_scene`.
 
     Raises:
@@ -125,10 +137,17 @@ def predict_inputs(
         given = ", ".join(name for name, value in extra.items() if value not in (None, False))
         raise DataError(f"{images[0]}: is not georeferenced, and {given} is for scenes; name a map: NAME.tif")
     for path, target in scenes:
-        done = predict_scene(engine, path, target, classes=classes, progress=progress, **extra, **options)
+        try:
+            done = predict_scene(engine, path, target, classes=classes, progress=progress, **extra, **options)
+        except (DataError, EngineError) as error:
+            _keep_or_raise(error, failed)
+            continue
         yield (done.path, *([] if polygons is None else [Path(polygons)])), done.notes
     if images:
-        for written in predict_files(engine, classes, images, output, progress=progress, **options):
+        done_images = predict_files(
+            engine, classes, images, output, progress=progress, failed=failed, **options
+        )
+        for written in done_images:
             yield written, ()
 
 
@@ -139,6 +158,12 @@ def encode_labels(labels: NDArray[np.integer], classes: Classes) -> bytes:
     picture = Image.fromarray(labels.astype(np.uint8)).convert("P")
     picture.putpalette([level for color in classes.palette for level in color])
     return _png(picture)
+
+
+def _keep_or_raise(error: CCSegformerError, failed: list[CCSegformerError] | None) -> None:
+    if failed is None:
+        raise error
+    failed.append(error)
 
 
 def _label_file(
@@ -176,12 +201,13 @@ def _expand(images: Iterable[str | Path]) -> Iterator[Path]:
         if not path.exists():
             raise DataError(f"{path}: no such image")
         if path.is_dir():
-            known = {*Image.registered_extensions(), *RASTER_SUFFIXES}
-            found = [p for p in path.iterdir() if p.suffix.lower() in known and not p.name.startswith(".")]
+            known = {*image_suffixes(), *RASTER_SUFFIXES}
+            listed = [p for p in path.iterdir() if not p.name.startswith(".") and not p.is_dir()]
+            found = [p for p in listed if p.suffix.lower() in known]
             masks = {p.stem + MASK for p in found}
             found = [p for p in found if p.stem not in masks or p.suffix.lower() not in RASTER_SUFFIXES]
             if not found:
-                raise DataError(f"{path}: no images in this folder")
+                raise DataError(f"{path}: no images in this folder{what_lies_there(path)}")
             yield from sorted(found)
         else:
             yield path

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, PretrainedConfig
 
-from ccsegformer.data.labels import Classes, check_class_order, read_classes
+from ccsegformer.data.labels import Classes, check_class_order, classes_of_model, read_classes
 from ccsegformer.data.pixels import IMAGE_MEAN, IMAGE_STD, BandStatistics
 from ccsegformer.errors import CheckpointError, DataError
 from ccsegformer.labelling.engine import Engine, EngineName, Precision, Segmenter, open_engine
@@ -113,9 +113,8 @@ def _classes(name_or_path: str | Path, config: Any) -> Classes:
         if len(classes) != config.num_labels:
             raise DataError(f"{listing}: {len(classes)} classes for a model of {config.num_labels}")
         return classes
-    names = tuple(config.id2label[index] for index in range(config.num_labels))
     ignored = getattr(config, "semantic_loss_ignore_index", 255)
-    return Classes(names, ignore_index=max(ignored, len(names)))
+    return classes_of_model(config.id2label, ignored, name_or_path or type(config).__name__)
 
 
 def _with_classes(

@@ -10,6 +10,8 @@ from pyproj import CRS, Geod, Transformer
 from rasterio import Affine
 from rasterio.io import DatasetReader
 
+from ccsegformer.raster.georeference import is_georeferenced
+
 MAX_SEGMENT = 1000.0
 """Largest distance, in metres, between the vertices of a line that is transformed to the ellipsoid."""
 
@@ -103,7 +105,7 @@ class MapGeometry:
 def map_geometry(source: DatasetReader) -> MapGeometry:
     """Return the transformation that an open raster's geotransform and CRS define."""
     transform = source.transform
-    if transform.is_identity:  # no georeference: y = -row, as in QGIS
+    if not is_georeferenced(source):  # y = -row, as in QGIS
         return MapGeometry(Affine.scale(1, -1), source.width, source.height, None, "area_pixels")
     crs = CRS.from_wkt(source.crs.to_wkt()) if source.crs else None
     if crs is None or crs.geodetic_crs is None:

@@ -14,8 +14,9 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from ccsegformer.data.dataset import Sample, check_labels
-from ccsegformer.data.folder import and_more, files_by_stem
+from ccsegformer.data.folder import files_by_stem
 from ccsegformer.data.labels import Classes, read_classes
+from ccsegformer.data.layout import and_more
 from ccsegformer.errors import DataError
 from ccsegformer.raster.labels import MaskRaster, Polygons, read_polygon_file
 from ccsegformer.raster.overlaps import warn_about_overlaps

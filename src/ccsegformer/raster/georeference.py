@@ -10,6 +10,7 @@ from rasterio.crs import CRS
 from rasterio.io import DatasetReader
 
 from ccsegformer.errors import DataError
+from ccsegformer.raster.read import spans_area
 
 if TYPE_CHECKING:
     import shapely
@@ -24,7 +25,7 @@ GRID_TOLERANCE = 1e-3
 
 def is_georeferenced(source: DatasetReader) -> bool:
     """Return whether a raster has a geotransform, with or without a CRS."""
-    return not source.transform.is_identity
+    return not source.transform.is_identity and source.driver != "PNM" and spans_area(source.transform)
 
 
 def footprint(source: DatasetReader, crs: CRS | None = None) -> "shapely.Polygon":

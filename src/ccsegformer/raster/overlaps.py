@@ -7,7 +7,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ccsegformer.data.folder import and_more, files_by_stem
+from ccsegformer.data.folder import files_by_stem
+from ccsegformer.data.layout import and_more
 from ccsegformer.errors import DataError
 from ccsegformer.raster.georeference import footprint, is_georeferenced, project
 from ccsegformer.raster.read import MASK, RASTER_SUFFIXES, open_raster

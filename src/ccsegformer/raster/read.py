@@ -91,9 +91,22 @@ def has_georeference(path: str | Path) -> bool:
         with gdal_options(path), warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             with rasterio.open(path) as source:
-                return bool(source.crs or source.gcps[0] or not source.transform.is_identity)
+                if len(source.gcps[0]) >= 3:  # fewer do not place the pixels
+                    return True
+                if source.driver == "PNM":  # has no geotransform, and rasterio returns memory instead
+                    return bool(source.crs)
+                if source.transform.is_identity:
+                    return bool(source.crs)
+                return spans_area(source.transform)
     except Exception:  # not a raster, or a damaged one
         return False
+
+
+def spans_area(transform: rasterio.Affine) -> bool:
+    """Return whether pixels have an area: the geotransform is finite and its axes are not parallel."""
+    a, b, c, d, e, f = transform[:6]
+    size = a * a + b * b + d * d + e * e
+    return bool(np.isfinite([c, f, size]).all() and abs(a * e - b * d) > 1e-12 * size > 0)
 
 
 def gdal_options(path: str | Path) -> rasterio.Env:

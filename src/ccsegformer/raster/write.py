@@ -14,12 +14,14 @@ import numpy as np
 import rasterio
 import rasterio.shutil
 from numpy.typing import NDArray
+from rasterio import Affine
 from rasterio._err import CPLE_BaseError
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
 
 from ccsegformer.data.labels import Classes
 from ccsegformer.errors import OutputError
+from ccsegformer.raster.georeference import is_georeferenced
 from ccsegformer.raster.read import GDAL_OPTIONS, Box, reason_of
 
 MAP_BLOCK = 512
@@ -86,7 +88,7 @@ def create_map(path: Path, source: DatasetReader, classes: Classes, format: MapF
             "dtype": format.dtype,
             "nodata": format.nodata,
             "crs": source.crs,
-            "transform": source.transform,
+            "transform": source.transform if is_georeferenced(source) else Affine.identity(),
             "tiled": True,
             "blockxsize": MAP_BLOCK,
             "blockysize": MAP_BLOCK,
