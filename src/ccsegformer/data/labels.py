@@ -76,6 +76,41 @@ def check_class_order(one: Sequence[str], other: Sequence[str], first: str, seco
         )
 
 
+def describe_one_class(pixels: Sequence[int], ignored: int, classes: Classes, masks: str) -> str:
+    """Say what masks with at most one class hold, and what to correct; "" if they hold more.
+
+    Args:
+        pixels: Pixels of each class.
+        ignored: Ignored pixels.
+        classes: Classes of the masks.
+        masks: Name of the masks for the message, such as "the first 12 training masks".
+    """
+    found = [label for label, count in enumerate(pixels) if count]
+    if len(found) > 1:
+        return ""
+    index, hold = classes.ignore_index, "hold" if masks.endswith("s") else "holds"
+    if not found:
+        return (
+            f"{masks} {hold} no labelled pixel, only ignore_index {index} or no data; if {index} marks a "
+            f"class, save it as a label from 0 to {len(classes) - 1}"
+        )
+    [label] = found
+    text = f"{masks} {hold} one class only, {classes.names[label]!r} (label {label})"
+    if not ignored:
+        return f"{text}, in every pixel; check that the masks hold class ids, 0 to {len(classes) - 1}"
+    share, other = ignored / (ignored + pixels[label]), 1 if label == 0 else 0
+    return (
+        f"{text}; {100 * share:.3g}% of their pixels are ignored (ignore_index {index}): if {index} marks "
+        f"{classes.names[other]!r}, save it as {other}, or set ignore_index and labels to what the masks mean"
+    )
+
+
+def list_names(names: Sequence[str], most: int = 20) -> str:
+    """Join names by commas, `most` of them at most."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
 def read_classes(path: str | Path) -> Classes:
     """Read `classes.json`: `names`, `ignore_index` and optionally `palette`. Other keys are ignored.
 
