@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 import sys
 import weakref
@@ -337,6 +338,27 @@ def test_a_truth_without_labels_names_the_data_and_the_remedy() -> None:
         "Halves object, 2 samples: no labelled pixel to score: its masks hold no labelled pixel, only "
         "ignore_index 255 or no data; if 255 marks a class, save it as a label from 0 to 2"
     )
+
+
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        (["Dark", "light", "never"], ""),
+        (["LABEL_0", "LABEL_1", "LABEL_2"], ""),
+        (
+            ["road", "light", "sky"],
+            "2 of 3 classes have other names .* class 0: 'road' and 'dark'; .* number",
+        ),
+    ],
+)
+def test_other_class_names_of_the_same_number_are_said(
+    names: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = Threshold()
+    model.config.id2label = dict(enumerate(names))
+    evaluate(model, Halves(2))
+    printed = capsys.readouterr().err
+    assert re.search(f"^Halves object, 2 samples: {says}", printed) if says else printed == ""
 
 
 def masks_of(dataset: Halves) -> list[torch.Tensor]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ccsegformer.config.class_names import comparable_names
 from ccsegformer.errors import DataError
 from ccsegformer.files import write_atomically
 
@@ -109,6 +110,19 @@ def list_names(names: Sequence[str], most: int = 20) -> str:
     """Join names by commas, `most` of them at most."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def describe_other_names(one: Sequence[str], other: Sequence[str]) -> str:
+    """Say which class has other names in two lists, or "". Names that say nothing fit all."""
+    pairs = zip(comparable_names(one), comparable_names(other), strict=True)
+    differing = [label for label, (a, b) in enumerate(pairs) if a and b and a != b]
+    if not differing:
+        return ""
+    first = differing[0]
+    return (
+        f"{len(differing)} of {len(one)} classes have other names in the model than in the data, such as "
+        f"class {first}: {one[first]!r} and {other[first]!r}; classes are matched by number"
+    )
 
 
 def read_classes(path: str | Path) -> Classes:

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from ccsegformer.config.protocol import DEFAULT, EvaluationProtocol
 from ccsegformer.data.dataset import DrawnSamples, Sample
-from ccsegformer.data.labels import Classes, check_class_order, describe_one_class
+from ccsegformer.data.labels import Classes, check_class_order, describe_one_class, describe_other_names
 from ccsegformer.data.objects import describe_object
 from ccsegformer.data.stream import plain_data_errors
 from ccsegformer.errors import DataError, EngineError
@@ -83,7 +83,8 @@ def evaluate(
 
     Images are read one by one, so memory does not grow with their number. The model runs in evaluation mode
     and then returns to its previous mode. If torch.distributed is initialised, each process takes a share of
-    the images, and all return the scores of the whole data set. A truth of one class is said on stderr.
+    the images, and all return the scores of the whole data set. A truth of one class, and other class
+    names in the model than in the data, are said on stderr.
 
     Args:
         model: Model that returns `logits` (1, K, h, w) for `pixel_values` (1, bands, H, W) and K classes, or
@@ -118,6 +119,8 @@ def evaluate(
     if default is not None:
         check_class_order(default.names, names, "the model", "the data set")
     rank, world = (dist.get_rank(), dist.get_world_size()) if _is_distributed() else (0, 1)
+    if default is not None and (differ := describe_other_names(default.names, names)) and rank == 0:
+        print(f"{_data_title(dataset, images)}: {differ}", file=sys.stderr)
     share = range(rank, len(images), world)
     loader: DataLoader[Sample] = DataLoader(
         images,  # type: ignore[arg-type]
