@@ -43,14 +43,14 @@ class ImageMaskFolder(Dataset[Sample]):
         if orphans := sorted(masks.keys() - images.keys()):
             raise DataError(f"{masks[orphans[0]]}: mask without an image in {folder}{and_more(orphans)}")
         self.names: tuple[str, ...] = tuple(sorted(images))
-        self._files = [(images[name], masks[name]) for name in self.names]
+        self.files = {name: (images[name], masks[name]) for name in self.names}
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, index: int) -> Sample:
         """Read a sample and check its size and labels."""
-        image_path, mask_path = self._files[index]
+        image_path, mask_path = self.files[self.names[index]]
         image, mask = read_image(image_path), self._read_mask(mask_path, None)
         check_size(mask, image, mask_path, image_path)
         check_labels(mask, self.classes, mask_path)

@@ -108,14 +108,14 @@ def train(
     with _own_randomness(recipe.training.seed), _quiet_transformers(), ExitStack() as stack:
         arguments = trainer_arguments(recipe, output, steps)
         is_main = arguments.process_index == 0
-        checkpoint = find_checkpoint(output, recipe, images.classes) if resume else None
+        checkpoint = find_checkpoint(output, recipe, images) if resume else None
         if is_main and not resume:
             check_unused(output, overwrite)
         model, summary = build_model(recipe, images.classes, inputs)
         freeze(model, recipe.training.freeze, summary.new_attention if summary else None)
         if is_main and not resume:
             stack.enter_context(nothing_half_begun(output))
-            begin_run(output, recipe, images.classes)
+            begin_run(output, recipe, images)
         writer = stack.enter_context(_tensorboard(output, checkpoint))
         bar = ProgressBar("training")
         labels = LabelCounts(str(recipe.data), images.classes, len(inputs.samples))
