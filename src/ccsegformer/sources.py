@@ -86,8 +86,8 @@ def resolve_dataset(
         if classes is not None:
             raise DataError("classes= is for other data set objects; a name takes '?classes=FILE' behind it")
         return open_dataset(dataset, split) if isinstance(dataset, str | Path) else dataset
-    if isinstance(dataset, DrawnSamples):
-        return as_dataset(dataset, classes)
+    if isinstance(dataset, DrawnSamples) and classes is not None:
+        raise DataError(f"{type(dataset).__name__}: has its own classes; leave out classes=")
     return as_dataset(dataset, classes or own_classes(dataset) or default)
 
 
