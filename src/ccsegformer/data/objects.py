@@ -44,8 +44,6 @@ def as_dataset(
         DataError: Not a map-style data set, no samples, no classes, or an unusable first sample.
     """
     kind = type(data).__name__
-    if isinstance(data, DrawnSamples) and classes is not None:
-        raise DataError(f"{kind}: has its own classes; leave out classes=")
     if isinstance(data, DrawnSamples) or (isinstance(data, ObjectImages) and classes is None):
         return data
     if isinstance(data, Mapping):
