@@ -51,7 +51,7 @@ def test_train_evaluate_predict(run: Run, folder: Path, recipe: Path, tmp_path: 
     metrics = json.loads((tmp_path / "scores" / "metrics.json").read_text())
     assert set(metrics) == {
         "mean_iou", "mean_accuracy", "pixel_accuracy", "devkit_mean_iou", "per_class", "images", "protocol",
-        "mean_image_iou", "image_iou",
+        "mean_image_iou", "image_iou", "ignored_pixels",
     }  # fmt: skip
     assert metrics["images"] == 2
     assert f"mean IoU {metrics['mean_iou']:.3f} over 2 images" in scored.out

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 import sys
 import weakref
@@ -239,6 +240,7 @@ def test_metrics_json(tmp_path: Path) -> None:
         "images",
         "protocol",
         "image_iou",
+        "ignored_pixels",
     }
     assert written["images"] == 2
     assert list(written["per_class"]) == list(CLASSES.names)
@@ -302,3 +304,62 @@ def test_two_processes_share_the_images_and_agree(tmp_path: Path) -> None:
     alone = evaluate(scope["Channels"](), ImageMaskFolder(tmp_path))
     assert together == other == [alone.to_dict(), alone.confusion]
     assert list(together[0]["image_iou"]) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("label", "name", "other"), [(0, "dark", "marks 'light', save it as 1"), (1, "light", "'dark'")]
+)
+def test_a_truth_of_one_class_is_said_with_its_name(
+    label: int, name: str, other: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class OneClass(Halves):
+        def __getitem__(self, index: int) -> Sample:
+            sample = super().__getitem__(index)
+            sample["mask"][sample["mask"] != label] = 255
+            return sample
+
+    evaluation = evaluate(Threshold(), OneClass(2))
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"OneClass object, 2 samples: whoever answers '{name}' everywhere has mean IoU 1")
+    assert f"hold one class only, '{name}' (label {label}); " in line and other in line
+    write_metrics(evaluation, tmp_path / "metrics.json")
+    written = json.loads((tmp_path / "metrics.json").read_text())
+    assert written["warning"] == line
+    assert written["ignored_pixels"] == sum(int((mask != label).sum()) for mask in masks_of(OneClass(2)))
+    plain = evaluate(Threshold(), Halves(2))
+    assert capsys.readouterr().err == plain.warning == ""
+    assert "warning" not in plain.to_dict()
+
+
+def test_a_truth_without_labels_names_the_data_and_the_remedy() -> None:
+    with pytest.raises(DataError) as caught:
+        evaluate(Threshold(), Halves(2, mask=255))
+    assert str(caught.value) == (
+        "Halves object, 2 samples: no labelled pixel to score: its masks hold no labelled pixel, only "
+        "ignore_index 255 or no data; if 255 marks a class, save it as a label from 0 to 2"
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        (["Dark", "light", "never"], ""),
+        (["LABEL_0", "LABEL_1", "LABEL_2"], ""),
+        (
+            ["road", "light", "sky"],
+            "2 of 3 classes have other names .* class 0: 'road' and 'dark'; .* number",
+        ),
+    ],
+)
+def test_other_class_names_of_the_same_number_are_said(
+    names: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = Threshold()
+    model.config.id2label = dict(enumerate(names))
+    evaluate(model, Halves(2))
+    printed = capsys.readouterr().err
+    assert re.search(f"^Halves object, 2 samples: {says}", printed) if says else printed == ""
+
+
+def masks_of(dataset: Halves) -> list[torch.Tensor]:
+    return [dataset[index]["mask"] for index in range(len(dataset))]

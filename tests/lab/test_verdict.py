@@ -141,3 +141,18 @@ def test_signs():
     assert signed(-0.1234) == "−0.123"
     assert signed(-0.0001) == signed(0.0001, plus=True) == "0.000"
     assert signed(0.5, plus=True) == "+0.500"
+
+
+@pytest.mark.parametrize(("label", "named"), [(0, "'ground'"), (2, "'tree'")])
+def test_one_true_class_has_no_winner(label: int, named: str) -> None:
+    scores = {"efficient": 0.99, "criss_cross": 0.9, "none": 0.5}
+    counts = {name: counts_of(score) for name, score in scores.items()}
+    for each in counts.values():
+        each[:, :, :2, [other for other in range(4) if other != label]] = 0
+    verdict = judge(counts, ["ground", "house", "tree", "water"])
+    assert verdict["headline"] == f"These data have one class, {named}: no model can be called better"
+    assert f"pixel of the held-out images is {named}" in verdict["control"]
+    assert not verdict["told_apart"] and not verdict["judges_attention"]
+    assert not any(pair["told_apart"] for pair in verdict["differences"])
+    assert " is ahead of " not in verdict["attention"]
+    assert judge({name: counts_of(score) for name, score in scores.items()})["told_apart"]

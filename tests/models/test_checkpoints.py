@@ -25,6 +25,7 @@ from ccsegformer.models import (
     load_pretrained,
     load_trained,
 )
+from ccsegformer.models.checkpoints import CLASSIFIER
 
 TINY = {
     "hidden_sizes": (8, 16, 24, 32),
@@ -134,9 +135,55 @@ def test_other_classes_give_a_fresh_classifier(fine_tuned: Path) -> None:
     assert model(PIXELS).logits.shape[1] == 2
 
 
-def test_the_same_number_of_other_classes_keeps_the_classifier(fine_tuned: Path) -> None:
+def test_a_checkpoint_without_class_names_keeps_the_classifier_and_says_so(
+    fine_tuned: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     _, summary = load_pretrained(str(fine_tuned), attention="efficient", id2label=dict(enumerate("abcde")))
     assert summary.new == ()
+    assert "classifier kept: the checkpoint does not name its classes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("wanted", "sources", "says"),
+    [
+        (["Sky", "road ", "tree"], [0, 1, 2], ""),
+        (["LABEL_0", "LABEL_1", "LABEL_2"], [0, 1, 2], ""),
+        (["road", "tree", "sky"], [1, 2, 0], "classifier: 3 classes kept by name"),
+        (["ground", "road", "sky"], [None, 1, 0], "classifier: 2 classes kept by name, 1 made anew: ground"),
+        (
+            ["cat", "dog", "hen"],
+            [None] * 3,
+            "classifier made anew: the checkpoint has other classes, such as",
+        ),
+    ],
+)
+def test_a_classifier_follows_the_names_of_its_classes(
+    wanted: list[str],
+    sources: list[int | None],
+    says: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    saved = SegformerForSemanticSegmentation(
+        SegformerConfig(**TINY, id2label={0: "sky", 1: "road", 2: "tree"}, label2id=None)
+    )
+    torch.nn.init.normal_(saved.decode_head.classifier.bias)
+    saved.save_pretrained(tmp_path)
+    capsys.readouterr()  # the progress bar of saving
+    model, summary = load_pretrained(str(tmp_path), attention="efficient", id2label=dict(enumerate(wanted)))
+    before, after = saved.decode_head.classifier, model.decode_head.classifier
+    for label, source in enumerate(sources):
+        if source is None:
+            assert not any(torch.equal(after.weight[label], row) for row in before.weight)
+            assert after.weight[label].std() > 0 and after.bias[label] == 0
+        else:
+            assert torch.equal(after.weight[label], before.weight[source])
+            assert torch.equal(after.bias[label], before.bias[source])
+    is_new = set(sources) == {None}
+    assert summary.new == (CLASSIFIER if is_new else ())
+    assert is_new != (set(CLASSIFIER) <= set(summary.loaded))
+    printed = capsys.readouterr().err
+    assert says in printed if says else printed == ""
 
 
 def test_an_efficient_model_saves_as_a_plain_segformer(tmp_path: Path) -> None:

@@ -74,6 +74,7 @@ def test_a_run_leaves_a_whole_model_folder(tmp_path: Path, data: Path, recipe: M
     names = {path.name for path in (tmp_path / "run").iterdir()}
     assert names == {
         *("config.json", "model.safetensors", "preprocessor_config.json", "classes.json"),
+        "training_data.json",
         *("recipe.yaml", "training_log.json", "checkpoint-4", "checkpoint-6", "logs"),
     }
     assert list((tmp_path / "run" / "logs").iterdir())
@@ -218,7 +219,7 @@ def test_a_full_disk_is_one_clear_line(
     with pytest.raises(OutputError, match=r": cannot be written: No space left on device$"):
         train(full, data, tmp_path / "run")
     names = {path.name for path in (tmp_path / "run").iterdir()}
-    assert names == {"recipe.yaml", "classes.json", "checkpoint-2", "logs"}
+    assert names == {"recipe.yaml", "classes.json", "training_data.json", "checkpoint-2", "logs"}
 
 
 @pytest.mark.parametrize("what", ["loss", "gradient's norm"])

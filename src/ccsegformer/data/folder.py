@@ -48,14 +48,14 @@ class ImageMaskFolder(Dataset[Sample]):
             raise DataError(_without_classes(listing, find_pairs(self.root, split))) from None
         pairs = find_pairs(self.root, split)
         self.names: tuple[str, ...] = tuple(pair.name for pair in pairs)
-        self._files = [(pair.image, pair.mask) for pair in pairs]
+        self.files = {pair.name: (pair.image, pair.mask) for pair in pairs}
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, index: int) -> Sample:
         """Read a sample and check its size and labels."""
-        image_path, mask_path = self._files[index]
+        image_path, mask_path = self.files[self.names[index]]
         image, mask = read_image(image_path), self._read_mask(mask_path, None)
         check_orientation(mask, image, mask_path, image_path)
         check_size(mask, image, mask_path, image_path)

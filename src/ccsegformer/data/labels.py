@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ccsegformer.config.class_names import comparable_names
 from ccsegformer.errors import DataError
 from ccsegformer.files import write_atomically
 
@@ -98,6 +99,54 @@ def classes_of_model(labels: Mapping[int, object], ignore_index: int, name: str 
             wanted = f"{wanted} ({label})"
         names.append(wanted)
     return Classes(tuple(names), ignore_index=max(ignore_index, len(names)))
+
+
+def describe_one_class(pixels: Sequence[int], ignored: int, classes: Classes, masks: str) -> str:
+    """Say what masks with at most one class hold, and what to correct; "" if they hold more.
+
+    Args:
+        pixels: Pixels of each class.
+        ignored: Ignored pixels.
+        classes: Classes of the masks.
+        masks: Name of the masks for the message, such as "the first 12 training masks".
+    """
+    found = [label for label, count in enumerate(pixels) if count]
+    if len(found) > 1:
+        return ""
+    index, hold = classes.ignore_index, "hold" if masks.endswith("s") else "holds"
+    if not found:
+        return (
+            f"{masks} {hold} no labelled pixel, only ignore_index {index} or no data; if {index} marks a "
+            f"class, save it as a label from 0 to {len(classes) - 1}"
+        )
+    [label] = found
+    text = f"{masks} {hold} one class only, {classes.names[label]!r} (label {label})"
+    if not ignored:
+        return f"{text}, in every pixel; check that the masks hold class ids, 0 to {len(classes) - 1}"
+    share, other = ignored / (ignored + pixels[label]), 1 if label == 0 else 0
+    return (
+        f"{text}; {100 * share:.3g}% of their pixels are ignored (ignore_index {index}): if {index} marks "
+        f"{classes.names[other]!r}, save it as {other}, or set ignore_index and labels to what the masks mean"
+    )
+
+
+def list_names(names: Sequence[str], most: int = 20) -> str:
+    """Join names by commas, `most` of them at most."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def describe_other_names(one: Sequence[str], other: Sequence[str]) -> str:
+    """Say which class has other names in two lists, or "". Names that say nothing fit all."""
+    pairs = zip(comparable_names(one), comparable_names(other), strict=True)
+    differing = [label for label, (a, b) in enumerate(pairs) if a and b and a != b]
+    if not differing:
+        return ""
+    first = differing[0]
+    return (
+        f"{len(differing)} of {len(one)} classes have other names in the model than in the data, such as "
+        f"class {first}: {one[first]!r} and {other[first]!r}; classes are matched by number"
+    )
 
 
 def read_classes(path: str | Path) -> Classes:

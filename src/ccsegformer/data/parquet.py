@@ -61,6 +61,8 @@ class ParquetImages(Dataset[Sample]):
                 raise DataError(
                     f"{location}: no column {column!r}; choose another of {', '.join(columns)} with {option}"
                 )
+        sources = (builder.config.data_files or {}).get(found, ())
+        self.files = {str(path): (str(path),) for path in sources}
         self._rows = splits[found].with_format("arrow")
         self.names: tuple[str, ...] = tuple(f"{split}-{index:06}" for index in range(len(self._rows)))
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from ccsegformer.data.dataset import DrawnSamples, LabelledImages
+from ccsegformer.data.dataset import DrawnSamples, LabelledImages, Sample
 from ccsegformer.data.pixels import MEAN_COLOR, MINIMUM_SIDE, BandStatistics, normalize, pad_to
 from ccsegformer.data.transforms import Transform, apply_transforms
 from ccsegformer.errors import DataError
@@ -66,12 +66,18 @@ class TrainingStream(Dataset[TrainingSample]):
 
     def __getitem__(self, index: int) -> TrainingSample:
         """Read, augment and normalise sample `index`."""
+        return self.augment(index, self.read(index))
+
+    def read(self, index: int) -> Sample:
+        """Read sample `index` as the data set has it."""
         if not 0 <= index < self.length:
             raise IndexError(f"sample {index} of a stream of {self.length}")
         if isinstance(self.dataset, DrawnSamples):
-            sample = self.dataset.draw(self.source(index), _generator(self.seed, 2, index))
-        else:
-            sample = self.dataset[self.source(index)]
+            return self.dataset.draw(self.source(index), _generator(self.seed, 2, index))
+        return self.dataset[self.source(index)]
+
+    def augment(self, index: int, sample: Sample) -> TrainingSample:
+        """Augment and normalise what `read` returned for `index`."""
         image, mask = apply_transforms(
             self.transforms,
             sample["image"],

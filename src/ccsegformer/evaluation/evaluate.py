@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,14 @@ from torch.utils.data import DataLoader
 
 from ccsegformer.config.protocol import DEFAULT, EvaluationProtocol
 from ccsegformer.data.dataset import DrawnSamples, Sample
-from ccsegformer.data.labels import Classes, check_class_order, classes_of_model
+from ccsegformer.data.labels import (
+    Classes,
+    check_class_order,
+    classes_of_model,
+    describe_one_class,
+    describe_other_names,
+)
+from ccsegformer.data.objects import describe_object
 from ccsegformer.data.stream import plain_data_errors
 from ccsegformer.errors import DataError, EngineError
 from ccsegformer.evaluation.confusion import Metrics, compute_metrics, confusion_matrix, mean_iou
@@ -41,6 +49,9 @@ class Evaluation:
     """Mean IoU of each image, over the classes in its truth or prediction; None without a labelled pixel."""
     confusion: list[list[int]]
     """Pixels of the data set by true class (rows) and predicted class (columns)."""
+    ignored_pixels: int = 0
+    warning: str = ""
+    """Why the scores say little, if the truth has one class only."""
 
     @property
     def mean_image_iou(self) -> float:
@@ -56,6 +67,8 @@ class Evaluation:
             "images": self.images,
             "protocol": self.protocol,
             "image_iou": self.image_iou,
+            "ignored_pixels": self.ignored_pixels,
+            **({"warning": self.warning} if self.warning else {}),
         }
 
 
@@ -76,7 +89,8 @@ def evaluate(
 
     Images are read one by one, so memory does not grow with their number. The model runs in evaluation mode
     and then returns to its previous mode. If torch.distributed is initialised, each process takes a share of
-    the images, and all return the scores of the whole data set.
+    the images, and all return the scores of the whole data set. A truth of one class, and other class
+    names in the model than in the data, are said on stderr.
 
     Args:
         model: Model that returns `logits` (1, K, h, w) for `pixel_values` (1, bands, H, W) and K classes, or
@@ -111,6 +125,8 @@ def evaluate(
     if default is not None:
         check_class_order(default.names, names, "the model", "the data set")
     rank, world = (dist.get_rank(), dist.get_world_size()) if _is_distributed() else (0, 1)
+    if default is not None and (differ := describe_other_names(default.names, names)) and rank == 0:
+        print(f"{_data_title(dataset, images)}: {differ}", file=sys.stderr)
     share = range(rank, len(images), world)
     loader: DataLoader[Sample] = DataLoader(
         images,  # type: ignore[arg-type]
@@ -130,28 +146,36 @@ def evaluate(
         console=console,
     )
     total = torch.zeros(len(names), len(names), dtype=torch.int64)
+    ignored = torch.zeros((), dtype=torch.int64)
     image_iou: dict[str, float | None] = {}
     with plain_data_errors():
         for sample in samples:
             prediction = predict_labels(opened, sample["image"], protocol, name=sample["name"])
             matrix = confusion_matrix(sample["mask"], prediction, len(names), ignore_index)
             total += matrix
+            ignored += sample["mask"].numel() - matrix.sum()
             image_iou[sample["name"]] = mean_iou(matrix)
             if on_image is not None:
                 on_image(sample["name"], matrix)
     if world > 1:
-        total = total.to(opened.device)
+        total, ignored = total.to(opened.device), ignored.to(opened.device)
         dist.all_reduce(total)
+        dist.all_reduce(ignored)
         shares: list[dict[str, float | None]] = [{}] * world
         dist.all_gather_object(shares, image_iou)
         image_iou = {name: score for of in shares for name, score in of.items()}
     total = total.cpu()
+    warning = _one_class_warning(total, int(ignored), images.classes, _data_title(dataset, images))
+    if warning and rank == 0:
+        print(warning, file=sys.stderr)
     return Evaluation(
         metrics=compute_metrics(total, names),
         images=len(images),
         protocol=_protocol_record(protocol, ignore_index, opened),
         image_iou={name: image_iou[name] for name in images.names},
         confusion=total.tolist(),
+        ignored_pixels=int(ignored),
+        warning=warning,
     )
 
 
@@ -178,6 +202,29 @@ def write_confusion(evaluation: Evaluation, path: str | Path) -> None:
     table.writerow(["true \\ predicted", *names])
     table.writerows([name, *row] for name, row in zip(names, evaluation.confusion, strict=True))
     write_atomically(path, text.getvalue())
+
+
+def _one_class_warning(total: torch.Tensor, ignored: int, classes: Classes, title: str) -> str:
+    """Say that the truth has one class, by which no model can be judged; "" if it has more.
+
+    Raises:
+        DataError: It has none.
+    """
+    truth = total.sum(dim=1).tolist()
+    problem = describe_one_class(truth, ignored, classes, "its masks")
+    if not any(truth):
+        raise DataError(f"{title}: no labelled pixel to score: {problem}")
+    if not problem:
+        return ""
+    name = next(name for name, count in zip(classes.names, truth, strict=True) if count)
+    return f"{title}: whoever answers {name!r} everywhere has mean IoU 1 here: {problem}"
+
+
+def _data_title(dataset: Any, images: Any) -> str:
+    """Return a name of the data for messages."""
+    if isinstance(dataset, str | Path):
+        return str(dataset)
+    return str(getattr(images, "root", None) or getattr(images, "location", None) or describe_object(images))
 
 
 def _protocol_record(protocol: EvaluationProtocol, ignore_index: int, engine: Engine) -> dict[str, Any]:

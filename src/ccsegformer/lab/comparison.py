@@ -90,7 +90,8 @@ def compare(
     runs: dict[str, list[Run]] = {attention: [] for attention in models}
     for run in _train_and_score(recipe, dataset, output, models, seeds, protocol, console):
         runs[run.attention].append(run)
-    verdict = judge({attention: np.stack([run.counts for run in of]) for attention, of in runs.items()})
+    counts = {attention: np.stack([run.counts for run in of]) for attention, of in runs.items()}
+    verdict = judge(counts, dataset.classes.names)
     height, width = dataset[0]["image"].shape[-2:]
     console.print(f"Measuring the cost of one {width} × {height} image")
     costs = {attention: measure_cost(of[0].folder, height, width) for attention, of in runs.items()}

@@ -91,19 +91,22 @@ def interval(resampled: NDArray[np.float64]) -> list[float]:
     return [float(low), float(high)]
 
 
-def judge(counts: Mapping[str, Counts]) -> Verdict:
+def judge(counts: Mapping[str, Counts], names: Sequence[str] = ()) -> Verdict:
     """Compare models that differ in their attention.
 
     One model is ahead of another if the interval of their paired difference over resampled images excludes 0
     and the difference has the same sign for every seed. In the result, `better` is the attention with the
     highest mean IoU, not counting the control; `differences` are its leads over each other attention and
-    then over the control; `intervals` belong to each model's own mean IoU.
+    then over the control; `intervals` belong to each model's own mean IoU. If the truth has one class only,
+    no model is ahead, and the sentences say so.
 
     Args:
         counts: Counts (seeds, images, 3, K) of the same images by attention, including `CONTROL`.
+        names: Names of the classes, for the sentences; otherwise their numbers.
     """
     seeds, images = next(iter(counts.values())).shape[:2]
     resampled = bootstrap(counts) if images >= FEWEST_IMAGES else None
+    one_class = _only_class(next(iter(counts.values())), names)
     by_seed = {model: mean_iou_from_counts(runs.sum(axis=1)) for model, runs in counts.items()}
 
     def difference(first: str, second: str) -> Difference:
@@ -116,7 +119,7 @@ def judge(counts: Mapping[str, Counts]) -> Verdict:
             "difference": float(gaps.mean()),
             "interval": bounds,
             "by_seed": gaps.tolist(),
-            "told_apart": clear and bool((gaps > 0).all() or (gaps < 0).all()),
+            "told_apart": not one_class and clear and bool((gaps > 0).all() or (gaps < 0).all()),
         }
 
     ranked = sorted(by_seed.keys() - {CONTROL}, key=lambda model: (-by_seed[model].mean(), model))
@@ -125,9 +128,14 @@ def judge(counts: Mapping[str, Counts]) -> Verdict:
     judges = control["told_apart"] and control["difference"] > 0
     sample = f"{images} held-out images, {'one seed' if seeds == 1 else f'{seeds} seeds'}"
     return {
-        "headline": _headline(between, control, judges, images),
+        "headline": f"These data have one class, {one_class}: no model can be called better"
+        if one_class
+        else _headline(between, control, judges, images),
         "attention": " ".join(_difference_sentence(pair, sample) for pair in between),
-        "control": _control_sentence(control, judges),
+        "control": f"Every labelled pixel of the held-out images is {one_class}, so a model that always "
+        "answers that scores 1.000: these data cannot show whether attention helps."
+        if one_class
+        else _control_sentence(control, judges),
         "caveat": _caveats(seeds, images),
         "better": ranked[0],
         "told_apart": bool(between) and all(pair["told_apart"] for pair in between),
@@ -140,6 +148,12 @@ def judge(counts: Mapping[str, Counts]) -> Verdict:
         "images": images,
         "seeds": seeds,
     }
+
+
+def _only_class(counts: Counts, names: Sequence[str]) -> str:
+    """Return the class of all true pixels in counts (seeds, images, 3, K), or "" if there are more."""
+    found = np.flatnonzero(counts[0, :, 1].sum(axis=0)).tolist()
+    return "" if len(found) != 1 else repr(names[found[0]]) if names else f"number {found[0]}"
 
 
 def _headline(between: Sequence[Difference], control: Difference, judges: bool, images: int) -> str:

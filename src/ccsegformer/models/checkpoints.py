@@ -23,6 +23,7 @@ from transformers.core_model_loading import apply_renamings
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
 from ccsegformer.errors import CheckpointError
+from ccsegformer.models._classifier import match_classifier
 from ccsegformer.models.configuration_ccsegformer import CrissCrossSegformerConfig
 
 _LOCATION_KEYS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
@@ -30,6 +31,8 @@ _CONFIG_KEYS = (
     {field.name for field in dataclasses.fields(CrissCrossSegformerConfig)}
     - {field.name for field in dataclasses.fields(PretrainedConfig)}
 ) | {"num_labels", "id2label", "label2id"}
+
+CLASSIFIER = ("decode_head.classifier.bias", "decode_head.classifier.weight")
 
 # transformers renames the keys of SegFormer checkpoints on the hub, but only for its own classes.
 for _ours in ("CrissCrossSegformerModel", "CrissCrossSegformerForSemanticSegmentation"):
@@ -49,6 +52,7 @@ class LoadSummary:
         new_attention: Indices of the stages, from 0, whose attention differs from the checkpoint's, even if
             its projections were loaded.
         adapted: How the first convolution was adapted to other bands, or "".
+        classifier: How the classifier was fitted to other class names of the same number, or "".
     """
 
     source: str
@@ -57,6 +61,7 @@ class LoadSummary:
     dropped: tuple[str, ...]
     new_attention: tuple[int, ...]
     adapted: str = ""
+    classifier: str = ""
 
     def table(self) -> str:
         """Return a short table with a line for each kind of module that is new or dropped."""
@@ -68,6 +73,8 @@ class LoadSummary:
             lines += [f"  {fate:<8}{count:>4}  {module}" for module, count in Counter(modules).items()]
         if self.adapted:
             lines.append(f"  adapted     1  {self.adapted}")
+        if self.classifier:
+            lines.append(f"  {self.classifier}")
         return "\n".join(lines)
 
 
@@ -114,7 +121,11 @@ def load_checkpoint(from_pretrained: Callable[..., Any], name_or_path: Any, *arg
         summary = dataclasses.replace(summary, adapted=_adapt_bands(model, final.num_channels, rgb_bands))
         for key in ("num_channels", "band_means", "band_stds"):
             setattr(model.config, key, getattr(final, key))
-    if (summary.new or summary.dropped or summary.adapted) and os.environ.get("RANK", "0") == "0":
+    if "id2label" in overrides and {*CLASSIFIER} <= {*summary.loaded}:
+        summary = _fit_classifier(model, saved, summary)
+    if (summary.new or summary.dropped or summary.adapted or summary.classifier) and os.environ.get(
+        "RANK", "0"
+    ) == "0":
         print(summary.table(), file=sys.stderr)
     return (model, {**information, "summary": summary}) if with_information else model
 
@@ -210,6 +221,15 @@ def _summarize_load(
         dropped=tuple(sorted(unexpected)),
         new_attention=tuple(sorted(changed)),
     )
+
+
+def _fit_classifier(model: PreTrainedModel, saved: dict[str, Any], summary: LoadSummary) -> LoadSummary:
+    """Fit a loaded classifier to the model's class names."""
+    done, is_new = match_classifier(model, saved.get("id2label") or {})
+    if is_new:
+        loaded = tuple(name for name in summary.loaded if name not in CLASSIFIER)
+        summary = dataclasses.replace(summary, loaded=loaded, new=tuple(sorted({*summary.new, *CLASSIFIER})))
+    return dataclasses.replace(summary, classifier=done)
 
 
 def _adapt_bands(model: PreTrainedModel, bands: int, rgb: tuple[int, int, int] | None) -> str:

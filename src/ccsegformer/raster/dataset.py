@@ -124,6 +124,7 @@ class Scenes(Dataset[Sample]):
         self.names: tuple[str, ...] = tuple(
             f"{self.scenes[number].name}_{box.top}_{box.left}" for number, box in self._tiles
         )
+        self.files = {scene.name: (scene.path, scene.labels.path) for scene in self.scenes}
         warn_about_overlaps(self.root, split, images.values())
 
     def __len__(self) -> int:

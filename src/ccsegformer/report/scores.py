@@ -3,6 +3,7 @@
 from rich.console import Console
 from rich.table import Table
 
+from ccsegformer.data.labels import list_names
 from ccsegformer.evaluation.evaluate import Evaluation
 from ccsegformer.evaluation.shortfalls import rank_shortfalls
 from ccsegformer.report.table import number
@@ -23,10 +24,15 @@ def print_scores(evaluation: Evaluation, console: Console | None = None) -> None
         table.add_row(of.name, *scores, f"{of.pixels:,}", of.confused_with or "–")
     console = console or Console()
     console.print(table)
-    absent = len(names) - len(losses)
+    scored = {of.name for of in losses}
+    absent = [name for name in names if name not in scored]
     if absent:
-        occur = "class occurs" if absent == 1 else "classes occur"
-        console.print(f"{absent} {occur} in neither truth nor prediction", highlight=False)
+        occur = "class occurs" if len(absent) == 1 else "classes occur"
+        console.print(
+            f"{len(absent)} {occur} in neither truth nor prediction: {list_names(absent)}",
+            highlight=False,
+            markup=False,
+        )
     console.print(
         f"protocol {evaluation.protocol['name']}: {evaluation.protocol['summary']}", highlight=False
     )

@@ -18,6 +18,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from ccsegformer.data.labels import Classes, write_classes
 from ccsegformer.errors import OutputError, TrainingError
+from ccsegformer.training._label_counts import LabelCounts, write_label_counts
 from ccsegformer.training._output import reason
 from ccsegformer.training._parameters import parameter_groups
 from ccsegformer.training.recipe import OptimizerSection
@@ -39,7 +40,13 @@ class SegmentationTrainer(Trainer):
     optimizer: Any  # set by the Trainer through `create_optimizer`
 
     def __init__(
-        self, *, classes: Classes, optimization: OptimizerSection, epoch_length: float, **kwargs: Any
+        self,
+        *,
+        classes: Classes,
+        optimization: OptimizerSection,
+        epoch_length: float,
+        label_counts: LabelCounts | None = None,
+        **kwargs: Any,
     ) -> None:
         """Create the trainer.
 
@@ -47,6 +54,7 @@ class SegmentationTrainer(Trainer):
             classes: Classes to write with each checkpoint.
             optimization: Settings that group the parameters.
             epoch_length: Steps per epoch of the data set.
+            label_counts: Counts to add those of a `CountedStream` to.
             kwargs: Arguments of transformers' Trainer.
         """
         super().__init__(**kwargs)
@@ -56,6 +64,10 @@ class SegmentationTrainer(Trainer):
         self._micro_batch = 0
         self._started: float | None = None
         self.remove_callback(PrinterCallback)
+        self.label_counts, self._saved_counts = label_counts, dict[str, Any]()
+        if label_counts is not None:
+            label_counts.accelerator = self.accelerator
+            self.add_callback(label_counts)
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
@@ -69,6 +81,8 @@ class SegmentationTrainer(Trainer):
         torch.manual_seed(
             int(np.random.SeedSequence([self.args.seed, number]).generate_state(1, np.uint64)[0])
         )
+        if self.label_counts is not None:
+            self.label_counts.add(inputs.pop("label_counts"))
         with _merged_running_statistics(model, self.args.process_index, self.args.world_size):
             loss = super().training_step(model, inputs, num_items_in_batch)
         if not torch.isfinite(loss):
@@ -110,6 +124,8 @@ class SegmentationTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        if self.label_counts is not None:
+            self._saved_counts = self.label_counts.record()
         try:
             super()._save_checkpoint(model, trial)
         except (OSError, SafetensorError, RuntimeError) as error:  # torch.save's own errors are RuntimeErrors
@@ -121,6 +137,8 @@ class SegmentationTrainer(Trainer):
         if self.args.should_save:  # make the checkpoint a model folder, without pickled arguments
             folder = Path(output_dir or self.args.output_dir)
             write_classes(self.classes, folder / "classes.json")
+            if self._saved_counts:
+                write_label_counts(self._saved_counts, folder)
             (folder / "training_args.bin").unlink()
 
 

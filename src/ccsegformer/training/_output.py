@@ -9,11 +9,13 @@ from pathlib import Path
 from safetensors import SafetensorError
 from transformers import PreTrainedModel, SegformerImageProcessor
 
-from ccsegformer.data.labels import Classes, read_classes, write_classes
+from ccsegformer.data.dataset import DrawnSamples, LabelledImages
+from ccsegformer.data.labels import read_classes, write_classes
 from ccsegformer.data.pixels import IMAGE_MEAN, IMAGE_STD
 from ccsegformer.errors import OutputError, RecipeError
 from ccsegformer.files import write_atomically
 from ccsegformer.models import CrissCrossSegformerConfig
+from ccsegformer.training._data_record import RECORD, check_same_data, record_data, write_data_record
 from ccsegformer.training.recipe import Recipe, differing_keys, load_recipe, save_recipe
 
 WEIGHTS = "model.safetensors"
@@ -21,6 +23,7 @@ WEIGHTS = "model.safetensors"
 RUN_FILES = (
     "recipe.yaml",
     "classes.json",
+    RECORD,
     "config.json",
     "preprocessor_config.json",
     WEIGHTS,
@@ -50,7 +53,7 @@ def check_unused(output: Path, overwrite: bool) -> None:
         )
 
 
-def begin_run(output: Path, recipe: Recipe, classes: Classes) -> None:
+def begin_run(output: Path, recipe: Recipe, dataset: LabelledImages | DrawnSamples) -> None:
     """Delete an earlier run and write the files that resuming this one needs.
 
     Raises:
@@ -62,7 +65,8 @@ def begin_run(output: Path, recipe: Recipe, classes: Classes) -> None:
     except OSError as error:
         raise OutputError(f"{output}: cannot be cleared: {error.strerror or error}") from error
     save_recipe(recipe, output / "recipe.yaml")
-    write_classes(classes, output / "classes.json")
+    write_classes(dataset.classes, output / "classes.json")
+    write_data_record(output, record_data(dataset))
 
 
 @contextmanager
@@ -79,12 +83,13 @@ def nothing_half_begun(output: Path) -> Iterator[None]:
         raise
 
 
-def find_checkpoint(output: Path, recipe: Recipe, classes: Classes) -> Path:
-    """Find the last complete checkpoint in `output`, of a run with this recipe and these classes.
+def find_checkpoint(output: Path, recipe: Recipe, dataset: LabelledImages | DrawnSamples) -> Path:
+    """Find the last complete checkpoint in `output`, of a run with this recipe and these data.
 
     Raises:
         OutputError: No checkpoint, or different classes.
         RecipeError: A different recipe; the message names the keys that differ.
+        DataError: Other samples or changed files.
     """
     if not (output / "recipe.yaml").is_file():
         raise OutputError(f"{output}: holds no run to resume; train without resume first")
@@ -95,8 +100,9 @@ def find_checkpoint(output: Path, recipe: Recipe, classes: Classes) -> Path:
         raise RecipeError(
             f"{output / 'recipe.yaml'}: the run to resume had another {', another '.join(differing)}"
         )
-    if read_classes(output / "classes.json") != classes:
+    if read_classes(output / "classes.json") != dataset.classes:
         raise OutputError(f"{output / 'classes.json'}: the run to resume has other classes than the data")
+    check_same_data(output, record_data(dataset))
     complete = [path for path in output.glob("checkpoint-*") if _is_complete(path)]
     if not complete:
         raise OutputError(

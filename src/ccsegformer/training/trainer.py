@@ -18,7 +18,7 @@ from transformers.integrations import TensorBoardCallback
 
 from ccsegformer.data.labels import Classes
 from ccsegformer.data.objects import describe_object
-from ccsegformer.data.stream import TrainingStream, collate, plain_data_errors
+from ccsegformer.data.stream import plain_data_errors
 from ccsegformer.errors import OutputError, RecipeError, TrainingError
 from ccsegformer.models import (
     CrissCrossSegformerConfig,
@@ -29,6 +29,7 @@ from ccsegformer.models import (
 from ccsegformer.sources import resolve_dataset
 from ccsegformer.training._arguments import trainer_arguments
 from ccsegformer.training._inputs import Inputs, training_inputs
+from ccsegformer.training._label_counts import CountedStream, LabelCounts, collate_counted
 from ccsegformer.training._loop import SegmentationTrainer
 from ccsegformer.training._output import (
     begin_run,
@@ -90,7 +91,7 @@ def train(
         progress: Show steps, loss and remaining time on stderr.
 
     Raises:
-        DataError: The data cannot be used.
+        DataError: The data cannot be used, or at most one class is labelled in them.
         RecipeError: The recipe does not fit the pretrained weights, the number of processes or the device, or
             differs from that of the run to resume.
         CheckpointError: The pretrained weights cannot be loaded.
@@ -107,32 +108,36 @@ def train(
     with _own_randomness(recipe.training.seed), _quiet_transformers(), ExitStack() as stack:
         arguments = trainer_arguments(recipe, output, steps)
         is_main = arguments.process_index == 0
-        checkpoint = find_checkpoint(output, recipe, images.classes) if resume else None
+        checkpoint = find_checkpoint(output, recipe, images) if resume else None
         if is_main and not resume:
             check_unused(output, overwrite)
         model, summary = build_model(recipe, images.classes, inputs)
         freeze(model, recipe.training.freeze, summary.new_attention if summary else None)
         if is_main and not resume:
             stack.enter_context(nothing_half_begun(output))
-            begin_run(output, recipe, images.classes)
+            begin_run(output, recipe, images)
         writer = stack.enter_context(_tensorboard(output, checkpoint))
         bar = ProgressBar("training")
+        labels = LabelCounts(str(recipe.data), images.classes, len(inputs.samples))
+        if checkpoint:
+            labels.restore(checkpoint)
         trainer = SegmentationTrainer(
             model=model,
             args=arguments,
-            train_dataset=TrainingStream(
+            train_dataset=CountedStream(
                 inputs.samples,
                 recipe.transforms,
                 seed=recipe.training.seed,
                 length=steps * global_batch,
                 statistics=inputs.statistics,
             ),
-            data_collator=partial(collate, ignore_index=images.classes.ignore_index),
+            data_collator=partial(collate_counted, ignore_index=images.classes.ignore_index),
             processing_class=image_processor(model.config),
             callbacks=[TensorBoardCallback(writer)] + [bar] * progress,
             classes=images.classes,
             optimization=recipe.optimizer,
             epoch_length=len(inputs.samples) / global_batch,
+            label_counts=labels,
         )
         del model.config.use_cache  # set by the Trainer, for generative models
         try:
@@ -156,6 +161,7 @@ def train(
             "processes": arguments.world_size,
             "device": str(arguments.device),
             "loss": history,
+            "labels": labels.record(),
         }
         trained = _finish(trainer, output, log)
     return TrainingResult(trained, history, trainer.seconds(), steps, summary)
