@@ -311,7 +311,7 @@ FAR = Affine(2.0, 0, 700_000, 0, -2.0, 5_000_000)
         (text("a.tif", "no"), "a.tif: not a raster that can be read: "),
         (text("a_mask.tif", "no"), "a_mask.tif: not a raster that can be read: "),
         (remove("a_mask.tif"), "a_mask.tif: mask is missing; a scene needs one, or polygons in a.gpkg, "),
-        (remove("a.tif"), ": no scenes (.tif, .tiff, .vrt, .jp2) in this split"),
+        (remove("a.tif"), ": no scenes (.tif, .tiff, .vrt, .jp2, .img) in this split"),
         (change("b_mask.tif"), "b_mask.tif: mask without a scene"),
         (
             change("a_mask.tif", **BARE),

@@ -18,14 +18,16 @@ from ccsegformer.data.folder import and_more, files_by_stem
 from ccsegformer.data.labels import Classes, read_classes
 from ccsegformer.errors import DataError
 from ccsegformer.raster.labels import MaskRaster, Polygons, read_polygon_file
-from ccsegformer.raster.overlaps import warn_about_overlaps
+from ccsegformer.raster.overlaps import warn_about_overlaps, warn_once
 from ccsegformer.raster.read import (
     MASK,
     RASTER_SUFFIXES,
     Box,
+    alpha_note,
     fill_gaps,
     image_bands,
     open_raster,
+    pixel_dtype,
     read_box,
 )
 
@@ -170,7 +172,9 @@ class Scenes(Dataset[Sample]):
         wanted = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
         red_green_blue = [colors.index(color) for color in wanted if color in colors]
         rgb = (red_green_blue[0], red_green_blue[1], red_green_blue[2]) if len(red_green_blue) == 3 else None
-        bands = Bands(len(numbers), source.dtypes[0], source.count > len(numbers), rgb)
+        bands = Bands(len(numbers), pixel_dtype(source), source.count > len(numbers), rgb)
+        if note := alpha_note(source, path):
+            warn_once(f"{note}; to use it: gdal_edit.py -colorinterp_{source.count} undefined {path}")
         if not self.scenes:
             self.bands = bands
         elif bands[:2] != self.bands[:2]:

@@ -45,11 +45,11 @@ def warn_about_overlaps(root: Path, split: str, scenes: Iterable[Path]) -> None:
             try:
                 outlines = one.outline, project(two.outline, two.crs, one.crs)
             except DataError as error:
-                _warn_once(f"{one.path} and {two.path}: {error}; {UNKNOWN}")
+                warn_once(f"{one.path} and {two.path}: {error}; {UNKNOWN}")
                 return
             # Neighbours share an edge: shrink both by a pixel.
             if outlines[0].buffer(-one.pixel).intersects(outlines[1].buffer(-one.pixel)):
-                _warn_once(
+                warn_once(
                     f"{one.path}: overlaps {two.path} of the other split, so scores will be too high; split "
                     "scenes by area"
                 )
@@ -67,10 +67,11 @@ def _footprints(paths: Iterable[Path]) -> Iterator[_Footprint]:
             yield _Footprint(path, source.crs.to_wkt(), footprint(source), pixel)
     if without_crs:
         more = and_more([str(path) for path in without_crs])
-        _warn_once(f"{without_crs[0]}: has no CRS{more}; {UNKNOWN}")
+        warn_once(f"{without_crs[0]}: has no CRS{more}; {UNKNOWN}")
 
 
 @cache
-def _warn_once(message: str) -> None:
+def warn_once(message: str) -> None:
+    """Print a warning on stderr, once, by the first of several processes."""
     if os.environ.get("RANK", "0") == "0":
         print(message, file=sys.stderr)

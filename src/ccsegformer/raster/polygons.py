@@ -25,6 +25,8 @@ from ccsegformer.raster._regions import NO_LABEL, trace_regions
 from ccsegformer.raster.read import Box, gdal_options, open_raster, reason_of
 
 SUFFIXES = (".gpkg", ".geojson")
+JOURNALS = ("-wal", "-shm", "-journal")
+"""What SQLite appends to the name of a GeoPackage for changes that a program has not yet put into it."""
 STRIP_PIXELS = 8_000_000
 """Number of pixels read and traced at a time."""
 BATCH = 2000
@@ -71,7 +73,7 @@ def write_polygons(
         tolerance = (simplify or 0.0) / sqrt(abs(geometry.transform.determinant))
         regions = trace_regions(_label_strips(source, classes), tolerance)
         write = _write_geopackage if output.suffix.lower() == ".gpkg" else _write_geojson
-        with written_aside(output) as partial:
+        with written_aside(output, JOURNALS) as partial:
             try:
                 return write(partial, output.stem, regions, geometry, classes)
             except RuntimeError as error:  # base of pyogrio's errors
