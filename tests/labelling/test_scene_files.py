@@ -78,7 +78,6 @@ def folder(tmp_path: Path) -> Path:
         *[("v.vrt", "v.vrt"), ("w.vrt", "t.tif"), ("w.vrt", "v.vrt"), ("w.vrt", "link.tif")],
         *[("w.vrt", "t.tif.msk"), ("t.tif", "t.tif.msk"), ("/vsizip/s.zip/t.tif", "s.zip")],
         *[
-            ("zip://s.zip!/t.tif", "s.zip"),
             ("GTIFF_DIR:1:t.tif", "t.tif"),
             ("vrt://t.tif?bands=1,2,3", "t.tif"),
         ],

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ccsegformer.data.folder import and_more, files_by_stem
 from ccsegformer.errors import DataError
-from ccsegformer.raster.georeference import footprint, is_georeferenced, project
+from ccsegformer.raster.georeference import footprint, is_georeferenced, project, turned
 from ccsegformer.raster.read import MASK, RASTER_SUFFIXES, open_raster
 
 UNKNOWN = "cannot check whether the splits overlap"
@@ -48,7 +48,8 @@ def warn_about_overlaps(root: Path, split: str, scenes: Iterable[Path]) -> None:
                 warn_once(f"{one.path} and {two.path}: {error}; {UNKNOWN}")
                 return
             # Neighbours share an edge: shrink both by a pixel.
-            if outlines[0].buffer(-one.pixel).intersects(outlines[1].buffer(-one.pixel)):
+            inner = outlines[1].buffer(-one.pixel)
+            if any(outlines[0].buffer(-one.pixel).intersects(copy) for copy in turned(inner, one.crs)):
                 warn_once(
                     f"{one.path}: overlaps {two.path} of the other split, so scores will be too high; split "
                     "scenes by area"
