@@ -13,10 +13,14 @@ import rasterio.shutil
 import torch
 from rasterio import Affine
 from rasterio.enums import ColorInterp
+from rasterio.errors import NotGeoreferencedWarning
+from rasterio.rpc import RPC
 from torch import Tensor
 
 from ccsegformer.data.labels import Classes
 from ccsegformer.errors import OutputError
+from ccsegformer.labelling.engine import open_engine
+from ccsegformer.labelling.inputs import predict_inputs
 from ccsegformer.labelling.preprocess import given_preprocessing
 from ccsegformer.labelling.scene import SceneMap, predict_scene
 from ccsegformer.raster.mapping import _whole_job
@@ -167,3 +171,30 @@ def test_a_map_of_bands_of_which_one_is_declared_alpha(tmp_path: Path) -> None:
     assert not done.notes
     with rasterio.open(tmp_path / "map.tif") as three, rasterio.open(tmp_path / "all.tif") as all_of_them:
         assert (three.read(1) == 255).sum() == 400 and not (all_of_them.read(1) == 255).any()
+
+
+def test_a_scene_placed_by_rpcs_keeps_them(tmp_path: Path) -> None:
+    numbers = dict.fromkeys(("height_off", "lat_off", "line_off", "long_off", "samp_off"), 20.0)
+    numbers |= dict.fromkeys(("height_scale", "lat_scale", "line_scale", "long_scale", "samp_scale"), 10.0)
+    terms = [1.0] + [0.0] * 19
+    shapes = {f"{axis}_{part}_coeff": terms for axis in ("line", "samp") for part in ("num", "den")}
+    rpcs = RPC(**numbers, **shapes, err_bias=-1.0, err_rand=-1.0)
+    with pytest.warns(NotGeoreferencedWarning):
+        scene = write(tmp_path / "a.tif", crs=None, transform=Affine.identity(), rpcs=rpcs)
+    done = run(scene, tmp_path / "map.tif", polygons=tmp_path / "map.gpkg")
+    (note,) = done.notes
+    assert "is placed by control points or RPCs, so" in note and "gdalwarp" in note
+    with rasterio.open(tmp_path / "map.tif") as source:
+        assert source.rpcs == rpcs
+
+
+def test_a_map_does_not_replace_a_tile_of_another_scene(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name / "t.tif")
+    mosaic(tmp_path / "b" / "v.vrt", "t.tif")
+    before = (tmp_path / "b" / "t.tif").read_bytes()
+    scenes = [str(tmp_path / "a" / "t.tif"), str(tmp_path / "b" / "v.vrt")]
+    with pytest.raises(OutputError, match=r"b/t\.tif: would replace an image or a file of one"):
+        list(predict_inputs(open_engine(threshold), CLASSES, scenes, tmp_path / "b"))
+    assert (tmp_path / "b" / "t.tif").read_bytes() == before

@@ -200,3 +200,18 @@ def test_masks_of_whole_numbers(dtype: str, tmp_path: Path) -> None:
         with pytest.raises(DataError) as caught:
             labels(tmp_path)
         assert str(caught.value) == f"{path}: 1.5 at row 5, column 6 is no class id; masks hold whole numbers"
+
+
+@pytest.mark.parametrize("zones", [("EPSG:32660", "EPSG:32601"), ("EPSG:4326", "EPSG:4326")])
+def test_splits_that_overlap_across_the_antimeridian_are_named(
+    zones: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for split, crs, west in (("training", zones[0], 179.9), ("validation", zones[1], -180.05)):
+        x, y = Transformer.from_crs("EPSG:4326", crs, always_xy=True).transform(west, 10)
+        side = 0.002 if crs == "EPSG:4326" else 200
+        path = scene(tmp_path / split, Affine(side, 0, x, 0, -side, y), crs)
+        polygons(path.with_suffix(".gpkg"), [shapely.box(x, y - side, x + side, y)], crs)
+        (tmp_path / "both").mkdir(exist_ok=True)
+        path.parent.rename(tmp_path / "both" / split)
+    Scenes(tmp_path / "both", "training")
+    assert "of the other split, so scores will be too high" in capsys.readouterr().err

@@ -110,6 +110,17 @@ def has_georeference(path: str | Path) -> bool:
         return False
 
 
+def is_no_photograph(path: str | Path) -> bool:
+    """Check whether a TIFF, VRT or the like has pixels that no photograph has, in their number or type."""
+    if Path(path).suffix.lower() not in RASTER_SUFFIXES:
+        return False
+    try:
+        with open_raster(path) as source:
+            return source.dtypes[0] in ("int16", "float32") or len(image_bands(source)) not in (1, 3)
+    except DataError:
+        return False
+
+
 def gdal_options(path: str | Path) -> rasterio.Env:
     """Return the GDAL settings under which to open and read `path`, as a context manager."""
     return rasterio.Env(**(GDAL_OPTIONS | (REMOTE_OPTIONS if is_over_network(path) else {})))
