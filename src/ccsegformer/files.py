@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from glob import escape
 from pathlib import Path
@@ -53,11 +53,12 @@ def require_space(folder: Path, size: int) -> None:
 
 
 @contextmanager
-def written_aside(path: str | Path) -> Iterator[Path]:
+def written_aside(path: str | Path, companions: Sequence[str] = ()) -> Iterator[Path]:
     """Yield a temporary path next to `path`; rename it into place on success, delete it on failure.
 
     The temporary file is hidden and has the same suffix. This is for libraries that write files themselves:
-    companion files whose names begin with the temporary name are deleted in any case.
+    companion files whose names begin with the temporary name are deleted in any case. Files named `path` and
+    one of `companions`, which belong to the file that is replaced, are removed with it.
 
     Raises:
         OutputError: as `write_atomically`, for any OSError in the `with` block.
@@ -70,6 +71,8 @@ def written_aside(path: str | Path) -> Iterator[Path]:
             yield partial
             with partial.open("r+b") as file:
                 os.fsync(file.fileno())  # a full disk must be noticed before the old file is replaced
+            for ending in companions:
+                path.with_name(path.name + ending).unlink(missing_ok=True)
             partial.replace(path)
         finally:
             for left in path.parent.glob(f"{escape(partial.name)}*"):

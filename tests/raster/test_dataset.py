@@ -311,7 +311,7 @@ FAR = Affine(2.0, 0, 700_000, 0, -2.0, 5_000_000)
         (text("a.tif", "no"), "a.tif: not a raster that can be read: "),
         (text("a_mask.tif", "no"), "a_mask.tif: not a raster that can be read: "),
         (remove("a_mask.tif"), "a_mask.tif: mask is missing; a scene needs one, or polygons in a.gpkg, "),
-        (remove("a.tif"), ": no scenes (.tif, .tiff, .vrt, .jp2) in this split"),
+        (remove("a.tif"), ": no scenes (.tif, .tiff, .vrt, .jp2, .img) in this split"),
         (change("b_mask.tif"), "b_mask.tif: mask without a scene"),
         (
             change("a_mask.tif", **BARE),
@@ -325,8 +325,8 @@ FAR = Affine(2.0, 0, 700_000, 0, -2.0, 5_000_000)
             "a_mask.tif: a mask is one band of class ids, but this has 3 of uint8",
         ),
         (
-            change("a_mask.tif", values=image(1, "float32")),
-            "a_mask.tif: a mask is one band of class ids, but ",
+            change("a_mask.tif", values=image(2, "float32")),
+            "a_mask.tif: a mask is one band of class ids, but this has 2 of float32",
         ),
         (polygons(), "a.geojson: has no column class, class_id, label to tell 3 classes apart"),
         (

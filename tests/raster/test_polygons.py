@@ -11,6 +11,7 @@ import pyogrio
 import pytest
 import rasterio
 import shapely
+from pyproj import Transformer
 from rasterio import Affine
 from rasterio.errors import NotGeoreferencedWarning
 
@@ -280,3 +281,29 @@ def test_geojson_is_valid_utf_8_json(label_map: Any, tmp_path: Path) -> None:
     content = json.loads((tmp_path / "streets.geojson").read_text(encoding="utf-8"))
     assert content["type"] == "FeatureCollection" and "crs" not in content
     assert content["features"][0]["properties"]["class"] == "Straße"
+
+
+@pytest.mark.parametrize("side", [1.0, 0.05, 0.01, 0.002])
+def test_geojson_is_as_precise_as_the_pixel(label_map: Any, tmp_path: Path, side: float) -> None:
+    labels = np.random.default_rng(0).integers(0, 3, (12, 12))
+    path = label_map(labels, Affine(side, 0, 500_000, 0, -side, 5_000_000))
+    areas = []
+    for name in ("a.gpkg", "a.geojson"):
+        write_polygons(path, tmp_path / name, classes=CLASSES)
+        shapes = read(tmp_path / name)[1]
+        if name.endswith("json"):
+            to_map = Transformer.from_crs("EPSG:4326", "EPSG:32632", always_xy=True).transform
+            shapes = [shapely.transform(shape, to_map, interleaved=False) for shape in shapes]
+        areas.append(shapely.area(shapes))
+    np.testing.assert_allclose(areas[1], areas[0], rtol=5e-3)
+
+
+@pytest.mark.parametrize(
+    "crs", ["+proj=longlat +R=1737400 +no_defs", "+proj=eqc +R=1737400 +units=m +no_defs", "IAU_2015:49900"]
+)
+def test_geojson_of_another_body_is_refused(label_map: Any, tmp_path: Path, crs: str) -> None:
+    path = label_map([[0, 1]], Affine(1, 0, 10, 0, -1, 48), rasterio.CRS.from_user_input(crs).to_wkt())
+    with pytest.raises(OutputError, match=r"a\.geojson: GeoJSON needs .* on WGS 84, .*; write a \.gpkg"):
+        write_polygons(path, tmp_path / "a.geojson", classes=CLASSES)
+    assert not (tmp_path / "a.geojson").exists()
+    assert write_polygons(path, tmp_path / "a.gpkg", classes=CLASSES) == 2

@@ -1,7 +1,8 @@
 """Label image files and scenes, and write the results to a folder."""
 
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,16 @@ from ccsegformer.labelling.engine import Engine, Segmenter, open_engine
 from ccsegformer.labelling.labeller import MAX_MEGAPIXELS, predict_labels
 from ccsegformer.labelling.scene import predict_scene
 from ccsegformer.labelling.windows import label_image
-from ccsegformer.raster.read import MASK, RASTER_SUFFIXES, has_georeference, is_remote
+from ccsegformer.raster.read import (
+    MASK,
+    RASTER_SUFFIXES,
+    files_of,
+    has_georeference,
+    is_no_photograph,
+    is_over_network,
+    is_remote,
+    open_raster,
+)
 
 
 def predict_files(
@@ -132,7 +142,8 @@ def predict_inputs(
         scenes = [(path, output / f"{Path(path).stem}.tif") for path in files if _is_scene(path)]
         images = [path for path in files if path not in dict(scenes)]
         targets = [(target,) for _, target in scenes] + [_targets(Path(image), output) for image in images]
-        _refuse_collisions([Path(path) for path in [*(path for path, _ in scenes), *images]], targets)
+        parts = set[Path]().union(*(_parts(path) for path, _ in scenes))
+        _refuse_collisions([Path(path) for path in [*(path for path, _ in scenes), *images]], targets, parts)
     if images and any(value not in (None, False) for value in extra.values()):
         given = ", ".join(name for name, value in extra.items() if value not in (None, False))
         raise DataError(f"{images[0]}: is not georeferenced, and {given} is for scenes; name a map: NAME.tif")
@@ -185,8 +196,8 @@ def _label_file(
 
 
 def _is_scene(path: str) -> bool:
-    """Check whether a file is georeferenced; what comes over a network is taken for a scene."""
-    return is_remote(path) or has_georeference(path)
+    """Check whether a file is georeferenced, a GDAL path, or a raster of pixels that no photograph has."""
+    return is_remote(path) or has_georeference(path) or is_no_photograph(path)
 
 
 def _png(picture: Image.Image) -> bytes:
@@ -203,7 +214,7 @@ def _expand(images: Iterable[str | Path]) -> Iterator[Path]:
         if path.is_dir():
             known = {*image_suffixes(), *RASTER_SUFFIXES}
             listed = [p for p in path.iterdir() if not p.name.startswith(".") and not p.is_dir()]
-            found = [p for p in listed if p.suffix.lower() in known]
+            found = [p for p in listed if p.suffix.lower() in known or has_georeference(p)]
             masks = {p.stem + MASK for p in found}
             found = [p for p in found if p.stem not in masks or p.suffix.lower() not in RASTER_SUFFIXES]
             if not found:
@@ -217,13 +228,25 @@ def _targets(image: Path, output: Path) -> tuple[Path, Path]:
     return output / f"{image.stem}.png", output / f"{image.stem}_overlay.png"
 
 
-def _refuse_collisions(images: Sequence[Path], targets: Sequence[tuple[Path, ...]]) -> None:
-    sources = {image.resolve() for image in images}
+def _parts(scene: str) -> set[Path]:
+    """Return the files that a scene is made of, as far as they are local."""
+    if not is_over_network(scene):
+        with suppress(DataError), open_raster(scene) as source:  # said when its turn comes
+            return files_of(source)
+    return set()
+
+
+def _refuse_collisions(
+    images: Sequence[Path], targets: Sequence[tuple[Path, ...]], parts: Collection[Path] = ()
+) -> None:
+    sources = {image.resolve() for image in images} | set(parts)
     writers: dict[Path, Path] = {}
     for image, paths in zip(images, targets, strict=True):
         for path in paths:
             if path in writers:
                 raise DataError(f"{image}: would be written to {path}, as {writers[path]} is; rename one")
             if path.resolve() in sources:
-                raise OutputError(f"{path}: would replace an image; choose another output folder")
+                raise OutputError(
+                    f"{path}: would replace an image or a file of one; choose another output folder"
+                )
             writers[path] = image

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rasterio.io import DatasetReader
 from torch import Tensor
 
 from ccsegformer import __version__
@@ -30,7 +31,15 @@ from ccsegformer.labelling.windows import (
     spans,
 )
 from ccsegformer.raster.mapping import MapCell, Tile, rows_done, scratch_folder, write_map
-from ccsegformer.raster.read import Box, image_bands, is_remote, open_raster
+from ccsegformer.raster.read import (
+    Box,
+    alpha_note,
+    files_of,
+    image_bands,
+    open_raster,
+    pixel_dtype,
+    side_files,
+)
 from ccsegformer.raster.write import MapFormat, map_format
 
 
@@ -109,20 +118,29 @@ def predict_scene(
         opened = opened.with_preprocessing(preprocessing)
     for written in [output] if polygons is None else [output, Path(polygons)]:
         check_writable(written)
-        if not is_remote(path) and written.resolve() == Path(path).resolve():
-            raise OutputError(f"{written}: would replace the scene; choose another output")
     with open_raster(path) as source:
-        found, dtype, size = image_bands(source), source.dtypes[0], source.shape
-        has_crs = bool(source.crs or source.gcps[0])
+        _keep_scene(source, [output] if polygons is None else [output, Path(polygons)])
+        chosen = _choose_bands(bands, source, path)
+        dtype, size = pixel_dtype(source, chosen), source.shape
+        count = source.count
+        alpha = alpha_note(source, path) if bands is None else None
+        has_crs = bool(source.crs or source.gcps[0] or source.rpcs)
+        is_placed = not source.transform.is_identity or not (source.gcps[0] or source.rpcs)
         if polygons is not None:
             with optional_imports(str(polygons)):
                 from ccsegformer.raster.polygons import check_polygon_output
 
             check_polygon_output(source, polygons, simplify)
-    chosen = _choose_bands(bands, found, path)
     opened.preprocessing.check(len(chosen), dtype, path)
     halved: list[str] = []
     notes = [] if has_crs else [f"{path}: has no coordinate reference system, so neither has the map"]
+    if polygons is not None and not is_placed:
+        notes.append(
+            f"{path}: is placed by control points or RPCs, so {polygons} is in pixels; for polygons on the "
+            "ground, warp the scene first: gdalwarp SCENE WARPED.tif"
+        )
+    if alpha:
+        notes.append(f"{alpha}; to use it: --bands {','.join(map(str, range(1, count + 1)))}")
     side, shared = choose_window(opened, window, overlap, memory, dtype)
     run = _Run(opened, path, chosen, size, side, shared, map_format(classes, confidence), output)
     if window is None:
@@ -140,6 +158,20 @@ def predict_scene(
     if not pixels:
         notes.append(f"{path}: no pixel has data, and the map is empty")
     return SceneMap(output, run.window, run.overlap, (*halved, *notes))
+
+
+def _keep_scene(source: DatasetReader, outputs: list[Path]) -> None:
+    """Refuse outputs that would replace the scene, or a file that it is made of."""
+    scene = files_of(source)
+    for output in outputs:
+        for written in (output, *side_files(output)):
+            if written.resolve() in scene:
+                part = "the scene" if _same(written, source.name) else f"a file of the scene {source.name}"
+                raise OutputError(f"{written}: would replace {part}; choose another output")
+
+
+def _same(path: Path, name: str) -> bool:
+    return path.resolve() == Path(name).resolve()
 
 
 class _Run(NamedTuple):
@@ -180,13 +212,13 @@ def _resumed(run: _Run, classes: Classes) -> _Run:
     return run
 
 
-def _choose_bands(bands: tuple[int, ...] | None, found: list[int], path: str | Path) -> tuple[int, ...]:
-    """Check the wanted bands; by default all but alpha."""
+def _choose_bands(bands: tuple[int, ...] | None, source: DatasetReader, path: str | Path) -> tuple[int, ...]:
+    """Check the wanted bands, which may be alpha; by default all but alpha."""
     for band in bands or ():
-        if band not in found:
-            numbers = ", ".join(map(str, found))
-            raise DataError(f"{path}: has no band {band} beside alpha; its bands are {numbers}")
-    return tuple(found) if bands is None else bands
+        if band not in source.indexes:
+            numbers = ", ".join(map(str, source.indexes))
+            raise DataError(f"{path}: has no band {band}; its bands are {numbers}")
+    return tuple(image_bands(source)) if bands is None else bands
 
 
 def _write(

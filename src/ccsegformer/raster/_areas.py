@@ -12,6 +12,8 @@ from rasterio.io import DatasetReader
 
 from ccsegformer.raster.georeference import is_georeferenced
 
+METRES_OF_DEGREE = 111_320
+"""Length of a degree of the equator."""
 MAX_SEGMENT = 1000.0
 """Largest distance, in metres, between the vertices of a line that is transformed to the ellipsoid."""
 
@@ -88,6 +90,19 @@ class MapGeometry:
             sides.append(self._geod.inv(lon, lat, end[0], end[1], radians=True)[2])
         finite = np.array(sides)[np.isfinite(sides)]
         return float(finite.max()) if len(finite) else np.inf
+
+    @cached_property
+    def decimals(self) -> int:
+        """Decimals of degrees, at least 7, that give a thousandth of a pixel."""
+        a, b, _, d, e, _ = self.transform[:6]
+        side = float(min(np.hypot(a, d), np.hypot(b, e)))
+        if self.crs is None or not np.isfinite(side):
+            return 7
+        if self.crs.is_geographic:
+            degrees = np.rad2deg(side * self.crs.axis_info[0].unit_conversion_factor)
+        else:
+            degrees = side * self.crs.axis_info[0].unit_conversion_factor / METRES_OF_DEGREE
+        return int(np.clip(np.ceil(3 - np.log10(degrees)), 7, 15))
 
     @cached_property
     def _orientation(self) -> float:

@@ -18,21 +18,23 @@ from ccsegformer.data.folder import files_by_stem
 from ccsegformer.data.labels import Classes, read_classes
 from ccsegformer.data.layout import and_more
 from ccsegformer.errors import DataError
-from ccsegformer.raster.labels import MaskRaster, Polygons, read_polygon_file
-from ccsegformer.raster.overlaps import warn_about_overlaps
+from ccsegformer.raster.labels import MaskRaster, PolygonFile, Polygons, read_polygon_file
+from ccsegformer.raster.overlaps import warn_about_overlaps, warn_once
 from ccsegformer.raster.read import (
     MASK,
     RASTER_SUFFIXES,
     Box,
+    alpha_note,
     fill_gaps,
     image_bands,
     open_raster,
+    pixel_dtype,
     read_box,
 )
 
 TILE = 512
 """Side, in pixels, of the tiles in which a split is scored."""
-POLYGON_SUFFIXES = (".gpkg", ".geojson")
+POLYGON_SUFFIXES = (".gpkg", ".geojson", ".shp", ".fgb", ".parquet")
 DEFAULT_CLASSES = Classes(("background", "object"), ignore_index=65535)
 """Classes without a classes.json. 255 is not ignored: some masks use it for the object, others for nodata."""
 OPEN_RASTERS = 8
@@ -109,13 +111,14 @@ class Scenes(Dataset[Sample]):
                 elif name in polygons:
                     labels = Polygons(read_polygon_file(polygons[name], self.classes), source, self.classes)
                 elif shared is not None:
-                    labels = Polygons(shared, source, self.classes)
+                    labels = Polygons(shared, source, self.classes, shared=True)
                 else:
                     raise DataError(
                         f"{folder / name}{MASK}.tif: mask is missing; a scene needs one, or polygons in "
                         f"{name}.gpkg, {name}.geojson or polygons.gpkg"
                     )
                 self.scenes.append(Scene(path, name, source.height, source.width, labels))
+        self._check_shared(shared)
         self._tiles = [
             (number, box)
             for number, scene in enumerate(self.scenes)
@@ -126,6 +129,12 @@ class Scenes(Dataset[Sample]):
         )
         self.files = {scene.name: (scene.path, scene.labels.path) for scene in self.scenes}
         warn_about_overlaps(self.root, split, images.values())
+
+    def _check_shared(self, shared: PolygonFile | None) -> None:
+        """Check that polygons for all scenes overlap one of them."""
+        served = [s.labels for s in self.scenes if shared is not None and s.labels.path == shared.path]
+        if served and not any(isinstance(labels, Polygons) and labels.overlaps for labels in served):
+            raise DataError(f"{served[0].path}: does not overlap any scene of {self.root}")
 
     def __len__(self) -> int:
         return len(self._tiles)
@@ -172,7 +181,9 @@ class Scenes(Dataset[Sample]):
         wanted = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
         red_green_blue = [colors.index(color) for color in wanted if color in colors]
         rgb = (red_green_blue[0], red_green_blue[1], red_green_blue[2]) if len(red_green_blue) == 3 else None
-        bands = Bands(len(numbers), source.dtypes[0], source.count > len(numbers), rgb)
+        bands = Bands(len(numbers), pixel_dtype(source), source.count > len(numbers), rgb)
+        if note := alpha_note(source, path):
+            warn_once(f"{note}; to use it: gdal_edit.py -colorinterp_{source.count} undefined {path}")
         if not self.scenes:
             self.bands = bands
         elif bands[:2] != self.bands[:2]:

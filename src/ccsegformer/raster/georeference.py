@@ -68,6 +68,50 @@ def project(shape: Any, crs: str | None, target: str | None) -> Any:
 
 
 @functools.cache
+def full_turn(crs: str | None) -> float | None:
+    """Return 360 degrees in the unit of a geographic CRS (WKT), or None for other CRSs."""
+    from pyproj import CRS as ProjCRS
+
+    if crs is None or not (known := ProjCRS.from_wkt(crs)).is_geographic:
+        return None
+    return float(2 * np.pi / known.axis_info[0].unit_conversion_factor)
+
+
+def turned(shape: Any, crs: str | None) -> "list[shapely.Geometry]":
+    """Return a geometry and, in a geographic CRS, its copies a turn to the east and to the west."""
+    import shapely.affinity
+
+    turn = full_turn(crs)
+    shifts = [0.0] if turn is None else [0.0, turn, -turn]
+    return [shapely.affinity.translate(shape, by) if by else shape for by in shifts]
+
+
+def reliable_bounds(
+    shape: "shapely.Polygon", crs: str | None, target: str | None
+) -> tuple[float, float, float, float] | None:
+    """Return the bounds of an outline in another CRS; None if it is too large for that CRS.
+
+    On most of the Earth a projection such as UTM has no coordinates, or the outline turns inside out.
+    """
+    import shapely
+
+    there = project(shape, crs, target)
+    if not np.isfinite(shapely.get_coordinates(there)).all():
+        return None
+    here = shapely.get_coordinates(shape)
+    side, turn = float(np.ptp(here, axis=0).max()), full_turn(crs)
+    if there is not shape:
+        back = shapely.get_coordinates(project(there, target, crs)) - here
+        if turn:
+            back[:, 0] -= np.round(back[:, 0] / turn) * turn
+        is_back = np.isfinite(back).all() and np.abs(back).max() <= side / 100
+        if not is_back or (turn and side > turn / 12):  # above 30 degrees, a pole may be inside
+            return None
+    left, bottom, right, top = there.bounds
+    return left, bottom, right, top
+
+
+@functools.cache
 def _transformer(crs: str, target: str) -> "Transformer":
     from pyproj import Transformer
     from pyproj.exceptions import ProjError

@@ -32,7 +32,15 @@ from ccsegformer.data.labels import Classes
 from ccsegformer.errors import DataError, OutputError
 from ccsegformer.files import require_space
 from ccsegformer.raster import _journal as journal
-from ccsegformer.raster.read import Box, fill_gaps, is_remote, open_raster, read_box
+from ccsegformer.raster.read import (
+    Box,
+    files_of,
+    fill_gaps,
+    is_over_network,
+    open_raster,
+    read_box,
+    side_files,
+)
 from ccsegformer.raster.write import MapFormat, create_map, map_bytes, opened_map, write_cog
 
 
@@ -125,7 +133,7 @@ def write_map(
             raise
         except Exception as error:
             is_whole = journal.read_progress(folder, job).rows == len(grid)
-            comes_back = isinstance(error, DataError) and is_remote(path)  # unlike a damaged file
+            comes_back = isinstance(error, DataError) and is_over_network(path)  # unlike a damaged file
             if not is_whole and not comes_back:
                 journal.discard(folder)
             raise
@@ -244,16 +252,17 @@ def _whole_job(job: dict[str, Any], path: str | Path, source: DatasetReader) -> 
         "transform": list(source.transform),
         "crs": source.crs.to_wkt() if source.crs else None,
     }
-    if not is_remote(path):
-        status = Path(path).stat()
-        job["file"] = [str(Path(path).resolve()), status.st_size, status.st_mtime_ns]
+    states = [(file, file.stat()) for file in sorted(files_of(source))]
+    job["files"] = [[str(file), status.st_size, status.st_mtime_ns] for file, status in states]
     return dict(json.loads(json.dumps(job)))
 
 
 def _publish(finished: Path, output: Path) -> None:
-    """Give a finished map its name, with its class names beside it."""
+    """Give a finished map its name and class names; what lay beside an earlier map goes with it."""
     names = finished.with_name(f"{finished.name}.aux.xml")
     try:
+        for left in side_files(output):
+            left.unlink(missing_ok=True)
         names.replace(output.with_name(f"{output.name}.aux.xml"))
         finished.replace(output)
     except OSError as error:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from ccsegformer.data.folder import files_by_stem
 from ccsegformer.data.layout import and_more
 from ccsegformer.errors import DataError
-from ccsegformer.raster.georeference import footprint, is_georeferenced, project
+from ccsegformer.raster.georeference import footprint, is_georeferenced, project, turned
 from ccsegformer.raster.read import MASK, RASTER_SUFFIXES, open_raster
 
 UNKNOWN = "cannot check whether the splits overlap"
@@ -46,11 +46,12 @@ def warn_about_overlaps(root: Path, split: str, scenes: Iterable[Path]) -> None:
             try:
                 outlines = one.outline, project(two.outline, two.crs, one.crs)
             except DataError as error:
-                _warn_once(f"{one.path} and {two.path}: {error}; {UNKNOWN}")
+                warn_once(f"{one.path} and {two.path}: {error}; {UNKNOWN}")
                 return
             # Neighbours share an edge: shrink both by a pixel.
-            if outlines[0].buffer(-one.pixel).intersects(outlines[1].buffer(-one.pixel)):
-                _warn_once(
+            inner = outlines[1].buffer(-one.pixel)
+            if any(outlines[0].buffer(-one.pixel).intersects(copy) for copy in turned(inner, one.crs)):
+                warn_once(
                     f"{one.path}: overlaps {two.path} of the other split, so scores will be too high; split "
                     "scenes by area"
                 )
@@ -68,10 +69,11 @@ def _footprints(paths: Iterable[Path]) -> Iterator[_Footprint]:
             yield _Footprint(path, source.crs.to_wkt(), footprint(source), pixel)
     if without_crs:
         more = and_more([str(path) for path in without_crs])
-        _warn_once(f"{without_crs[0]}: has no CRS{more}; {UNKNOWN}")
+        warn_once(f"{without_crs[0]}: has no CRS{more}; {UNKNOWN}")
 
 
 @cache
-def _warn_once(message: str) -> None:
+def warn_once(message: str) -> None:
+    """Print a warning on stderr, once, by the first of several processes."""
     if os.environ.get("RANK", "0") == "0":
         print(message, file=sys.stderr)

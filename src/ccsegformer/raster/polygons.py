@@ -13,6 +13,8 @@ import numpy as np
 import pyogrio
 import shapely
 from numpy.typing import NDArray
+from pyproj import Transformer
+from pyproj.exceptions import ProjError
 from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
 from shapely.geometry import mapping, shape
@@ -25,6 +27,8 @@ from ccsegformer.raster._regions import NO_LABEL, trace_regions
 from ccsegformer.raster.read import Box, gdal_options, open_raster, reason_of
 
 SUFFIXES = (".gpkg", ".geojson")
+JOURNALS = ("-wal", "-shm", "-journal")
+"""What SQLite appends to the name of a GeoPackage for changes that a program has not yet put into it."""
 STRIP_PIXELS = 8_000_000
 """Number of pixels read and traced at a time."""
 BATCH = 2000
@@ -71,7 +75,7 @@ def write_polygons(
         tolerance = (simplify or 0.0) / sqrt(abs(geometry.transform.determinant))
         regions = trace_regions(_label_strips(source, classes), tolerance)
         write = _write_geopackage if output.suffix.lower() == ".gpkg" else _write_geojson
-        with written_aside(output) as partial:
+        with written_aside(output, JOURNALS) as partial:
             try:
                 return write(partial, output.stem, regions, geometry, classes)
             except RuntimeError as error:  # base of pyogrio's errors
@@ -83,18 +87,28 @@ def check_polygon_output(source: DatasetReader, output: str | Path, simplify: fl
 
     Raises:
         OutputError: the suffix is none of `SUFFIXES`, `simplify` is negative, or the output is GeoJSON and
-            `source` has no CRS.
+            `source` has no CRS, or one of another body than the Earth.
     """
     suffix = Path(output).suffix.lower()
     if suffix not in SUFFIXES:
         raise OutputError(f"{output}: polygons are written as {' or '.join(SUFFIXES)}")
     if simplify is not None and not (isfinite(simplify) and simplify >= 0):
         raise OutputError(f"{output}: simplify must be 0 or more, in the map's units, not {simplify}")
-    if suffix == ".geojson" and map_geometry(source).crs is None:
+    if suffix != ".geojson":
+        return
+    crs = map_geometry(source).crs
+    if crs is None:
         raise OutputError(
             f"{output}: GeoJSON needs longitude and latitude, but {source.name} lacks a CRS or "
             "georeference; write a .gpkg"
         )
+    try:
+        Transformer.from_crs(crs, "EPSG:4326")
+    except ProjError as error:
+        raise OutputError(
+            f"{output}: GeoJSON needs longitude and latitude on WGS 84, to which none leads from the CRS of "
+            f"{source.name}, {crs.name}; write a .gpkg"
+        ) from error
 
 
 def _label_strips(source: DatasetReader, classes: Classes) -> Iterator[NDArray[np.int32]]:
@@ -160,9 +174,19 @@ def _write_geojson(
         file.write(f'{{"type": "FeatureCollection", "name": {json.dumps(layer)}, "features": [')
         # Straight lines of the map may become curves in longitude and latitude.
         dense = geometry.crs is not None and not geometry.crs.is_geographic
+        precision = str(geometry.decimals)
         for features in _batches(regions, geometry, dense=dense):
             buffer = io.BytesIO()
-            _write_features(buffer, "GeoJSON", layer, features, geometry, classes, RFC7946="YES")
+            _write_features(
+                buffer,
+                "GeoJSON",
+                layer,
+                features,
+                geometry,
+                classes,
+                RFC7946="YES",
+                COORDINATE_PRECISION=precision,
+            )
             for feature in json.loads(buffer.getvalue())["features"]:
                 feature["geometry"] = _polygons_only(feature["geometry"])
                 file.write((",\n" if count else "\n") + json.dumps(feature, ensure_ascii=False))

@@ -4,16 +4,17 @@ A path is anything that GDAL opens: a file, `/vsicurl/https://...`, `s3://...`. 
 `DataError`.
 """
 
+import re
 import warnings
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
-from rasterio.enums import ColorInterp
+from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import NodataShadowWarning, NotGeoreferencedWarning
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
@@ -21,7 +22,7 @@ from rasterio.windows import Window
 from ccsegformer.errors import DataError
 
 PIXEL_DTYPES = ("uint8", "uint16", "int16", "float32")
-RASTER_SUFFIXES = (".tif", ".tiff", ".vrt", ".jp2")
+RASTER_SUFFIXES = (".tif", ".tiff", ".vrt", ".jp2", ".img")
 MASK = "_mask"
 """Suffix of the name of a scene's mask: `NAME_mask.tif` labels `NAME.tif`."""
 
@@ -30,6 +31,17 @@ GDAL_OPTIONS = {
     "GDAL_HTTP_MAX_RETRY": 3,  # after an HTTP status of 429 or 500 to 504
     "GDAL_HTTP_RETRY_DELAY": 1,  # seconds before the first retry; about doubles with each one
 }
+MASK_DTYPES = (*PIXEL_DTYPES, "int8", "uint32", "int32", "uint64", "int64", "float64")
+"""Types of class ids. Those of floats must be whole numbers."""
+ALPHA_VALUES = 64
+"""Number of different values from which an alpha band is taken for an image band, such as near infrared."""
+SAMPLE = 256
+"""Side, in pixels, of the reduced image of an alpha band in which its values are counted."""
+COLOUR = (0, 65535)
+"""Range of nodata values that one band alone may hold without being empty, as black does."""
+SIDECARS = (".aux.xml", ".msk", ".msk.ovr", ".ovr")
+"""What GDAL appends to the name of a file for the files beside it that belong to it."""
+NETWORK = r"/vsi(curl|s3|gs|az|adls|oss|swift|w?e?b?hdfs)|\b(https?|ftp|s3|gs|az|oss|swift|hdfs)://"
 REMOTE_OPTIONS = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}  # do not list remote folders
 
 
@@ -57,16 +69,16 @@ class Box(NamedTuple):
         return Window(self.left, self.top, self.width, self.height)
 
 
-def open_raster(path: str | Path) -> DatasetReader:
+def open_raster(path: str | Path, dtypes: Sequence[str] = PIXEL_DTYPES) -> DatasetReader:
     """Open a raster for reading. The caller closes it, or uses it in a `with` statement.
 
     Raises:
         DataError: the file is missing, is not a raster, has no bands, or has pixels of a type other than
-            `PIXEL_DTYPES`.
+            `dtypes`.
     """
     with gdal_options(path), warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        if not is_remote(path) and ":" not in str(path) and not Path(path).exists():
+        if not is_remote(path) and not Path(path).exists():
             raise DataError(f"{path}: no such file")
         try:
             source = rasterio.open(path)
@@ -77,8 +89,10 @@ def open_raster(path: str | Path) -> DatasetReader:
     problem = None
     if not image_bands(source):
         problem = "a raster without bands"
-    elif len(found) > 1 or found[0] not in PIXEL_DTYPES:
-        problem = f"values of {', '.join(found)}; convert them to one of {', '.join(PIXEL_DTYPES)}"
+        if inner := source.subdatasets:
+            problem = f"holds {len(inner)} rasters; name one of them: {', '.join(inner[:5])}"
+    elif len(found) > 1 or found[0] not in dtypes:
+        problem = f"values of {', '.join(found)}; convert them to one of {', '.join(dtypes)}"
     if problem:
         source.close()
         raise DataError(f"{path}: {problem}")
@@ -109,13 +123,26 @@ def spans_area(transform: rasterio.Affine) -> bool:
     return bool(np.isfinite([c, f, size]).all() and abs(a * e - b * d) > 1e-12 * size > 0)
 
 
+def is_no_photograph(path: str | Path) -> bool:
+    """Check whether a TIFF, VRT or the like has pixels that no photograph has, in their number or type."""
+    if Path(path).suffix.lower() not in RASTER_SUFFIXES:
+        return False
+    try:
+        with open_raster(path) as source:
+            return source.dtypes[0] in ("int16", "float32") or len(image_bands(source)) not in (1, 3)
+    except DataError:
+        return False
+
+
 def gdal_options(path: str | Path) -> rasterio.Env:
     """Return the GDAL settings under which to open and read `path`, as a context manager."""
-    return rasterio.Env(**(GDAL_OPTIONS | (REMOTE_OPTIONS if is_remote(path) else {})))
+    return rasterio.Env(**(GDAL_OPTIONS | (REMOTE_OPTIONS if is_over_network(path) else {})))
 
 
 def image_bands(source: DatasetReader) -> list[int]:
     """Return the numbers, from 1, of all bands except alpha.
+
+    If the file says which of them are red, green and blue, these come first, in this order.
 
     Raises:
         DataError: the raster is damaged.
@@ -124,18 +151,78 @@ def image_bands(source: DatasetReader) -> list[int]:
         colors = source.colorinterp
     except Exception as error:  # GDAL may not notice a damaged header before this
         raise DataError(f"{source.name}: not a raster that can be read: {reason_of(error)}") from error
-    return [band for band, color in zip(source.indexes, colors, strict=True) if color != ColorInterp.alpha]
+    bands = [band for band, color in zip(source.indexes, colors, strict=True) if color != ColorInterp.alpha]
+    rgb = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
+    if all(colors.count(color) == 1 for color in rgb):
+        named = [colors.index(color) + 1 for color in rgb]
+        return named + [band for band in bands if band not in named]
+    return bands
+
+
+def pixel_dtype(source: DatasetReader, bands: Sequence[int] | None = None) -> str:
+    """Return the dtype of what `read_box` reads: the raster's, or float32 if a band has a scale or offset."""
+    chosen = image_bands(source) if bands is None else bands
+    dtype: str = source.dtypes[0]
+    return "float32" if any(_scaling(source, band) != (1, 0) for band in chosen) else dtype
+
+
+def alpha_note(source: DatasetReader, path: str | Path) -> str | None:
+    """Describe an alpha band that holds many values, as an image band does; None if there is none.
+
+    Raises:
+        DataError: the raster is damaged.
+    """
+    colors = image_bands(source)
+    for band in sorted(set(source.indexes) - set(colors)):
+        shape = (min(source.height, SAMPLE), min(source.width, SAMPLE))
+        try:
+            with gdal_options(source.name):
+                number = len(np.unique(source.read(band, out_shape=shape)))
+        except Exception as error:  # many types, as in `open_raster`
+            raise DataError(f"{path}: band {band} cannot be read: {reason_of(error)}") from error
+        if number >= ALPHA_VALUES:
+            return (
+                f"{path}: band {band} is declared alpha, so it is not used and its zeros are no data, but it "
+                f"has {number} values or more, as near infrared"
+            )
+    return None
 
 
 def read_box(
     source: DatasetReader, box: Box, bands: Sequence[int] | None = None
 ) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
+    """Read the pixels (bands, H, W) of a box, and a mask (H, W) of those with data, as `read_stored` does.
+
+    Scale and offset of the bands are applied; `pixel_dtype` is the dtype.
+
+    Raises:
+        DataError: as `read_stored`.
+    """
+    bands = list(image_bands(source) if bands is None else bands)
+    stored, valid = read_stored(source, box, bands)
+    if all(_scaling(source, band) == (1, 0) for band in bands):
+        return stored, valid
+    scales, offsets = np.array([_scaling(source, band) for band in bands]).T[:, :, None, None]
+    values = (stored * scales + offsets).astype(np.float32)
+    values[:, ~valid] = 0
+    return values, valid
+
+
+def read_stored(
+    source: DatasetReader, box: Box, bands: Sequence[int] | None = None, *, use_nodata: bool = True
+) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
     """Read the pixels (bands, H, W) of a box, in the raster's dtype, and a mask (H, W) of those with data.
 
-    `bands` are the numbers, from 1, of the bands to read; by default all except alpha.
+    A pixel has no data if one of these holds: it lies outside the raster; alpha or the mask band is 0; a band
+    is NaN or infinite; all bands that have a nodata value hold it; a band holds a nodata value that is not
+    within 0-65535. Pixels without data are returned as 0.
 
-    A pixel has no data if it lies outside the raster, if the alpha or mask band is 0 there, if all bands have
-    their nodata value, or if any of them is NaN or infinite. Pixels without data are returned as 0.
+    Args:
+        source: Open raster.
+        box: Window; it may extend beyond the raster.
+        bands: Numbers, from 1, of the bands to read; by default `image_bands`. An alpha band among them is
+            read as an image band.
+        use_nodata: Whether nodata values count.
 
     Raises:
         DataError: the raster is damaged there or its server fails; the message names the rows and columns.
@@ -152,7 +239,7 @@ def read_box(
         slice(inside.top - box.top, inside.bottom - box.top),
         slice(inside.left - box.left, inside.right - box.left),
     )
-    values[:, *target], valid[target] = _read_window(source, bands, inside)
+    values[:, *target], valid[target] = _read_window(source, bands, inside, use_nodata)
     values[:, ~valid] = 0
     return values, valid
 
@@ -173,8 +260,44 @@ def fill_gaps(values: NDArray[np.generic], valid: NDArray[np.bool_]) -> NDArray[
 
 
 def is_remote(path: str | Path) -> bool:
-    """Return whether GDAL reads the path through one of its virtual file systems, usually over a network."""
-    return str(path).startswith("/vsi") or "://" in str(path)
+    """Return whether a path is not a file's own, but GDAL's: `/vsi...`, a URL, or a part, `NETCDF:a.nc:b`."""
+    text = str(path)
+    return text.startswith("/vsi") or bool(re.match(r"[\w+]{2,}:", text) and not Path(text).exists())
+
+
+def is_over_network(path: str | Path) -> bool:
+    """Return whether GDAL reads the path over a network."""
+    return re.search(NETWORK, str(path)) is not None
+
+
+def files_of(source: DatasetReader) -> set[Path]:
+    """Return the local files that a raster is made of: sources, sidecars, archives; symlinks resolved."""
+    found: set[Path] = set()
+    waiting = [str(name) for name in source.files] or [source.name]
+    while waiting:
+        name = waiting.pop()
+        file = _local_file(name)
+        if is_over_network(name) or file is None or file in found:
+            continue
+        found.add(file)
+        found |= {side for side in side_files(file) if side.exists()}
+        with file.open("rb") as content:
+            if b"<VRTDataset" not in content.read(1000):
+                continue
+        with suppress(Exception), gdal_options(name), rasterio.open(name) as inner:  # whatever is wrong in it
+            waiting += map(str, inner.files)
+    return found
+
+
+def side_files(path: Path) -> list[Path]:
+    """Return the paths of the files that GDAL keeps beside a raster, whether they exist or not."""
+    return [path.with_name(path.name + ending) for ending in SIDECARS]
+
+
+def _local_file(name: str) -> Path | None:
+    """Return the file that a GDAL path names or lies in."""
+    path = Path(re.sub(r"^(/vsi\w+/)+", "", name))
+    return next((place.resolve() for place in (path, *path.parents) if place.is_file()), None)
 
 
 def reason_of(error: Exception) -> str:
@@ -183,29 +306,70 @@ def reason_of(error: Exception) -> str:
     return " ".join(str(getattr(error, "strerror", None) or error.__cause__ or error).split())
 
 
+def _scaling(source: DatasetReader, band: int) -> tuple[float, float]:
+    """Return scale and offset of a band; 1 and 0 if it has none."""
+    return source.scales[band - 1], source.offsets[band - 1]
+
+
 def _read_window(
-    source: DatasetReader, bands: list[int], box: Box
+    source: DatasetReader, bands: list[int], box: Box, use_nodata: bool
 ) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
     try:
         with gdal_options(source.name):
             values = source.read(bands, window=box.window)
-            return values, _valid_pixels(source, bands, values, box)
+            valid = _unmasked(source, bands, box)
+            if use_nodata:
+                valid &= ~_nodata(source, bands, values, box)
     except Exception as error:  # many types, as in `open_raster`
         place = f"rows {box.top}-{box.bottom - 1}, columns {box.left}-{box.right - 1}"
         raise DataError(f"{source.name}: {place} cannot be read: {reason_of(error)}") from error
-
-
-def _valid_pixels(
-    source: DatasetReader, bands: list[int], values: NDArray[np.generic], box: Box
-) -> NDArray[np.bool_]:
-    # GDAL's band masks cover the nodata values or, without them, the alpha or mask band. rasterio's
-    # `dataset_mask` does the same but also takes alpha for an image band, and opaque for data.
-    alpha = set(source.indexes) - set(image_bands(source))
-    shadowed = warnings.catch_warnings(action="ignore", category=NodataShadowWarning)
-    with shadowed if alpha else nullcontext():  # only then, as filters are common to all threads
-        valid = source.read_masks(bands, window=box.window).any(axis=0)
-    for band in alpha:
-        valid &= source.read(band, window=box.window) > 0
     if values.dtype.kind == "f":
         valid &= np.isfinite(values).all(axis=0)
+    return values, valid
+
+
+def _unmasked(source: DatasetReader, bands: list[int], box: Box) -> NDArray[np.bool_]:
+    """Return where alpha and the mask bands are not 0.
+
+    GDAL gives one mask for each band: of several kinds that a file has, only one, and alpha only of some
+    types. So each kind is read by itself.
+    """
+    valid = np.ones((box.height, box.width), bool)
+    for band in sorted(set(source.indexes) - set(image_bands(source)) - set(bands)):
+        valid &= source.read(band, window=box.window) > 0
+    for band in bands:
+        flags = source.mask_flag_enums[band - 1]
+        by_band = MaskFlags.nodata in flags and MaskFlags.per_dataset not in flags
+        if by_band or MaskFlags.all_valid in flags or MaskFlags.alpha in flags:
+            continue
+        valid &= _mask(source, band, box)
+        if MaskFlags.per_dataset in flags:
+            break
     return valid
+
+
+def _nodata(
+    source: DatasetReader, bands: list[int], values: NDArray[np.generic], box: Box
+) -> NDArray[np.bool_]:
+    """Return where all bands that have a nodata value hold it, or one holds a value that is no colour."""
+    every, some = np.ones((box.height, box.width), bool), np.zeros((box.height, box.width), bool)
+    declared = [place for place, band in enumerate(bands) if source.nodatavals[band - 1] is not None]
+    for place in declared:
+        nodata, flags = source.nodatavals[bands[place] - 1], source.mask_flag_enums[bands[place] - 1]
+        if flags == [MaskFlags.nodata]:
+            there = ~_mask(source, bands[place], box)
+        else:  # hidden by a mask
+            there = values[place] == (np.float32(nodata) if values.dtype == np.float32 else nodata)
+        every &= there
+        if not COLOUR[0] <= nodata <= COLOUR[1]:
+            some |= there
+    return (every | some) if declared else some
+
+
+def _mask(source: DatasetReader, band: int, box: Box) -> NDArray[np.bool_]:
+    """Read GDAL's mask of a band."""
+    has_alpha = len(image_bands(source)) < source.count
+    shadowed = warnings.catch_warnings(action="ignore", category=NodataShadowWarning)
+    with shadowed if has_alpha else nullcontext():  # only then, as filters are common to all threads
+        mask: NDArray[np.bool_] = source.read_masks(band, window=box.window) > 0
+        return mask

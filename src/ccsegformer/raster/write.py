@@ -100,6 +100,8 @@ def create_map(path: Path, source: DatasetReader, classes: Classes, format: MapF
             target.update_tags(1, **tags)
             if points:
                 target.gcps = points, points_crs
+            if source.rpcs:
+                target.rpcs = source.rpcs
             if format.confidence:
                 target.set_band_description(2, "confidence")
                 target.scales = (1, 1 / format.largest)
