@@ -5,11 +5,12 @@ from pathlib import Path
 
 from PIL import Image
 from torch.utils.data import Dataset
+from torchvision import tv_tensors
 
-from ccsegformer.data.dataset import Sample, check_labels, check_size
+from ccsegformer.data.dataset import Sample, check_size, to_labels
 from ccsegformer.data.images import read_image
 from ccsegformer.data.labels import Classes
-from ccsegformer.data.scene_parse_150.labels import ReadMask, folder_labels
+from ccsegformer.data.scene_parse_150.labels import ReadMask, chosen_labels, folder_labels
 from ccsegformer.errors import DataError
 
 
@@ -20,18 +21,23 @@ class ImageMaskFolder(Dataset[Sample]):
     sorted by name. The constructor checks, by file name, that every image has a mask; sizes and labels are
     checked each time a sample is read.
 
+    Args:
+        root: Folder of the data set.
+        split: Name of the split.
+        classes: Path of another `classes.json`, or "scene_parse_150" for masks of its raw ids.
+
     Raises:
         DataError: A missing folder, mask or image, an empty split, or an invalid classes.json.
     """
 
-    def __init__(self, root: str | Path, split: str = "training") -> None:
+    def __init__(self, root: str | Path, split: str = "training", *, classes: str | None = None) -> None:
         self.root = Path(root)
         if not self.root.is_dir():
             raise DataError(f"{root}: no such folder")
         self.split = split
         self.classes: Classes
         self._read_mask: ReadMask
-        self.classes, self._read_mask = folder_labels(self.root)
+        self.classes, self._read_mask = chosen_labels(classes) if classes else folder_labels(self.root)
         folder = self.root / "images" / split
         images = files_by_stem(folder, Image.registered_extensions())
         masks = files_by_stem(self.root / "annotations" / split, [".png"])
@@ -53,7 +59,7 @@ class ImageMaskFolder(Dataset[Sample]):
         image_path, mask_path = self._files[index]
         image, mask = read_image(image_path), self._read_mask(mask_path, None)
         check_size(mask, image, mask_path, image_path)
-        check_labels(mask, self.classes, mask_path)
+        mask = tv_tensors.Mask(to_labels(mask, self.classes, mask_path))
         return {"image": image, "mask": mask, "name": self.names[index]}
 
 
