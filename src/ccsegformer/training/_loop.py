@@ -18,6 +18,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from ccsegformer.data.labels import Classes, write_classes
 from ccsegformer.errors import OutputError, TrainingError
+from ccsegformer.models.losses import SegmentationLoss
 from ccsegformer.training._output import reason
 from ccsegformer.training._parameters import parameter_groups
 from ccsegformer.training.recipe import OptimizerSection
@@ -39,7 +40,13 @@ class SegmentationTrainer(Trainer):
     optimizer: Any  # set by the Trainer through `create_optimizer`
 
     def __init__(
-        self, *, classes: Classes, optimization: OptimizerSection, epoch_length: float, **kwargs: Any
+        self,
+        *,
+        classes: Classes,
+        optimization: OptimizerSection,
+        epoch_length: float,
+        segmentation_loss: SegmentationLoss,
+        **kwargs: Any,
     ) -> None:
         """Create the trainer.
 
@@ -47,12 +54,14 @@ class SegmentationTrainer(Trainer):
             classes: Classes to write with each checkpoint.
             optimization: Settings that group the parameters.
             epoch_length: Steps per epoch of the data set.
+            segmentation_loss: Loss to minimise.
             kwargs: Arguments of transformers' Trainer.
         """
         super().__init__(**kwargs)
         self.classes = classes
         self.optimization = optimization
         self.epoch_length = epoch_length
+        self.segmentation_loss = segmentation_loss
         self._micro_batch = 0
         self._started: float | None = None
         self.remove_callback(PrinterCallback)
@@ -74,6 +83,20 @@ class SegmentationTrainer(Trainer):
         if not torch.isfinite(loss):
             raise self._diverged("loss", loss)
         return loss
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """Compute the loss of a micro-batch: the model's own cross entropy, or the run's other loss."""
+        if self.segmentation_loss == SegmentationLoss():
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        outputs = model(pixel_values=inputs["pixel_values"])
+        loss = self.segmentation_loss(outputs.logits, inputs["labels"], self.classes.ignore_index)
+        return (loss, outputs) if return_outputs else loss
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
         norm = super()._clip_grad_norm(model)

@@ -30,6 +30,7 @@ from ccsegformer.sources import resolve_dataset
 from ccsegformer.training._arguments import trainer_arguments
 from ccsegformer.training._inputs import Inputs, training_inputs
 from ccsegformer.training._loop import SegmentationTrainer
+from ccsegformer.training._loss import segmentation_loss
 from ccsegformer.training._output import (
     begin_run,
     check_unused,
@@ -106,6 +107,7 @@ def train(
     steps = _count_steps(recipe, len(inputs.samples))
     with _own_randomness(recipe.training.seed), _quiet_transformers(), ExitStack() as stack:
         arguments = trainer_arguments(recipe, output, steps)
+        loss = segmentation_loss(recipe, images, progress=progress)
         is_main = arguments.process_index == 0
         checkpoint = find_checkpoint(output, recipe, images.classes) if resume else None
         if is_main and not resume:
@@ -133,6 +135,7 @@ def train(
             classes=images.classes,
             optimization=recipe.optimizer,
             epoch_length=len(inputs.samples) / global_batch,
+            segmentation_loss=loss,
         )
         del model.config.use_cache  # set by the Trainer, for generative models
         try:
@@ -148,7 +151,7 @@ def train(
         finally:
             bar.close()
         history = [(entry["step"], entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
-        log = {
+        log: dict[str, object] = {
             "steps": steps,
             "seconds": round(trainer.seconds(), 3),
             "images": len(inputs.samples),
@@ -157,6 +160,8 @@ def train(
             "device": str(arguments.device),
             "loss": history,
         }
+        if loss.class_weights is not None:
+            log["class_weights"] = dict(zip(images.classes.names, loss.class_weights, strict=True))
         trained = _finish(trainer, output, log)
     return TrainingResult(trained, history, trainer.seconds(), steps, summary)
 
