@@ -58,6 +58,7 @@ def recipe() -> Callable[..., Recipe]:
             "optimizer": {"learning_rate": 1e-3},
             "schedule": {"warmup_steps": 2},
             "loss": {},
+            "validation": {},
         }
         for section, values in changes.items():
             sections[section] = {**sections[section], **values}

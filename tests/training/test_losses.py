@@ -61,8 +61,8 @@ def test_equal_class_weights_change_nothing_but_rounding(
 )
 def test_each_loss_teaches(tmp_path: Path, data: Path, recipe: MakeRecipe, loss: dict[str, Any]) -> None:
     longer = recipe(
-        training={"steps": 12, "accumulation": 1, "save_steps": 12},
-        optimizer={"learning_rate": 3e-3},
+        training={"steps": 20, "accumulation": 1, "save_steps": 20},
+        optimizer={"learning_rate": 1e-2},
         loss=loss,
     )
     history = [value for _, value in train(longer, data, tmp_path / "run").loss_history]

@@ -11,17 +11,24 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import Trainer
-from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_callback import PrinterCallback, TrainerControl
 
 from ccsegformer.data.labels import Classes, write_classes
 from ccsegformer.errors import OutputError, TrainingError
+from ccsegformer.evaluation.evaluate import evaluate as score
 from ccsegformer.models.losses import SegmentationLoss
 from ccsegformer.training._output import reason
 from ccsegformer.training._parameters import parameter_groups
-from ccsegformer.training.recipe import OptimizerSection
+from ccsegformer.training._randomness import own_randomness
+from ccsegformer.training.recipe import OptimizerSection, ValidationSection
+
+SCORE = "eval_mean_iou"
+"""Key of the mean IoU in the log; TensorBoard shows it as eval/mean_iou."""
+BEST = "best.safetensors"
 
 
 class SegmentationTrainer(Trainer):
@@ -37,6 +44,7 @@ class SegmentationTrainer(Trainer):
         OutputError: A checkpoint cannot be written.
     """
 
+    control: TrainerControl
     optimizer: Any  # set by the Trainer through `create_optimizer`
 
     def __init__(
@@ -46,6 +54,7 @@ class SegmentationTrainer(Trainer):
         optimization: OptimizerSection,
         epoch_length: float,
         segmentation_loss: SegmentationLoss,
+        validation: ValidationSection,
         **kwargs: Any,
     ) -> None:
         """Create the trainer.
@@ -55,6 +64,7 @@ class SegmentationTrainer(Trainer):
             optimization: Settings that group the parameters.
             epoch_length: Steps per epoch of the data set.
             segmentation_loss: Loss to minimise.
+            validation: What to do with the scores on `eval_dataset`.
             kwargs: Arguments of transformers' Trainer.
         """
         super().__init__(**kwargs)
@@ -62,6 +72,8 @@ class SegmentationTrainer(Trainer):
         self.optimization = optimization
         self.epoch_length = epoch_length
         self.segmentation_loss = segmentation_loss
+        self.validation = validation
+        self.best: dict[str, Tensor] = {}  # weights with the highest mean IoU, if they are to be kept
         self._micro_batch = 0
         self._started: float | None = None
         self.remove_callback(PrinterCallback)
@@ -125,6 +137,31 @@ class SegmentationTrainer(Trainer):
         self.state.epoch = self.state.global_step / self.epoch_length
         super().log({**logs, "seconds": self.seconds()}, start_time)
 
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Score the model on `eval_dataset`, log the mean IoU, keep the best weights, and stop if it is time.
+
+        All processes score a share of the images and get the same result. The generators are left as they
+        were.
+        """
+        with own_randomness(self.args.seed):
+            workers = self.args.dataloader_num_workers
+            mean = score(self.model, self.eval_dataset, engine="torch", workers=workers).metrics.mean_iou
+        self.log({SCORE: mean})
+        since_best = validations_since_best(self.state.log_history)
+        if self.validation.keep_best and since_best == 0:
+            weights = self.model.state_dict().items()
+            self.best = {name: weight.detach().cpu().clone().contiguous() for name, weight in weights}
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, {SCORE: mean})
+        if self.validation.patience is not None and since_best >= self.validation.patience:
+            self.control.should_training_stop = True
+            self.control.should_save = False  # a resumed run must come here again, not start beyond
+        return {SCORE: mean}
+
+    def resume_best(self, checkpoint: Path) -> None:
+        """Read the best weights so far from the checkpoint of the run to resume."""
+        if self.validation.keep_best and (checkpoint / BEST).exists():
+            self.best = load_file(checkpoint / BEST)
+
     def seconds(self) -> float:
         """Return the wall-clock time of training so far, including time before resuming."""
         if self._started is None:
@@ -145,6 +182,14 @@ class SegmentationTrainer(Trainer):
             folder = Path(output_dir or self.args.output_dir)
             write_classes(self.classes, folder / "classes.json")
             (folder / "training_args.bin").unlink()
+            if self.best:
+                save_file(self.best, folder / BEST)
+
+
+def validations_since_best(history: list[dict[str, float]]) -> int:
+    """Return how many validations followed the first one with the highest mean IoU."""
+    scores = [entry[SCORE] for entry in history if SCORE in entry]
+    return len(scores) - 1 - scores.index(max(scores))
 
 
 @contextmanager

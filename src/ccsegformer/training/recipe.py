@@ -135,6 +135,32 @@ class LossSection(Section):
         return self
 
 
+class ValidationSection(Section):
+    """Scoring during training: every so many steps or epochs, and after the last step; by default never.
+
+    `keep_best` makes the weights with the highest mean IoU the result of the run. `patience` ends the run
+    after that many validations in a row without a higher mean IoU than before.
+    """
+
+    steps: Annotated[int, Field(ge=1)] | None = None
+    epochs: Positive | None = None
+    keep_best: bool = False
+    patience: Annotated[int, Field(ge=1)] | None = None
+
+    @property
+    def is_scheduled(self) -> bool:
+        """Whether the run is scored at all."""
+        return self.steps is not None or self.epochs is not None
+
+    @model_validator(mode="after")
+    def _one_schedule(self) -> Self:
+        if self.steps is not None and self.epochs is not None:
+            raise ValueError("set steps or epochs, not both")
+        if (self.keep_best or self.patience) and not self.is_scheduled:
+            raise ValueError("keep_best and patience need steps or epochs between validations")
+        return self
+
+
 class Recipe(Section):
     """Everything that determines the result of a run, except the images."""
 
@@ -146,6 +172,7 @@ class Recipe(Section):
     loss: LossSection = LossSection()
     optimizer: OptimizerSection = OptimizerSection()
     schedule: ScheduleSection = ScheduleSection()
+    validation: ValidationSection = ValidationSection()
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
