@@ -166,7 +166,7 @@ def test_maps_are_written_and_read_back(tmp_path: Path) -> None:
         ({"map": {}}, "'map' must give the class of each id"),
         ({"map": {"seven": 0}}, "not 'seven'"),
         ({"map": {"-1": 0}}, "not '-1'"),
-        ({"map": {"7": 0, "07": 1}}, "'map' gives id 7 twice"),
+        ({"map": {"7": 0, "07": 1}}, "map: id 7 is given twice"),
         ({"map": {"70000": 0}}, "map: 70000 is not an id of a mask, 0 to 65535"),
         ({"map": {"7": 2}}, "map: 7 becomes 2, but the classes are 0-1 (ignore_index 255)"),
         ({"map": {"7": -1}}, "map: 7 becomes -1"),
@@ -187,6 +187,14 @@ def test_wrong_maps_are_one_line(tmp_path: Path, change: dict[str, Any], message
     assert str(caught.value).startswith(f"{path}: ")
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_the_order_of_a_map_does_not_matter(tmp_path: Path) -> None:
+    classes = Classes(("a", "b"), label_map=((7, 1), (0, 255), (3, 0)))
+    write_classes(classes, tmp_path / "classes.json")  # a resumed run compares the two
+    assert read_classes(tmp_path / "classes.json") == classes
+    with pytest.raises(DataError, match="id 7 is given twice"):
+        Classes(("a", "b"), label_map=((7, 1), (7, 0)))
 
 
 def test_0_and_255_become_two_classes(tmp_path: Path) -> None:

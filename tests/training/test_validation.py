@@ -76,6 +76,7 @@ def test_scores_appear_in_log_result_progress_and_tensorboard(
     lines = capsys.readouterr().err.splitlines()
     assert not any("mean IoU" in line for line in lines if "step 3/6" in line)
     assert any(f"mean IoU {history[0][1]:.3f}" in line for line in lines if "step 5/6" in line)
+    assert lines[-1] == f"training: validated after step 6, mean IoU {history[-1][1]:.3f}"
     (events,) = (tmp_path / "run" / "logs").iterdir()
     board = EventAccumulator(str(events)).Reload()
     assert [event.step for event in board.Scalars("eval/mean_iou")] == [4, 6]

@@ -58,11 +58,14 @@ class Classes:
         for color in self.palette:
             if len(color) != 3 or not all(0 <= value <= 255 for value in color):
                 raise DataError(f"palette colours are three numbers between 0 and 255, not {list(color)}")
+        object.__setattr__(self, "label_map", tuple(sorted(self.label_map)))
         for raw, label in self.label_map:
             self._check_mapped(raw, label)
 
     def _check_mapped(self, raw: int, label: int) -> None:
         """Check an entry of the label map."""
+        if sum(raw == other for other, _ in self.label_map) > 1:
+            raise DataError(f"map: id {raw} is given twice")
         if not 0 <= raw <= MAX_LABEL:
             raise DataError(f"map: {raw} is not an id of a mask, 0 to {MAX_LABEL}")
         if label != self.ignore_index and not 0 <= label < len(self.names):
@@ -204,10 +207,7 @@ def _label_map(content: dict[str, Any], classes: Classes) -> tuple[tuple[int, in
         if not raw.isascii() or not raw.isdecimal():
             raise DataError(f"'map' must have ids of masks as keys, such as {example}, not {raw!r}")
         pairs.append((int(raw), _mapped_class(raw, target, classes)))
-    for raw, _ in pairs:
-        if sum(raw == other for other, _ in pairs) > 1:
-            raise DataError(f"'map' gives id {raw} twice")
-    return tuple(sorted(pairs))
+    return tuple(pairs)
 
 
 def _mapped_class(raw: str, target: object, classes: Classes) -> int:

@@ -69,6 +69,14 @@ class ProgressBar(TrainerCallback):
     def _figures(self) -> str:
         return ", ".join(figure for figure in (self.loss, self.score) if figure)
 
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Show the score of a validation."""
+        self.bar.update(self.task, loss=self._figures())
+        if state.is_world_process_zero and not self.console.is_terminal:
+            self.console.print(f"{self.title}: validated after step {state.global_step}, {self.score}")
+
     def close(self) -> None:
         """Stop the bar, however the run ended."""
         if self.bar.live.is_started:
