@@ -30,6 +30,7 @@ PARAMETERS = {
     f"{SEGFORMER}.SegformerSequenceReduction": ("hidden_size", "sequence_reduction_ratio"),
     "transformers.AutoImageProcessor.register": ("config_class", "image_processor_classes"),
     "transformers.Trainer.training_step": ("model", "inputs", "num_items_in_batch"),
+    "transformers.Trainer.compute_loss": ("model", "inputs", "return_outputs", "num_items_in_batch"),
     "transformers.Trainer.get_optimizer_cls_and_kwargs": ("args", "model"),
     "transformers.Trainer._clip_grad_norm": ("model",),
     "transformers.Trainer._save_checkpoint": ("model", "trial"),

@@ -30,7 +30,7 @@ def open_dataset(
     Args:
         data: "procedural" for generated scenes, "scene_parse_150" once fetched, a folder of images and masks,
             of georeferenced scenes or of parquet files, or `hf://datasets/ORG/NAME[@REVISION][/FOLDER]`.
-            Options may follow for parquet files and scenes; see `with_options`.
+            Options may follow for parquet files and folders; see `with_options`.
         split: "training", "validation" or another split of the data.
 
     Raises:
@@ -47,8 +47,8 @@ def open_dataset(
 
         with optional_imports(name):
             return Scenes(name, split, **options)
-    if options:
-        raise DataError(f"{name}: has no parquet files; only they take options, and scenes take classes")
+    if options.keys() - {"classes"} or (options and name in RESERVED):
+        raise DataError(f"{name}: has no parquet files; only they take options, and folders take classes")
     if name == "scene_parse_150":
         from ccsegformer.data.scene_parse_150.fetch import fetched_folder
 
@@ -56,7 +56,7 @@ def open_dataset(
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not Path(name).exists():
         raise DataError(f"{name}: no such folder; a set on the hub is named hf://datasets/{name}")
     if name != "procedural":
-        return ImageMaskFolder(name, split)
+        return ImageMaskFolder(name, split, **options)
     if split not in PROCEDURAL_COUNTS:
         raise DataError(f"procedural: no split {split!r}; the splits are {', '.join(PROCEDURAL_COUNTS)}")
     from ccsegformer.data.procedural.scenes import ProceduralScenes
@@ -92,10 +92,10 @@ def resolve_dataset(
 
 
 def with_options(data: str, **options: str | None) -> str:
-    """Append options to the name of parquet files or scenes: `DATA?image=NAME&mask=NAME&classes=FILE`.
+    """Append options to the name of parquet files or a folder: `DATA?image=NAME&mask=NAME&classes=FILE`.
 
     The name then says everything in recipes, results and commands. Options that are None stay as they are in
-    `data`. See `ParquetImages` and `Scenes` for their meanings and defaults.
+    `data`. See `ParquetImages`, `ImageMaskFolder` and `Scenes` for their meanings and defaults.
 
     Raises:
         DataError: `data` has something else after a "?".

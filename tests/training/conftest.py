@@ -57,6 +57,8 @@ def recipe() -> Callable[..., Recipe]:
             "training": {"steps": 6, "batch_size": 2, "accumulation": 2, "save_steps": 2},
             "optimizer": {"learning_rate": 1e-3},
             "schedule": {"warmup_steps": 2},
+            "loss": {},
+            "validation": {},
         }
         for section, values in changes.items():
             sections[section] = {**sections[section], **values}

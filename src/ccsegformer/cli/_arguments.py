@@ -39,8 +39,8 @@ ClassesOption = Annotated[
     str | None,
     typer.Option(
         "--classes",
-        help="Classes of scenes or parquet files: a classes.json, or scene_parse_150 for parquet files with "
-        "its raw ids. Default: the folder's classes.json.",
+        help="Classes of the data: a classes.json, or scene_parse_150 for masks with its raw ids. "
+        "Default: the folder's classes.json.",
         show_default=False,
     ),
 ]

@@ -77,6 +77,35 @@ def check_labels(
         )
 
 
+def to_labels(
+    mask: torch.Tensor, classes: Classes, path: str | Path, *, top: int = 0, left: int = 0
+) -> torch.Tensor:
+    """Return a mask's labels (H, W): its ids, replaced by the classes' label map if there is one, checked.
+
+    The arguments are those of `check_labels`.
+
+    Raises:
+        DataError: As `check_labels`, or an id that is not in the label map.
+    """
+    if not classes.label_map:
+        check_labels(mask, classes, path, top=top, left=left)
+        return mask
+    ids = mask.as_subclass(torch.Tensor).long()
+    mapped = {classes.ignore_index: classes.ignore_index, **dict(classes.label_map)}
+    table = torch.full((max(mapped) + 2,), -1)
+    table[list(mapped)] = torch.tensor(list(mapped.values()))
+    labels = table[torch.where(ids < 0, len(table) - 1, ids.clamp(max=len(table) - 1))]
+    if (unknown := labels < 0).any():
+        row, column = unknown.nonzero()[0].tolist()
+        listed = ", ".join(str(raw) for raw in sorted(mapped))
+        raise DataError(
+            f"{path}: id {ids[row, column]} at row {top + row}, column {left + column} is not in the map of "
+            f"the classes, which has {listed if len(listed) < 80 else f'{listed[:77]}...'}"
+        )
+    narrow = labels.to(torch.uint8 if classes.ignore_index <= 255 else torch.int32)
+    return tv_tensors.Mask(narrow) if isinstance(mask, tv_tensors.Mask) else narrow
+
+
 def _format_size(image: torch.Tensor) -> str:
     height, width = image.shape[-2:]
     return f"{width}x{height}"

@@ -6,13 +6,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from torch.utils.data import Dataset
+from torchvision import tv_tensors
 
-from ccsegformer.data.dataset import Sample, check_labels, check_size
+from ccsegformer.data.dataset import Sample, check_size, to_labels
 from ccsegformer.data.images import read_image, read_mask
 from ccsegformer.data.labels import Classes
 from ccsegformer.data.layout import Pair, find_pairs
 from ccsegformer.data.pairs import check_orientation, check_palette
-from ccsegformer.data.scene_parse_150.labels import ReadMask, folder_labels
+from ccsegformer.data.scene_parse_150.labels import ReadMask, chosen_labels, folder_labels
 from ccsegformer.errors import DataError
 
 COUNTED = 200
@@ -28,11 +29,16 @@ class ImageMaskFolder(Dataset[Sample]):
     sorted by name. The constructor checks, by file name, that every image has a mask; sizes and labels are
     checked each time a sample is read.
 
+    Args:
+        root: Folder of the data set.
+        split: Name of the split.
+        classes: Path of another `classes.json`, or "scene_parse_150" for masks of its raw ids.
+
     Raises:
         DataError: A missing folder, mask or image, an empty split, or an invalid classes.json.
     """
 
-    def __init__(self, root: str | Path, split: str = "training") -> None:
+    def __init__(self, root: str | Path, split: str = "training", *, classes: str | None = None) -> None:
         self.root = Path(root)
         if not self.root.is_dir():
             raise DataError(f"{root}: no such folder")
@@ -41,9 +47,9 @@ class ImageMaskFolder(Dataset[Sample]):
         self._read_mask: ReadMask
         listing = self.root / "classes.json"
         try:
-            self.classes, self._read_mask = folder_labels(self.root)
+            self.classes, self._read_mask = chosen_labels(classes) if classes else folder_labels(self.root)
         except DataError as error:
-            if listing.exists() or not str(error).startswith(f"{listing}: "):
+            if classes or listing.exists() or not str(error).startswith(f"{listing}: "):
                 raise
             raise DataError(_without_classes(listing, find_pairs(self.root, split))) from None
         pairs = find_pairs(self.root, split)
@@ -59,9 +65,9 @@ class ImageMaskFolder(Dataset[Sample]):
         image, mask = read_image(image_path), self._read_mask(mask_path, None)
         check_orientation(mask, image, mask_path, image_path)
         check_size(mask, image, mask_path, image_path)
-        if self._read_mask is read_mask:  # else ids are converted, and the palette is of others
-            check_palette(mask, self.classes, mask_path)
-        check_labels(mask, self.classes, mask_path)
+        if self._read_mask is read_mask and not self.classes.label_map:
+            check_palette(mask, self.classes, mask_path)  # elsewhere the palette is that of raw ids
+        mask = tv_tensors.Mask(to_labels(mask, self.classes, mask_path))
         return {"image": image, "mask": mask, "name": self.names[index]}
 
 

@@ -1,10 +1,12 @@
 """Class names, their colours and the ignore index."""
 
+import difflib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,14 +26,18 @@ class Classes:
     Pixels with the label `ignore_index` are neither trained on nor scored. An empty palette becomes
     `default_palette`.
 
+    With a `label_map`, masks hold other ids, which become labels when they are read: pairs of a raw id and
+    its label, or `ignore_index`. Raw ids that it does not list are errors, except `ignore_index` itself.
+
     Raises:
-        DataError: Missing or repeated names, an ignore index that is also a class, or a palette of another
-            length or with invalid colours.
+        DataError: Missing or repeated names, an ignore index that is also a class, a palette of another
+            length or with invalid colours, or a label map with a wrong id or label.
     """
 
     names: tuple[str, ...]
     palette: tuple[Color, ...] = ()
     ignore_index: int = 255
+    label_map: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         if not self.names:
@@ -53,6 +59,25 @@ class Classes:
         for color in self.palette:
             if len(color) != 3 or not all(0 <= value <= 255 for value in color):
                 raise DataError(f"palette colours are three numbers between 0 and 255, not {list(color)}")
+        object.__setattr__(self, "label_map", tuple(sorted(self.label_map)))
+        for raw, label in self.label_map:
+            self._check_mapped(raw, label)
+
+    def _check_mapped(self, raw: int, label: int) -> None:
+        """Check an entry of the label map."""
+        if sum(raw == other for other, _ in self.label_map) > 1:
+            raise DataError(f"map: id {raw} is given twice")
+        if not 0 <= raw <= MAX_LABEL:
+            raise DataError(f"map: {raw} is not an id of a mask, 0 to {MAX_LABEL}")
+        if label != self.ignore_index and not 0 <= label < len(self.names):
+            raise DataError(
+                f"map: {raw} becomes {label}, but the classes are 0-{len(self) - 1} "
+                f"(ignore_index {self.ignore_index})"
+            )
+        if raw == self.ignore_index != label:
+            raise DataError(
+                f"map: {raw} becomes class {label}, but it is the ignore_index; choose another ignore_index"
+            )
 
     def __len__(self) -> int:
         return len(self.names)
@@ -150,7 +175,11 @@ def describe_other_names(one: Sequence[str], other: Sequence[str]) -> str:
 
 
 def read_classes(path: str | Path) -> Classes:
-    """Read `classes.json`: `names`, `ignore_index` and optionally `palette`. Other keys are ignored.
+    """Read `classes.json`: `names`, `ignore_index` and optionally `palette` and `map`. Others are ignored.
+
+    `map` gives the class, by number or name, of each raw id in the masks, or "ignore". With
+    `"reduce_labels": true`, as in SegFormer's image processor, 0 is ignored and each other id is one above
+    its class.
 
     Raises:
         DataError: The file cannot be read or is invalid; the message names file and key.
@@ -175,18 +204,23 @@ def read_classes(path: str | Path) -> Classes:
     if not isinstance(palette, list) or not all(_is_color(color) for color in palette):
         raise DataError(f"{path}: 'palette' must be a list of [red, green, blue], each between 0 and 255")
     try:
-        return Classes(tuple(names), tuple((red, green, blue) for red, green, blue in palette), ignore_index)
+        plain = Classes(tuple(names), tuple((red, green, blue) for red, green, blue in palette), ignore_index)
+        return replace(plain, label_map=_label_map(content, plain))
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
 
 
 def write_classes(classes: Classes, path: str | Path) -> None:
     """Write `classes.json` for `read_classes`."""
-    content = {
+    content: dict[str, Any] = {
         "names": list(classes.names),
         "ignore_index": classes.ignore_index,
         "palette": [list(color) for color in classes.palette],
     }
+    if classes.label_map:
+        content["map"] = {
+            str(raw): "ignore" if label == classes.ignore_index else label for raw, label in classes.label_map
+        }
     write_atomically(path, json.dumps(content, ensure_ascii=False) + "\n")
 
 
@@ -225,6 +259,41 @@ def colorize(labels: NDArray[np.integer], classes: Classes) -> NDArray[np.uint8]
         raise DataError(f"label {labels[unknown][0]} is outside the classes 0-{len(classes) - 1}")
     table = np.array([*classes.palette, (0, 0, 0)], dtype=np.uint8)
     return table[np.where(ignored, len(classes), labels)]
+
+
+def _label_map(content: dict[str, Any], classes: Classes) -> tuple[tuple[int, int], ...]:
+    """Return the label map of a classes.json."""
+    given, reduced = content.get("map"), content.get("reduce_labels", False)
+    if type(reduced) is not bool:
+        raise DataError(f"'reduce_labels' must be true or false, not {reduced!r}")
+    if reduced and given is not None:
+        raise DataError("'reduce_labels' is a map; give one of it and 'map'")
+    if reduced:
+        return ((0, classes.ignore_index), *((label + 1, label) for label in range(len(classes))))
+    if given is None:
+        return ()
+    example = '{"0": "ignore", "7": "road"}'
+    if not isinstance(given, dict) or not given:
+        raise DataError(f"'map' must give the class of each id in the masks, such as {example}")
+    pairs = []
+    for raw, target in given.items():
+        if not raw.isascii() or not raw.isdecimal():
+            raise DataError(f"'map' must have ids of masks as keys, such as {example}, not {raw!r}")
+        pairs.append((int(raw), _mapped_class(raw, target, classes)))
+    return tuple(pairs)
+
+
+def _mapped_class(raw: str, target: object, classes: Classes) -> int:
+    """Return the label of a class given by its number or name, or of "ignore"."""
+    if target == "ignore":
+        return classes.ignore_index
+    if type(target) is int:
+        return target
+    if isinstance(target, str) and target in classes.names:
+        return classes.names.index(target)
+    near = difflib.get_close_matches(str(target), [*classes.names, "ignore"], n=1)
+    hint = f"did you mean {near[0]!r}?" if near else "use a class's number or name, or 'ignore'"
+    raise DataError(f"'map' gives {raw} the class {target!r}, which does not exist; {hint}")
 
 
 def _is_color(value: object) -> bool:

@@ -9,7 +9,7 @@ from PIL import Image, ImageOps
 from torch.utils.data import Dataset, IterableDataset
 from torchvision import tv_tensors
 
-from ccsegformer.data.dataset import DrawnSamples, LabelledImages, Sample, check_labels, check_size
+from ccsegformer.data.dataset import DrawnSamples, LabelledImages, Sample, check_size, to_labels
 from ccsegformer.data.images import ids_from_pillow, rgb_from_pillow
 from ccsegformer.data.labels import Classes
 from ccsegformer.errors import DataError
@@ -93,7 +93,7 @@ class ObjectImages(Dataset[Sample]):
         """Read, convert and check a sample."""
         title, image_value, mask_value = self._item(index)
         ids = mask_from_object(mask_value, title)
-        check_labels(ids, self.classes, title)
+        ids = to_labels(ids, self.classes, title)
         image = image_from_object(image_value, ids, title)
         check_size(ids, image, title)
         if self._first is not None and self._first != (len(image), image.dtype):

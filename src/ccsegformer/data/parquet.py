@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from torch.utils.data import Dataset
+from torchvision import tv_tensors
 
-from ccsegformer.data.dataset import Sample, check_labels, check_size
-from ccsegformer.data.images import read_image, read_mask
-from ccsegformer.data.labels import Classes, read_classes
+from ccsegformer.data.dataset import Sample, check_size, to_labels
+from ccsegformer.data.images import read_image
+from ccsegformer.data.labels import Classes
 from ccsegformer.data.scene_parse_150.fetch import COMMAND, NAME
-from ccsegformer.data.scene_parse_150.labels import SCENE_PARSE_150, ReadMask, folder_labels, read_raw_mask
+from ccsegformer.data.scene_parse_150.labels import ReadMask, chosen_labels, folder_labels
 from ccsegformer.errors import DataError
 
 HUB = "hf://datasets/"
@@ -76,7 +77,7 @@ class ParquetImages(Dataset[Sample]):
         )
         image, mask = read_image(image_name, image_file), self._read_mask(mask_name, mask_file)
         check_size(mask, image, mask_name, image_name)
-        check_labels(mask, self.classes, mask_name)
+        mask = tv_tensors.Mask(to_labels(mask, self.classes, mask_name))
         return {"image": image, "mask": mask, "name": self.names[index]}
 
     def _cell(self, index: int, column: str) -> tuple[str, bytes]:
@@ -90,10 +91,8 @@ class ParquetImages(Dataset[Sample]):
 
 
 def _find_labels(location: str, classes: str | None) -> tuple[Classes, ReadMask]:
-    if classes == NAME:
-        return SCENE_PARSE_150, read_raw_mask
     if classes is not None:
-        return read_classes(classes), read_mask
+        return chosen_labels(classes)
     if location.startswith(HUB):
         raise DataError(f"{location}: unknown classes; pass --classes with a classes.json or {NAME!r}")
     return folder_labels(Path(location))

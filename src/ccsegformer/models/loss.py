@@ -14,7 +14,9 @@ TILE_ELEMENTS = 2**18
 TILE_WIDTH = 128
 
 
-def resized_cross_entropy(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
+def resized_cross_entropy(
+    logits: Tensor, labels: Tensor, ignore_index: int, weights: Tensor | None = None
+) -> Tensor:
     """Return the mean cross entropy over the labelled pixels, with logits resized to the labels' size.
 
     With 150 classes, logits at full image size are the largest tensor of a training step, and autograd would
@@ -25,27 +27,36 @@ def resized_cross_entropy(logits: Tensor, labels: Tensor, ignore_index: int) -> 
             float64 logits and in float32 for others, under autocast too.
         labels: Tensor (batch, H, W) of int64 class ids or `ignore_index`.
         ignore_index: Label of pixels that do not count.
+        weights: Weight of each class in the mean (classes,), in the dtype of the computation; by default 1.
 
     Returns:
-        Scalar; 0 if no pixel is labelled.
+        Scalar; 0 if no pixel is labelled, or none with a weight.
 
     Raises:
         ValueError: The labels do not match the logits in batch size, shape or dtype, or are not class ids.
             On a GPU and in compiled code, PyTorch itself raises for labels that are not class ids.
     """
-    _check_shapes(logits, labels)
+    check_shapes(logits, labels)
     logits = logits if logits.dtype == torch.float64 else logits.float()
+    tiled = logits.device.type == "cpu" and not torch.compiler.is_compiling()
+    if tiled:
+        check_class_ids(labels, logits.shape[1], ignore_index)
     # A crop may have no labelled pixel. Its loss is 0, not 0 / 0.
-    labelled = (labels != ignore_index).sum().clamp(min=1)
-    if logits.device.type != "cpu" or torch.compiler.is_compiling():
+    labelled: Tensor = (labels != ignore_index).sum().clamp(min=1)
+    if weights is not None:
+        each = weights[labels.masked_fill(labels == ignore_index, 0)]
+        total_weight = each.masked_fill(labels == ignore_index, 0).sum()
+        labelled = torch.where(total_weight > 0, total_weight, 1)
+    if not tiled:
         resized = interpolate(logits, size=labels.shape[1:], mode="bilinear")
-        return cross_entropy(resized, labels, ignore_index=ignore_index, reduction="sum") / labelled
-    _check_classes(labels, logits.shape[1], ignore_index)
-    total: Tensor = _ResizedCrossEntropy.apply(logits, labels, ignore_index)
+        summed = cross_entropy(resized, labels, weights, ignore_index=ignore_index, reduction="sum")
+        return summed / labelled
+    total: Tensor = _ResizedCrossEntropy.apply(logits, labels, ignore_index, weights)
     return total / labelled
 
 
-def _check_shapes(logits: Tensor, labels: Tensor) -> None:
+def check_shapes(logits: Tensor, labels: Tensor) -> None:
+    """Raise a `ValueError` unless logits (batch, classes, h, w) and int64 labels (batch, H, W) match."""
     if logits.ndim != 4 or not logits.is_floating_point():
         raise ValueError(
             f"logits must be floating point (batch, classes, h, w), not {logits.dtype} {tuple(logits.shape)}"
@@ -58,7 +69,8 @@ def _check_shapes(logits: Tensor, labels: Tensor) -> None:
         )
 
 
-def _check_classes(labels: Tensor, classes: int, ignore_index: int) -> None:
+def check_class_ids(labels: Tensor, classes: int, ignore_index: int) -> None:
+    """Raise a `ValueError` for a label that is neither a class id nor the ignore index."""
     wrong = (labels != ignore_index) & ((labels < 0) | (labels >= classes))
     if wrong.any():
         raise ValueError(
@@ -68,12 +80,14 @@ def _check_classes(labels: Tensor, classes: int, ignore_index: int) -> None:
 
 
 class _ResizedCrossEntropy(torch.autograd.Function):
-    """Sum of the cross entropy over the labelled pixels."""
+    """Sum of the cross entropy over the labelled pixels, each times the weight of its class."""
 
     # Resizing is a matrix product here, which autocast would run in bfloat16, unlike `interpolate`.
     @staticmethod
     @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.float32)
-    def forward(ctx: Any, logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
+    def forward(
+        ctx: Any, logits: Tensor, labels: Tensor, ignore_index: int, weights: Tensor | None
+    ) -> Tensor:
         batch, classes, *source = logits.shape
         grids = logits.permute(0, 2, 3, 1).contiguous()
         grad = torch.zeros_like(grids) if ctx.needs_input_grad[0] else None
@@ -87,7 +101,7 @@ class _ResizedCrossEntropy(torch.autograd.Function):
                 for right, before, horizontal in columns:
                     tile = horizontal @ strip[:, before]  # (rows, columns, classes)
                     own = labels[image, down, right].reshape(-1)
-                    total += _descend(tile.view(-1, classes), own, ignore_index)
+                    total += _descend(tile.view(-1, classes), own, ignore_index, weights)
                     if strip_grad is not None:
                         strip_grad[:, before] += horizontal.mT @ tile
                 if grad is not None and strip_grad is not None:
@@ -98,9 +112,9 @@ class _ResizedCrossEntropy(torch.autograd.Function):
     @staticmethod
     @torch.amp.custom_bwd(device_type="cpu")
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor, None, None, None]:
         (grad,) = ctx.saved_tensors
-        return (grad * scale).permute(0, 3, 1, 2), None, None
+        return (grad * scale).permute(0, 3, 1, 2), None, None, None
 
 
 def _cut(length: int, step: int, source: int, like: Tensor) -> list[tuple[slice, slice, Tensor]]:
@@ -110,14 +124,17 @@ def _cut(length: int, step: int, source: int, like: Tensor) -> list[tuple[slice,
     return [(part, *line_weights(source, length, part.start, part.stop, like)) for part in parts]
 
 
-def _descend(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
+def _descend(logits: Tensor, labels: Tensor, ignore_index: int, weights: Tensor | None) -> Tensor:
     """Return the summed cross entropy of (pixels, classes) logits, and overwrite them with its gradient."""
     ignored = (labels == ignore_index)[:, None]
     places = labels[:, None].masked_fill(ignored, 0)
     peak = logits.amax(dim=1, keepdim=True)
     own = logits.gather(1, places) - peak
     sums = logits.sub_(peak).exp_().sum(dim=1, keepdim=True)
-    loss = (sums.log() - own).masked_fill_(ignored, 0).sum(dtype=torch.float64)
+    losses = (sums.log() - own).masked_fill_(ignored, 0)
     logits.mul_(sums.reciprocal_().masked_fill_(ignored, 0))
     logits.scatter_add_(1, places, ignored.to(logits.dtype) - 1)
-    return loss
+    if weights is not None:
+        logits.mul_(weights[places])
+        losses.mul_(weights[places])
+    return losses.sum(dtype=torch.float64)

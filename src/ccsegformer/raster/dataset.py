@@ -13,7 +13,7 @@ from rasterio.enums import ColorInterp
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
-from ccsegformer.data.dataset import Sample, check_labels
+from ccsegformer.data.dataset import Sample, to_labels
 from ccsegformer.data.folder import files_by_stem
 from ccsegformer.data.labels import Classes, read_classes
 from ccsegformer.data.layout import and_more
@@ -165,7 +165,9 @@ class Scenes(Dataset[Sample]):
         source = self.scenes[number].labels
         labels = source.read(self._open.get(source.path, source.open), box)
         try:
-            check_labels(torch.from_numpy(labels), self.classes, source.path, top=box.top, left=box.left)
+            if isinstance(source, MaskRaster):  # polygons have classes already
+                ids = torch.from_numpy(labels)
+                labels = to_labels(ids, self.classes, source.path, top=box.top, left=box.left).int().numpy()
         except DataError as error:
             if self._has_class_file:
                 raise

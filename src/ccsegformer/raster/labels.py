@@ -36,7 +36,7 @@ class MaskRaster:
     """Raster of class ids, resampled to the scene's grid by nearest neighbour.
 
     Pixels that the mask does not cover, and pixels with its nodata value, are ignored. If the nodata value is
-    a class id, it is read as that class.
+    a class id, or in the label map, it is read as that class.
 
     Args:
         path: Path of the mask.
@@ -100,7 +100,8 @@ class MaskRaster:
         return labels
 
     def _nodata_class(self, nodata: float | None) -> int | None:
-        return int(nodata) if nodata is not None and nodata in range(len(self.classes)) else None
+        known = dict(self.classes.label_map) or range(len(self.classes))
+        return int(nodata) if nodata is not None and nodata in known else None
 
 
 def _check_same_size(mask: DatasetReader, scene: DatasetReader) -> None:
@@ -249,7 +250,8 @@ def read_polygon_file(path: Path, classes: Classes) -> PolygonFile:
     """Check a file of polygons, which must have one layer, and return what is needed to read it.
 
     The class of a polygon is in the first of the columns `class`, `class_id` and `label` that exists: a name,
-    a class id or the ignore index. Without such a column, every polygon is class 1 of two.
+    a class id, or instead an id in the label map if there is one, or the ignore index. Without such a column,
+    every polygon is class 1 of two.
 
     Raises:
         DataError: the file cannot be read, has no CRS, or names a class that is not in `classes`.
@@ -336,7 +338,8 @@ def _read_features(path: Path, column: str | None, **options: Any) -> tuple[list
 def _class_ids(path: Path, values: list[Any], features: list[int], classes: Classes) -> list[int]:
     """Convert class names or numbers, which may be stored as floats, to class ids."""
     known: dict[Any, int] = {name: label for label, name in enumerate(classes.names)}
-    known |= {label: label for label in [*range(len(classes)), classes.ignore_index]}
+    known |= dict(classes.label_map) or {label: label for label in range(len(classes))}
+    known[classes.ignore_index] = classes.ignore_index
     for value, feature in zip(values, features, strict=True):
         if value not in known:
             raise DataError(

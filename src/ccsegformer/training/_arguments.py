@@ -11,8 +11,12 @@ from ccsegformer.errors import RecipeError
 from ccsegformer.training.recipe import Recipe
 
 
-def trainer_arguments(recipe: Recipe, output: Path, steps: int) -> TrainingArguments:
+def trainer_arguments(
+    recipe: Recipe, output: Path, steps: int, validate_every: int | None = None
+) -> TrainingArguments:
     """Return the Trainer's arguments for `steps` optimizer steps in this process and on its device.
+
+    With `validate_every`, it validates after every so many steps and after the last one.
 
     Raises:
         RecipeError: The device does not support the precision, or the processes cannot share the
@@ -47,6 +51,8 @@ def trainer_arguments(recipe: Recipe, output: Path, steps: int) -> TrainingArgum
             logging_nan_inf_filter=False,  # a non-finite loss ends the run
             save_steps=training.save_steps,
             save_total_limit=2,
+            eval_strategy="no" if validate_every is None else "steps",
+            eval_steps=validate_every,
             report_to="none",
             disable_tqdm=True,
             log_level="error",

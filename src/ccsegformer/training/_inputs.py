@@ -58,7 +58,7 @@ def _scene_inputs(recipe: Recipe, scenes: Scenes, *, progress: bool) -> Inputs:
     statistics = None if bands.is_rgb else band_statistics(scenes)
     if progress:
         whose, count = "their own" if statistics else "ImageNet's", len(scenes.scenes)
-        _tell(
+        tell(
             f"{recipe.data}: {count} scene{'s' * (count > 1)} of {bands}, normalised by {whose} statistics; "
             f"an epoch is {len(windows)} windows of {size} pixels"
         )
@@ -74,7 +74,7 @@ def _object_inputs(recipe: Recipe, dataset: ObjectImages | DrawnSamples, *, prog
     measured = spread(len(dataset), STATISTICS_SAMPLES)
     statistics = measure_bands(_pixels(dataset, index) for index in measured)
     if progress:
-        _tell(
+        tell(
             f"{recipe.data}: {bands}, normalised by their own statistics, measured on "
             f"{len(measured)} sample{'s' * (len(measured) > 1)}"
         )
@@ -99,7 +99,7 @@ def _check_transforms(recipe: Recipe, bands: str) -> None:
             )
 
 
-def _tell(line: str) -> None:
+def tell(line: str) -> None:
     """Print to stderr, in the first process only."""
     if os.environ.get("RANK", "0") == "0":
         print(line, file=sys.stderr)

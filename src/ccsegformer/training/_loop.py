@@ -11,17 +11,25 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import Trainer
-from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_callback import PrinterCallback, TrainerControl
 
 from ccsegformer.data.labels import Classes, write_classes
 from ccsegformer.errors import OutputError, TrainingError
+from ccsegformer.evaluation.evaluate import evaluate as score
+from ccsegformer.models.losses import SegmentationLoss
 from ccsegformer.training._label_counts import LabelCounts, write_label_counts
 from ccsegformer.training._output import reason
 from ccsegformer.training._parameters import parameter_groups
-from ccsegformer.training.recipe import OptimizerSection
+from ccsegformer.training._randomness import own_randomness
+from ccsegformer.training.recipe import OptimizerSection, ValidationSection
+
+SCORE = "eval_mean_iou"
+"""Key of the mean IoU in the log; TensorBoard shows it as eval/mean_iou."""
+BEST = "best.safetensors"
 
 
 class SegmentationTrainer(Trainer):
@@ -37,6 +45,7 @@ class SegmentationTrainer(Trainer):
         OutputError: A checkpoint cannot be written.
     """
 
+    control: TrainerControl
     optimizer: Any  # set by the Trainer through `create_optimizer`
 
     def __init__(
@@ -45,6 +54,8 @@ class SegmentationTrainer(Trainer):
         classes: Classes,
         optimization: OptimizerSection,
         epoch_length: float,
+        segmentation_loss: SegmentationLoss,
+        validation: ValidationSection,
         label_counts: LabelCounts | None = None,
         **kwargs: Any,
     ) -> None:
@@ -54,6 +65,8 @@ class SegmentationTrainer(Trainer):
             classes: Classes to write with each checkpoint.
             optimization: Settings that group the parameters.
             epoch_length: Steps per epoch of the data set.
+            segmentation_loss: Loss to minimise.
+            validation: What to do with the scores on `eval_dataset`.
             label_counts: Counts to add those of a `CountedStream` to.
             kwargs: Arguments of transformers' Trainer.
         """
@@ -61,6 +74,9 @@ class SegmentationTrainer(Trainer):
         self.classes = classes
         self.optimization = optimization
         self.epoch_length = epoch_length
+        self.segmentation_loss = segmentation_loss
+        self.validation = validation
+        self.best: dict[str, Tensor] = {}  # weights with the highest mean IoU, if they are to be kept
         self._micro_batch = 0
         self._started: float | None = None
         self.remove_callback(PrinterCallback)
@@ -89,6 +105,20 @@ class SegmentationTrainer(Trainer):
             raise self._diverged("loss", loss)
         return loss
 
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """Compute the loss of a micro-batch: the model's own cross entropy, or the run's other loss."""
+        if self.segmentation_loss == SegmentationLoss():
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        outputs = model(pixel_values=inputs["pixel_values"])
+        loss = self.segmentation_loss(outputs.logits, inputs["labels"], self.classes.ignore_index)
+        return (loss, outputs) if return_outputs else loss
+
     def _clip_grad_norm(self, model: nn.Module) -> Any:
         norm = super()._clip_grad_norm(model)
         # In fp16 the loss scaler expects infinite gradients and skips those steps.
@@ -116,6 +146,31 @@ class SegmentationTrainer(Trainer):
         self.state.epoch = self.state.global_step / self.epoch_length
         super().log({**logs, "seconds": self.seconds()}, start_time)
 
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Score the model on `eval_dataset`, log the mean IoU, keep the best weights, and stop if it is time.
+
+        All processes score a share of the images and get the same result. The generators are left as they
+        were.
+        """
+        with own_randomness(self.args.seed):
+            workers = self.args.dataloader_num_workers
+            mean = score(self.model, self.eval_dataset, engine="torch", workers=workers).metrics.mean_iou
+        self.log({SCORE: mean})
+        since_best = validations_since_best(self.state.log_history)
+        if self.validation.keep_best and since_best == 0:
+            weights = self.model.state_dict().items()
+            self.best = {name: weight.detach().cpu().clone().contiguous() for name, weight in weights}
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, {SCORE: mean})
+        if self.validation.patience is not None and since_best >= self.validation.patience:
+            self.control.should_training_stop = True
+            self.control.should_save = False  # a resumed run must come here again, not start beyond
+        return {SCORE: mean}
+
+    def resume_best(self, checkpoint: Path) -> None:
+        """Read the best weights so far from the checkpoint of the run to resume."""
+        if self.validation.keep_best and (checkpoint / BEST).exists():
+            self.best = load_file(checkpoint / BEST)
+
     def seconds(self) -> float:
         """Return the wall-clock time of training so far, including time before resuming."""
         if self._started is None:
@@ -140,6 +195,14 @@ class SegmentationTrainer(Trainer):
             if self._saved_counts:
                 write_label_counts(self._saved_counts, folder)
             (folder / "training_args.bin").unlink()
+            if self.best:
+                save_file(self.best, folder / BEST)
+
+
+def validations_since_best(history: list[dict[str, float]]) -> int:
+    """Return how many validations followed the first one with the highest mean IoU."""
+    scores = [entry[SCORE] for entry in history if SCORE in entry]
+    return len(scores) - 1 - scores.index(max(scores))
 
 
 @contextmanager

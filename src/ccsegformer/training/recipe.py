@@ -33,6 +33,13 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
+ClassWeights = Annotated[
+    Annotated[Literal["balanced"], Tag("name")]
+    | Annotated[Annotated[tuple[NotNegative, ...], Field(min_length=1)], Tag("each")],
+    Discriminator(lambda value: "each" if isinstance(value, list | tuple) else "name"),
+]
+
+
 class ModelSection(Section):
     """Network; see `CrissCrossSegformerConfig`. `pretrained` is a hub name or a folder of weights."""
 
@@ -103,6 +110,57 @@ class WindowsSection(Section):
     rare_classes: Annotated[float, Field(ge=0, le=1)] = 0.0
 
 
+class LossSection(Section):
+    """Sum of losses, each times its weight; see `SegmentationLoss`.
+
+    `class_weights` has one number for each class, or is "balanced": inversely proportional to the pixels of
+    the class in the training masks.
+    """
+
+    cross_entropy: NotNegative = 1.0
+    focal: NotNegative = 0.0
+    dice: NotNegative = 0.0
+    lovasz: NotNegative = 0.0
+    gamma: NotNegative = 2.0
+    class_weights: ClassWeights | None = None
+
+    @model_validator(mode="after")
+    def _is_a_loss(self) -> Self:
+        if not (self.cross_entropy or self.focal or self.dice or self.lovasz):
+            raise ValueError("one of cross_entropy, focal, dice and lovasz must be above 0")
+        if self.class_weights and not (self.cross_entropy or self.focal):
+            raise ValueError("class_weights are for cross_entropy and focal, which are both 0")
+        if self.class_weights and self.class_weights != "balanced" and not any(self.class_weights):
+            raise ValueError("one of the class_weights must be above 0")
+        return self
+
+
+class ValidationSection(Section):
+    """Scoring during training: every so many steps or epochs, and after the last step; by default never.
+
+    `keep_best` makes the weights with the highest mean IoU the result of the run. `patience` ends the run
+    after that many validations in a row without a higher mean IoU than before.
+    """
+
+    steps: Annotated[int, Field(ge=1)] | None = None
+    epochs: Positive | None = None
+    keep_best: bool = False
+    patience: Annotated[int, Field(ge=1)] | None = None
+
+    @property
+    def is_scheduled(self) -> bool:
+        """Whether the run is scored at all."""
+        return self.steps is not None or self.epochs is not None
+
+    @model_validator(mode="after")
+    def _one_schedule(self) -> Self:
+        if self.steps is not None and self.epochs is not None:
+            raise ValueError("set steps or epochs, not both")
+        if (self.keep_best or self.patience) and not self.is_scheduled:
+            raise ValueError("keep_best and patience need steps or epochs between validations")
+        return self
+
+
 class Recipe(Section):
     """Everything that determines the result of a run, except the images."""
 
@@ -111,8 +169,10 @@ class Recipe(Section):
     windows: WindowsSection = WindowsSection()
     transforms: tuple[Transform, ...] = ()
     training: TrainingSection
+    loss: LossSection = LossSection()
     optimizer: OptimizerSection = OptimizerSection()
     schedule: ScheduleSection = ScheduleSection()
+    validation: ValidationSection = ValidationSection()
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -145,7 +205,7 @@ def _locate(location: Location) -> tuple[list[str], Iterable[str] | None]:
     Also return the valid keys of a transform, which that branch determines.
     """
     in_transform = location[0] == "transforms"
-    in_union = in_transform or location[:2] == ("model", "attention")
+    in_union = in_transform or location[:2] in (("model", "attention"), ("loss", "class_weights"))
     path = [str(key) for index, key in enumerate(location) if not (in_union and index == 2)]
     if not in_transform or len(location) < 3:
         return path, None

@@ -1,7 +1,6 @@
 """Run training: from a recipe and a data set to a model folder."""
 
 import math
-import random
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -10,16 +9,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import transformers
 from torch.utils.tensorboard import SummaryWriter
 from transformers.integrations import TensorBoardCallback
 
+from ccsegformer.data.dataset import DrawnSamples, LabelledImages
 from ccsegformer.data.labels import Classes
 from ccsegformer.data.objects import describe_object
 from ccsegformer.data.stream import plain_data_errors
-from ccsegformer.errors import OutputError, RecipeError, TrainingError
+from ccsegformer.errors import DataError, OutputError, RecipeError, TrainingError
 from ccsegformer.models import (
     CrissCrossSegformerConfig,
     CrissCrossSegformerForSemanticSegmentation,
@@ -30,7 +29,8 @@ from ccsegformer.sources import resolve_dataset
 from ccsegformer.training._arguments import trainer_arguments
 from ccsegformer.training._inputs import Inputs, training_inputs
 from ccsegformer.training._label_counts import CountedStream, LabelCounts, collate_counted
-from ccsegformer.training._loop import SegmentationTrainer
+from ccsegformer.training._loop import SCORE, SegmentationTrainer
+from ccsegformer.training._loss import segmentation_loss
 from ccsegformer.training._output import (
     begin_run,
     check_unused,
@@ -40,6 +40,7 @@ from ccsegformer.training._output import (
     nothing_half_begun,
 )
 from ccsegformer.training._progress import ProgressBar
+from ccsegformer.training._randomness import own_randomness
 from ccsegformer.training.freezing import freeze
 from ccsegformer.training.recipe import Recipe
 
@@ -51,13 +52,15 @@ class TrainingResult:
     Attributes:
         model: Trained model, in evaluation mode, on the training device.
         loss_history: (step, mean loss since the previous entry), from the first step to the last.
+        validation_history: (step, mean IoU) of each validation.
         seconds: Wall-clock time of the training steps, including those before resuming.
-        steps: Optimizer steps.
+        steps: Optimizer steps that were taken.
         load_summary: Summary of the loaded pretrained weights; None for training from scratch.
     """
 
     model: CrissCrossSegformerForSemanticSegmentation
     loss_history: list[tuple[int, float]]
+    validation_history: list[tuple[int, float]]
     seconds: float
     steps: int
     load_summary: LoadSummary | None
@@ -69,6 +72,7 @@ def train(
     output: str | Path,
     *,
     classes: Classes | Sequence[str] | None = None,
+    validation: Any = None,
     resume: bool = False,
     overwrite: bool = False,
     progress: bool = True,
@@ -85,6 +89,8 @@ def train(
         dataset: A name, whose training split is opened by `open_dataset`, or a data set object (see
             `as_dataset`).
         classes: Classes of a data set object, or their names; by default its `classes`.
+        validation: Data set to score on if the recipe says so, a name or an object; by default the split
+            "validation" of a named `dataset`.
         output: Folder without another run, unless `resume` or `overwrite` is set.
         resume: Continue from the last checkpoint in `output`; the weights become those of an unbroken run.
         overwrite: Delete the run in `output` first.
@@ -101,12 +107,16 @@ def train(
     output = Path(output)
     images = resolve_dataset(dataset, "training", classes)
     named = isinstance(dataset, str | Path)
+    scored = _validation_images(recipe, dataset if named else None, validation, images.classes)
     recipe = recipe.model_copy(update={"data": str(dataset) if named else describe_object(images)})
     inputs = training_inputs(recipe, images, progress=progress)
     global_batch = recipe.training.batch_size * recipe.training.accumulation
     steps = _count_steps(recipe, len(inputs.samples))
-    with _own_randomness(recipe.training.seed), _quiet_transformers(), ExitStack() as stack:
-        arguments = trainer_arguments(recipe, output, steps)
+    with own_randomness(recipe.training.seed), _quiet_transformers(), ExitStack() as stack:
+        arguments = trainer_arguments(
+            recipe, output, steps, _validation_steps(recipe, len(inputs.samples) / global_batch)
+        )
+        loss = segmentation_loss(recipe, images, progress=progress)
         is_main = arguments.process_index == 0
         checkpoint = find_checkpoint(output, recipe, images) if resume else None
         if is_main and not resume:
@@ -138,7 +148,14 @@ def train(
             optimization=recipe.optimizer,
             epoch_length=len(inputs.samples) / global_batch,
             label_counts=labels,
+            segmentation_loss=loss,
+            eval_dataset=scored,
+            validation=recipe.validation,
         )
+        if scored is not None and trainer.is_fsdp_enabled:
+            raise RecipeError("validation: is not possible under FSDP; evaluate the checkpoints instead")
+        if checkpoint is not None:
+            trainer.resume_best(checkpoint)
         del model.config.use_cache  # set by the Trainer, for generative models
         try:
             with plain_data_errors():
@@ -153,8 +170,9 @@ def train(
         finally:
             bar.close()
         history = [(entry["step"], entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
-        log = {
-            "steps": steps,
+        scores = [(entry["step"], entry[SCORE]) for entry in trainer.state.log_history if SCORE in entry]
+        log: dict[str, object] = {
+            "steps": trainer.state.global_step,
             "seconds": round(trainer.seconds(), 3),
             "images": len(inputs.samples),
             "global_batch": global_batch,
@@ -163,8 +181,15 @@ def train(
             "loss": history,
             "labels": labels.record(),
         }
+        if loss.class_weights is not None:
+            log["class_weights"] = dict(zip(images.classes.names, loss.class_weights, strict=True))
+        if scores:
+            log["validation"] = scores
+        if trainer.best:
+            log["best"] = max(scores, key=lambda entry: (entry[1], -entry[0]))
         trained = _finish(trainer, output, log)
-    return TrainingResult(trained, history, trainer.seconds(), steps, summary)
+    taken = trainer.state.global_step
+    return TrainingResult(trained, history, scores, trainer.seconds(), taken, summary)
 
 
 def build_model(
@@ -210,6 +235,34 @@ def build_model(
     return model, summary
 
 
+def _validation_images(
+    recipe: Recipe, data: str | Path | None, validation: Any, classes: Classes
+) -> LabelledImages | None:
+    """Open the data set to score on during training, or return None if the recipe does not ask for it."""
+    if not recipe.validation.is_scheduled:
+        if validation is not None:
+            raise RecipeError("validation: set validation.steps or validation.epochs to use validation=")
+        return None
+    validation = data if validation is None else validation
+    if validation is None:
+        raise RecipeError("validation: pass train(..., validation=...), a data set object to score on")
+    images = resolve_dataset(validation, "validation", default=classes)
+    if isinstance(images, DrawnSamples):
+        raise DataError(f"{type(images).__name__}: draws its samples at random; validate on fixed images")
+    if images.classes.names != classes.names:
+        raise DataError(
+            f"validation: its classes {', '.join(images.classes.names)} are not those of the training data, "
+            f"{', '.join(classes.names)}"
+        )
+    return images
+
+
+def _validation_steps(recipe: Recipe, epoch: float) -> int | None:
+    """Return the steps between validations, for an epoch of so many steps."""
+    wanted = recipe.validation
+    return max(1, round(wanted.epochs * epoch)) if wanted.epochs is not None else wanted.steps
+
+
 def _count_steps(recipe: Recipe, images: int) -> int:
     training = recipe.training
     if training.steps is not None:
@@ -236,6 +289,8 @@ def _finish(
 ) -> CrissCrossSegformerForSemanticSegmentation:
     """Write the model in one process, and return it in all: complete, unwrapped, in evaluation mode."""
     model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
+    if trainer.best:
+        model.load_state_dict(trainer.best)
     if trainer.is_fsdp_enabled:  # each process holds a part, in FSDP's classes
         weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
         model = CrissCrossSegformerForSemanticSegmentation(model.config)
@@ -247,19 +302,6 @@ def _finish(
     if trainer.is_fsdp_enabled:
         model = load_pretrained(str(output), config=model.config)[0].to(trainer.args.device)
     return model.eval()
-
-
-@contextmanager
-def _own_randomness(seed: int) -> Iterator[None]:
-    """Seed the global generators for initialisation and dropout, and restore them afterwards."""
-    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(seed)
-        try:
-            yield
-        finally:
-            random.setstate(python_state)
-            np.random.set_state(numpy_state)  # noqa: NPY002
 
 
 @contextmanager

@@ -61,6 +61,17 @@ def labels_from_raw_ids(ids: torch.Tensor, path: str | Path) -> tv_tensors.Mask:
     return tv_tensors.Mask(torch.where(ids == 0, SCENE_PARSE_150.ignore_index, ids - 1))
 
 
+def chosen_labels(classes: str) -> tuple[Classes, ReadMask]:
+    """Return the classes and the reader of masks for the path of a `classes.json`, or "scene_parse_150".
+
+    Raises:
+        DataError: As `read_classes`.
+    """
+    if classes == "scene_parse_150":
+        return SCENE_PARSE_150, read_raw_mask
+    return read_classes(classes), read_mask
+
+
 def folder_labels(root: Path) -> tuple[Classes, ReadMask]:
     """Return the classes of a folder and the function that reads its masks.
 
