@@ -8,6 +8,7 @@ from torch import nn
 
 from ccsegformer.data.stream import TrainingStream, collate
 from ccsegformer.models import CrissCrossSegformerConfig, CrissCrossSegformerForSemanticSegmentation
+from ccsegformer.models.losses import SegmentationLoss
 from ccsegformer.sources import open_dataset
 from ccsegformer.training._arguments import trainer_arguments
 from ccsegformer.training._loop import SegmentationTrainer
@@ -30,6 +31,8 @@ def make_trainer(
         classes=dataset.classes,
         optimization=recipe.optimizer,
         epoch_length=1.0,
+        segmentation_loss=SegmentationLoss(),
+        validation=recipe.validation,
         **kwargs,
     )
 

@@ -137,7 +137,7 @@ def test_pretrained_colours_go_to_the_bands_that_are_colours(tmp_path: Path, rec
     model = recipe().model.model_copy(update={"pretrained": str(tmp_path / "rgb")})
     result = train(cropped(recipe, model=model), data, tmp_path / "run", progress=False)
     assert result.load_summary is not None
-    assert "bands 3, 2, 1 take red, green and blue" in result.load_summary.adapted
+    assert "bands 1, 2, 3 take red, green and blue" in result.load_summary.adapted  # as they are read
     assert result.model.config.num_channels == 5
 
 

@@ -26,7 +26,7 @@ GRAPH_CHUNKS, SMALLEST_CHUNKS, VALUES_A_WEIGHT = 32, 16 * 2**20, 8
 """The OpenVINO engine keeps 1/32 of a wide map, or a few chunks of 4 MiB, and one copy of the weights for
 each chunk, an eighth of the map; see `labelling/_graph.py`."""
 
-BASE = 1000 * 2**20
+BASE = 1050 * 2**20
 """Memory of a process before it sees a window: Python, PyTorch, transformers, GDAL and their caches."""
 
 
