@@ -151,7 +151,7 @@ def describe_one_class(pixels: Sequence[int], ignored: int, classes: Classes, ma
     share, other = ignored / (ignored + pixels[label]), 1 if label == 0 else 0
     return (
         f"{text}; {100 * share:.3g}% of their pixels are ignored (ignore_index {index}): if {index} marks "
-        f"{classes.names[other]!r}, save it as {other}, or set ignore_index and labels to what the masks mean"
+        f"{classes.names[other]!r}, save it as {other}, or give classes.json another ignore_index and a map"
     )
 
 
