@@ -93,7 +93,7 @@ def test_bands_and_normalisation_are_given(tmp_path: Path) -> None:
     pixels = (values - torch.tensor([100.0, 120])[:, None, None]) / torch.tensor([50.0, 60])[:, None, None]
     np.testing.assert_array_equal(read(tmp_path / "map.tif"), whole_labels(Plain(2), pixels))
     options["bands"] = (4, 7)
-    with pytest.raises(DataError, match=r"scene\.tif: has no band 7 beside alpha; its bands are 1, 2, 3, 4"):
+    with pytest.raises(DataError, match=r"scene\.tif: has no band 7; its bands are 1, 2, 3, 4"):
         predict_scene(Plain(2), scene, tmp_path / "map.tif", preprocessing=preprocessing, **options)
     with pytest.raises(DataError, match="give them in stored units"):
         small = given_preprocessing([0.4, 0.5], [0.2, 0.2])
