@@ -15,14 +15,13 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import rasterio
-import torch
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from PIL import Image
 
 from ccsegformer.data.labels import Classes, write_classes
 from ccsegformer.errors import EXTRA_OF
-from ccsegformer.models import CrissCrossSegformerConfig, CrissCrossSegformerForSemanticSegmentation
+from tests.labelling.test_scene import tiny_model
 
 ROOT = Path(__file__).parents[1]
 TORCH_HAS = {"jinja2"}  # optional here, but a dependency of torch
@@ -96,16 +95,7 @@ def requirements(distribution: metadata.Distribution, extras: set[str]) -> list[
 
 def write_inputs(folder: Path) -> Path:
     """Write a model, a photograph, a scene and a data set of one image."""
-    config = CrissCrossSegformerConfig(
-        hidden_sizes=[8] * 4,
-        depths=[1] * 4,
-        num_attention_heads=[1] * 4,
-        decoder_hidden_size=8,
-        num_labels=2,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        CrissCrossSegformerForSemanticSegmentation(config).save_pretrained(folder / "model")
+    tiny_model(num_labels=2).save_pretrained(folder / "model")
     pixels = np.random.default_rng(0).integers(1, 256, (48, 64, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(folder / "photo.png")
     profile = {"driver": "GTiff", "width": 64, "height": 48, "count": 3, "dtype": "uint8"}

@@ -6,7 +6,7 @@ import torch
 
 from benchmarks.seams import REACH, compare, disagreement, seam_mask, steps
 from ccsegformer.labelling.windows import label_image
-from ccsegformer.models import CrissCrossSegformerConfig, CrissCrossSegformerForSemanticSegmentation
+from tests.labelling.test_scene import tiny_model
 
 
 def test_seams_lie_around_the_cuts():
@@ -27,17 +27,7 @@ def test_disagreement_is_split_into_seams_and_elsewhere():
 
 
 def test_overlapping_windows_leave_fewer_seams():
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        config = CrissCrossSegformerConfig(
-            hidden_sizes=[8] * 4,
-            depths=[1] * 4,
-            num_attention_heads=[1] * 4,
-            decoder_hidden_size=8,
-            num_labels=3,
-        )
-        model = CrissCrossSegformerForSemanticSegmentation(config).eval()
-        torch.nn.init.normal_(model.decode_head.classifier.weight)
+    model = tiny_model()
     generator = np.random.default_rng(0)
     images = [torch.from_numpy(generator.integers(0, 256, (3, 256, 256), dtype=np.uint8))]
     wholes = [label_image(model, images[0], 256, 0)]

@@ -8,11 +8,10 @@ import numpy as np
 import pyogrio
 import pytest
 import rasterio
-import torch
 from PIL import Image
 
 from ccsegformer.data.labels import Classes, write_classes
-from ccsegformer.models import CrissCrossSegformerConfig, CrissCrossSegformerForSemanticSegmentation
+from tests.labelling.test_scene import tiny_model
 
 Run = Callable[..., Any]  # see conftest
 
@@ -20,16 +19,7 @@ Run = Callable[..., Any]  # see conftest
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model")
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        config = CrissCrossSegformerConfig(
-            hidden_sizes=[8] * 4,
-            depths=[1] * 4,
-            num_attention_heads=[1] * 4,
-            decoder_hidden_size=8,
-            num_labels=2,
-        )
-        CrissCrossSegformerForSemanticSegmentation(config).save_pretrained(folder)
+    tiny_model(num_labels=2).save_pretrained(folder)
     write_classes(Classes(("ground", "water")), folder / "classes.json")
     return folder
 

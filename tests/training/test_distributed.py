@@ -45,6 +45,7 @@ def test_two_processes_train_as_one(tmp_path: Path, data: Path, recipe: Callable
     )
     assert finished.returncode == 0, finished.stderr
     assert finished.stderr.count("step 4/4") == 1  # only one process prints
+    assert len(list((output / "logs").iterdir())) == 1  # and only one logs, into the folder that it cleared
 
     one = train(four_steps, data, tmp_path / "one")
 

@@ -35,6 +35,20 @@ class LabelledImages(Protocol):
     def __getitem__(self, index: int, /) -> Sample: ...
 
 
+@runtime_checkable
+class DrawnSamples(Protocol):
+    """A data set that draws a new sample each time, such as random windows of scenes."""
+
+    @property
+    def classes(self) -> Classes:
+        """Classes of the masks."""
+
+    def __len__(self) -> int: ...
+
+    def draw(self, index: int, generator: torch.Generator, /) -> Sample:
+        """Draw a sample for `index`; all randomness comes from `generator`."""
+
+
 def check_size(
     mask: torch.Tensor, image: torch.Tensor, mask_name: str | Path, image_name: str | Path | None = None
 ) -> None:
@@ -109,17 +123,3 @@ def to_labels(
 def _format_size(image: torch.Tensor) -> str:
     height, width = image.shape[-2:]
     return f"{width}x{height}"
-
-
-@runtime_checkable
-class DrawnSamples(Protocol):
-    """A data set that draws a new sample each time, such as random windows of scenes."""
-
-    @property
-    def classes(self) -> Classes:
-        """Classes of the masks."""
-
-    def __len__(self) -> int: ...
-
-    def draw(self, index: int, generator: torch.Generator, /) -> Sample:
-        """Draw a sample for `index`; all randomness comes from `generator`."""

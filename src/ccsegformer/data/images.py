@@ -111,7 +111,7 @@ def _decode(path: str | Path, content: bytes | None) -> tuple[Image.Image, str]:
     """Decode an image and apply its EXIF orientation. Also return how Pillow says its pixels are packed.
 
     Raises:
-        DataError: The file cannot be decoded, for whatever reason.
+        DataError: The file cannot be decoded.
     """
     try:
         with warnings.catch_warnings():

@@ -217,7 +217,7 @@ def _one_class_warning(total: torch.Tensor, ignored: int, classes: Classes, titl
     if not problem:
         return ""
     name = next(name for name, count in zip(classes.names, truth, strict=True) if count)
-    return f"{title}: whoever answers {name!r} everywhere has mean IoU 1 here: {problem}"
+    return f"{title}: predicting {name!r} everywhere gives mean IoU 1 here: {problem}"
 
 
 def _data_title(dataset: Any, images: Any) -> str:

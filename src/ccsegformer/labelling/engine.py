@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -34,6 +35,9 @@ SIDE_STEP = 32
 """Sides of an unknown network's input are padded to multiples of this: encoders halve them five times."""
 
 PLAIN = (bool, int, float, str, tuple, list, type(None))
+"""Types of a module's attributes that count in its digest."""
+ANY_SIZE = ("segformer", "ccsegformer")
+"""Model types that take images of any size."""
 
 Segmenter = nn.Module | Callable[[Tensor], Any]
 """Maps normalised pixels (batch, bands, H, W) to logits (batch, K, h, w), or to an object that holds them."""
@@ -136,7 +140,10 @@ class Engine:
     @property
     def library(self) -> str:
         """The engine's name and version."""
-        return f"{self.name} {import_module(self.name).__version__}"
+        try:
+            return f"{self.name} {version(self.name)}"
+        except PackageNotFoundError:  # installed under another name, such as onnxruntime-gpu
+            return f"{self.name} {import_module(self.name).__version__}"
 
     def describe(self) -> str:
         """Say what computes, where, and in what precision."""
@@ -210,7 +217,7 @@ def open_torch_engine(model: nn.Module, precision: Precision, note: str = "") ->
         preprocessing_of(config),
         getattr(config, "num_labels", None),
         config if ours else None,
-        side_step=1 if takes_keyword else SIDE_STEP,
+        side_step=1 if getattr(config, "model_type", None) in ANY_SIZE else SIDE_STEP,
         note=note,
     )
 

@@ -12,13 +12,10 @@ from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, P
 from ccsegformer.data.labels import Classes, check_class_order, classes_of_model, read_classes
 from ccsegformer.data.pixels import IMAGE_MEAN, IMAGE_STD, BandStatistics
 from ccsegformer.errors import CheckpointError, DataError
-from ccsegformer.labelling.engine import Engine, EngineName, Precision, Segmenter, open_engine
+from ccsegformer.labelling.engine import ANY_SIZE, Engine, EngineName, Precision, Segmenter, open_engine
 from ccsegformer.labelling.model_files import is_model_file, open_model_file
 from ccsegformer.labelling.preprocess import Preprocessing
 from ccsegformer.models import CrissCrossSegformerForSemanticSegmentation, load_trained
-
-SEGFORMERS = ("segformer", "ccsegformer")
-"""Model types that are loaded as this package's model."""
 
 
 def load_model(
@@ -68,13 +65,13 @@ def load_engine(
     if is_model_file(name_or_path):
         opened, named = open_model_file(name_or_path, engine, precision)
         return _with_classes(opened, classes, named, name_or_path)
-    if _model_type(name_or_path) in (None, *SEGFORMERS):
+    if _model_type(name_or_path) in (None, *ANY_SIZE):
         model, named = load_model(name_or_path, device=device)
         opened = open_engine(model, engine, precision)
         if model.config.band_means is None and model.config.num_channels == 3:
             with suppress(OSError):  # many folders have no processor: ImageNet's statistics, then
                 processor = AutoImageProcessor.from_pretrained(str(name_or_path))
-                opened = opened.with_preprocessing(_preprocessing_of(processor))
+                opened = opened.with_preprocessing(_preprocessing_of(processor, name_or_path))
         return _with_classes(opened, classes, named, name_or_path)
     foreign, preprocessing = _load_foreign(str(name_or_path))
     opened = open_engine(foreign.to(_device(device)), engine, precision)
@@ -147,17 +144,17 @@ def _load_foreign(path: str) -> tuple[nn.Module, Preprocessing]:
         )
         if about["missing_keys"]:
             raise ValueError(f"weights are missing, such as {min(about['missing_keys'])}")
-        preprocessing = _preprocessing_of(AutoImageProcessor.from_pretrained(path))
+        processor = AutoImageProcessor.from_pretrained(path)
     except (OSError, ValueError, ImportError) as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise CheckpointError(f"{path}: cannot be loaded for semantic segmentation: {reason}") from error
-    return model.eval(), preprocessing
+    return model.eval(), _preprocessing_of(processor, path)
 
 
-def _preprocessing_of(processor: Any) -> Preprocessing:
+def _preprocessing_of(processor: Any, path: str | Path) -> Preprocessing:
     """Convert an image processor's normalisation: (values * factor - mean) / std."""
     if getattr(processor, "do_flip_channel_order", False):
-        raise ValueError("it expects blue, green, red; wrap it in a module that flips the bands")
+        raise CheckpointError(f"{path}: expects blue, green, red; wrap it in a module that flips the bands")
     factor = processor.rescale_factor if processor.do_rescale else 1
     mean, std = (0.0,) * 3, (1.0,) * 3
     if processor.do_normalize:

@@ -204,7 +204,7 @@ def _halved(run: _Run) -> _Run | None:
 
 def _resumed(run: _Run, classes: Classes) -> _Run:
     """Return the run, or the one with smaller windows that was interrupted after memory had run out."""
-    smaller: _Run | None = run
+    smaller: _Run | None = run if scratch_folder(run.output).is_dir() else None
     while smaller:
         if rows_done(run.path, run.output, _job(smaller, classes)):
             return smaller
@@ -321,9 +321,8 @@ def _job(run: _Run, classes: Classes) -> dict[str, Any]:
         "format": run.format,
         "names": classes.names,
         "palette": classes.palette,
-        "weights": digest()
-        if digest
-        else uuid.uuid4().hex,  # a function has no digest, so its runs are not resumed
+        # A function has no digest, so its runs are not resumed.
+        "weights": digest() if digest else uuid.uuid4().hex,
         "model": run.engine.config.to_json_string() if run.engine.config else None,
         "preprocessing": run.engine.preprocessing,
         "engine": run.engine.describe(),

@@ -9,6 +9,9 @@ from transformers import PreTrainedModel
 
 from ccsegformer.config.class_names import comparable_names
 
+CLASSIFIER_STD = 0.01
+"""Standard deviation of new weights of a classifier, as in the authors' code."""
+
 
 def match_classifier(model: PreTrainedModel, saved_id2label: Mapping[Any, str]) -> tuple[str, bool]:
     """Give each class the weights that the checkpoint has for its name; the others get new random ones.
@@ -58,7 +61,7 @@ def _rearrange(model: PreTrainedModel, sources: Sequence[int | None]) -> None:
     with torch.no_grad():
         for label, source in enumerate(sources):
             if source is None:
-                classifier.weight[label].normal_(std=model.config.initializer_range)
+                classifier.weight[label].normal_(std=CLASSIFIER_STD)
             else:
                 classifier.weight[label] = weight[source]
             if old_bias is not None:

@@ -21,6 +21,7 @@ from transformers.models.segformer.modeling_segformer import (
 from transformers.utils.generic import can_return_tuple
 
 from ccsegformer.errors import CheckpointError
+from ccsegformer.models._classifier import CLASSIFIER_STD
 from ccsegformer.models.checkpoints import (
     LoadSummary,
     load_checkpoint,
@@ -88,7 +89,9 @@ class CrissCrossSegformerPreTrainedModel(SegformerPreTrainedModel):
         elif isinstance(module, nn.Conv2d):
             fan_out = math.prod(module.kernel_size) * module.out_channels // module.groups
             is_classifier = getattr(self, "decode_head", None) and module is self.decode_head.classifier
-            initialization.normal_(module.weight, std=0.01 if is_classifier else math.sqrt(2 / fan_out))
+            initialization.normal_(
+                module.weight, std=CLASSIFIER_STD if is_classifier else math.sqrt(2 / fan_out)
+            )
 
     def load_state_dict(self, state_dict: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Any:
         """Load a state dict with the model's names or with those that `save_pretrained` writes, the hub's.

@@ -116,17 +116,18 @@ def train(
         arguments = trainer_arguments(
             recipe, output, steps, _validation_steps(recipe, len(inputs.samples) / global_batch)
         )
-        loss = segmentation_loss(recipe, images, progress=progress)
         is_main = arguments.process_index == 0
         checkpoint = find_checkpoint(output, recipe, images) if resume else None
         if is_main and not resume:
             check_unused(output, overwrite)
+        loss = segmentation_loss(recipe, images, progress=progress)
         model, summary = build_model(recipe, images.classes, inputs)
         freeze(model, recipe.training.freeze, summary.new_attention if summary else None)
         if is_main and not resume:
             stack.enter_context(nothing_half_begun(output))
             begin_run(output, recipe, images)
-        writer = stack.enter_context(_tensorboard(output, checkpoint))
+        # Only the first process logs: another's file could be deleted while the first clears the folder.
+        writers = [stack.enter_context(_tensorboard(output, checkpoint))] if is_main else []
         bar = ProgressBar("training")
         labels = LabelCounts(str(recipe.data), images.classes, len(inputs.samples))
         if checkpoint:
@@ -143,7 +144,7 @@ def train(
             ),
             data_collator=partial(collate_counted, ignore_index=images.classes.ignore_index),
             processing_class=image_processor(model.config),
-            callbacks=[TensorBoardCallback(writer)] + [bar] * progress,
+            callbacks=[*map(TensorBoardCallback, writers), *[bar] * progress],
             classes=images.classes,
             optimization=recipe.optimizer,
             epoch_length=len(inputs.samples) / global_batch,
