@@ -19,9 +19,10 @@ from ccsegformer.data.dataset import check_labels
 from ccsegformer.data.labels import Classes
 from ccsegformer.errors import DataError, EngineError, OutOfMemoryError
 from ccsegformer.evaluation.evaluate import evaluate
+from ccsegformer.export import export
 from ccsegformer.labelling.engine import model_digest, open_engine
 from ccsegformer.labelling.inputs import predict_inputs
-from ccsegformer.labelling.loading import load_engine
+from ccsegformer.labelling.loading import load_engine, load_model
 from ccsegformer.labelling.preprocess import given_preprocessing
 from ccsegformer.labelling.scene import predict_scene
 from ccsegformer.raster import mapping
@@ -45,8 +46,11 @@ def test_the_image_processor_of_a_segformer_is_followed(tmp_path: Path) -> None:
     tiny_model(attention="efficient").save_pretrained(tmp_path)
     assert load_engine(tmp_path)[0].preprocessing.statistics is None
     SegformerImageProcessor(image_mean=[0.5] * 3, image_std=[0.25] * 3).save_pretrained(tmp_path)
-    statistics = load_engine(tmp_path)[0].preprocessing.statistics
-    assert statistics is not None
+    preprocessing = load_engine(tmp_path)[0].preprocessing
+    statistics = preprocessing.statistics
+    assert statistics is not None and preprocessing.only_8_bit
+    export(*load_model(tmp_path), tmp_path / "model.pt2", "pt2")  # a file says the same
+    assert load_engine(tmp_path / "model.pt2")[0].preprocessing.statistics == statistics
     assert statistics.means == pytest.approx((127.5,) * 3) and statistics.stds == pytest.approx((63.75,) * 3)
 
 

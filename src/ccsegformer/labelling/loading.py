@@ -28,14 +28,21 @@ def load_model(
         device: by default CUDA if there is a GPU, else the CPU.
 
     Returns:
-        The model in evaluation mode, and the classes of `classes.json` in the folder, else those of the
-        configuration in default colours.
+        The model in evaluation mode, with the normalisation of its image processor in `config.band_means` and
+        `band_stds` if that is not ImageNet's; and the classes of `classes.json` in the folder, else those of
+        the configuration in default colours.
 
     Raises:
         CheckpointError: not a SegFormer, or one with parts that were never trained, such as an encoder alone.
         DataError: `classes.json` is wrong, or does not have one class for each of the model's.
     """
     model = load_trained(str(name_or_path))
+    config = model.config
+    if config.band_means is None and config.num_channels == 3:
+        with suppress(OSError):  # many folders have no image processor: ImageNet's statistics, then
+            processor = AutoImageProcessor.from_pretrained(str(name_or_path))
+            if own := _preprocessing_of(processor, name_or_path).statistics:
+                config.band_means, config.band_stds = list(own.means), list(own.stds)
     return model.to(_device(device)), _classes(name_or_path, model.config)
 
 
@@ -65,13 +72,12 @@ def load_engine(
     if is_model_file(name_or_path):
         opened, named = open_model_file(name_or_path, engine, precision)
         return _with_classes(opened, classes, named, name_or_path)
-    if _model_type(name_or_path) in (None, *ANY_SIZE):
+    saved = _saved_config(name_or_path)
+    if saved.get("model_type") in (None, *ANY_SIZE):
         model, named = load_model(name_or_path, device=device)
         opened = open_engine(model, engine, precision)
-        if model.config.band_means is None and model.config.num_channels == 3:
-            with suppress(OSError):  # many folders have no processor: ImageNet's statistics, then
-                processor = AutoImageProcessor.from_pretrained(str(name_or_path))
-                opened = opened.with_preprocessing(_preprocessing_of(processor, name_or_path))
+        if saved.get("band_means") is None:  # an image processor's statistics are of 8-bit colours
+            opened = opened.with_preprocessing(opened.preprocessing._replace(only_8_bit=True))
         return _with_classes(opened, classes, named, name_or_path)
     foreign, preprocessing = _load_foreign(str(name_or_path))
     opened = open_engine(foreign.to(_device(device)), engine, precision)
@@ -128,12 +134,13 @@ def _with_classes(
     return replace(engine, num_labels=len(classes)), classes
 
 
-def _model_type(name_or_path: str | Path) -> str | None:
-    """Read the type of a model in a folder or on the hub; None if there is no configuration."""
+def _saved_config(name_or_path: str | Path) -> dict[str, Any]:
+    """Read the configuration of a model in a folder or on the hub; empty if there is none."""
     try:
-        return PretrainedConfig.get_config_dict(str(name_or_path))[0].get("model_type")
+        config: dict[str, Any] = PretrainedConfig.get_config_dict(str(name_or_path))[0]
     except (OSError, ValueError):
-        return None
+        return {}
+    return config
 
 
 def _load_foreign(path: str) -> tuple[nn.Module, Preprocessing]:
