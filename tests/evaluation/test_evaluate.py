@@ -320,7 +320,9 @@ def test_a_truth_of_one_class_is_said_with_its_name(
 
     evaluation = evaluate(Threshold(), OneClass(2))
     [line] = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"OneClass object, 2 samples: whoever answers '{name}' everywhere has mean IoU 1")
+    assert line.startswith(
+        f"OneClass object, 2 samples: predicting '{name}' everywhere gives mean IoU 1 here"
+    )
     assert f"hold one class only, '{name}' (label {label}); " in line and other in line
     write_metrics(evaluation, tmp_path / "metrics.json")
     written = json.loads((tmp_path / "metrics.json").read_text())
