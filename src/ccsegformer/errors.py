@@ -8,13 +8,18 @@ EXTRA_OF = {
     "datasets": "train",
     "jinja2": "lab",
     "matplotlib": "lab",
+    "obstore": "archive",
     "onnx": "export",
     "onnxruntime": "export",
     "onnxscript": "export",
     "psutil": "lab",
+    "pyarrow": "archive",
     "pyogrio": "geo",
     "pyproj": "geo",
+    "pystac": "archive",
+    "ray": "ray",
     "shapely": "geo",
+    "stac_geoparquet": "archive",
     "tensorboard": "train",
 }
 """The extra in pyproject.toml that installs each optional package."""

@@ -1,0 +1,1 @@
+"""Archives: map thousands of scenes on one machine or a cluster, resumably, into a STAC collection."""
