@@ -1,9 +1,14 @@
 """Arguments that several commands share."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import typer
+
+if TYPE_CHECKING:
+    from ccsegformer.labelling.preprocess import Preprocessing
+
+Number = TypeVar("Number", int, float)
 
 DATA_HELP = (
     "Data set: a folder (ADE20K layout, georeferenced scenes or parquet files), hf://datasets/ORG/NAME, "
@@ -75,6 +80,52 @@ PrecisionOption = Annotated[
         show_default=False,
     ),
 ]
+WindowOption = Annotated[
+    int | None,
+    typer.Option(
+        help="Side of the window that the network sees, in pixels. Default: the fastest that fits.",
+        min=32,
+        show_default=False,
+    ),
+]
+OverlapOption = Annotated[
+    int | None,
+    typer.Option(
+        help="Overlap of neighbouring windows, in pixels. Default: 128, or a quarter of a small window.",
+        min=0,
+        show_default=False,
+    ),
+]
+MemoryOption = Annotated[str, typer.Option(help="Memory that the default window may take.")]
+ConfidenceOption = Annotated[
+    bool, typer.Option("--confidence", help="Add a band to maps: the probability of the class.")
+]
+SimplifyOption = Annotated[
+    float | None,
+    typer.Option(help="Tolerance for simpler outlines, in the map's units.", show_default=False),
+]
+ModelClassesOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--classes", help="A classes.json. Default: the classes that the model names.", show_default=False
+    ),
+]
+BandsOption = Annotated[
+    str | None,
+    typer.Option(help="Bands of scenes for the model, in its order: 4,3,2.", show_default=False),
+]
+MeanOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Mean of each band that the model expects, in stored units: 123.7,116.3,103.5. "
+        "Default: what the model says, or ImageNet's.",
+        show_default=False,
+    ),
+]
+StdOption = Annotated[
+    str | None,
+    typer.Option(help="Standard deviation of each band, in the same units.", show_default=False),
+]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Delete the run in OUTPUT.")]
 
 
@@ -104,3 +155,28 @@ def data_or_usage_error(
     from ccsegformer.sources import with_options
 
     return with_options(given or in_recipe or "", image=image_column, mask=mask_column, classes=classes)
+
+
+def preprocessing_or_usage_error(mean: str | None, std: str | None) -> "Preprocessing | None":
+    """Return the preprocessing that --mean and --std give, or None without them."""
+    if (mean is None) != (std is None):
+        raise typer.BadParameter("give both, or neither", param_hint="--mean, --std")
+    if mean is None or std is None:
+        return None
+    from ccsegformer.labelling.preprocess import given_preprocessing
+
+    return given_preprocessing(_numbers(mean, "--mean"), _numbers(std, "--std"))
+
+
+def band_numbers_or_usage_error(bands: str | None) -> tuple[int, ...] | None:
+    """Return the numbers that --bands gives, or None without it."""
+    return None if bands is None else tuple(_numbers(bands, "--bands", int))
+
+
+def _numbers(text: str, option: str, kind: type[Number] = float) -> list[Number]:  # type: ignore[assignment]
+    try:
+        return [kind(number) for number in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter(
+            f"write numbers with commas between them, not {text!r}", param_hint=option
+        ) from None

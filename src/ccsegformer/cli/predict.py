@@ -1,14 +1,27 @@
 """`ccsegformer predict`."""
 
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import typer
 
-from ccsegformer.cli._arguments import EngineOption, ModelArgument, PrecisionOption
+from ccsegformer.cli._arguments import (
+    BandsOption,
+    ConfidenceOption,
+    EngineOption,
+    MeanOption,
+    MemoryOption,
+    ModelArgument,
+    ModelClassesOption,
+    OverlapOption,
+    PrecisionOption,
+    SimplifyOption,
+    StdOption,
+    WindowOption,
+    band_numbers_or_usage_error,
+    preprocessing_or_usage_error,
+)
 from ccsegformer.errors import CCSegformerError
-
-Number = TypeVar("Number", int, float)
 
 
 def predict(
@@ -20,26 +33,10 @@ def predict(
     output: Annotated[
         Path, typer.Option(help="A folder, or the map of one scene: NAME.tif.", show_default=False)
     ],
-    window: Annotated[
-        int | None,
-        typer.Option(
-            help="Side of the window that the network sees, in pixels. Default: the fastest that fits.",
-            min=32,
-            show_default=False,
-        ),
-    ] = None,
-    overlap: Annotated[
-        int | None,
-        typer.Option(
-            help="Overlap of neighbouring windows, in pixels. Default: 128, or a quarter of a small window.",
-            min=0,
-            show_default=False,
-        ),
-    ] = None,
-    memory: Annotated[str, typer.Option(help="Memory that the default window may take.")] = "4GB",
-    confidence: Annotated[
-        bool, typer.Option("--confidence", help="Add a band to maps: the probability of the class.")
-    ] = False,
+    window: WindowOption = None,
+    overlap: OverlapOption = None,
+    memory: MemoryOption = "4GB",
+    confidence: ConfidenceOption = False,
     polygons: Annotated[
         Path | None,
         typer.Option(
@@ -47,30 +44,11 @@ def predict(
             show_default=False,
         ),
     ] = None,
-    simplify: Annotated[
-        float | None,
-        typer.Option(help="Tolerance for simpler outlines, in the map's units.", show_default=False),
-    ] = None,
-    classes: Annotated[
-        Path | None,
-        typer.Option(help="A classes.json. Default: the classes that the model names.", show_default=False),
-    ] = None,
-    bands: Annotated[
-        str | None,
-        typer.Option(help="Bands of scenes for the model, in its order: 4,3,2.", show_default=False),
-    ] = None,
-    mean: Annotated[
-        str | None,
-        typer.Option(
-            help="Mean of each band that the model expects, in stored units: 123.7,116.3,103.5. "
-            "Default: what the model says, or ImageNet's.",
-            show_default=False,
-        ),
-    ] = None,
-    std: Annotated[
-        str | None,
-        typer.Option(help="Standard deviation of each band, in the same units.", show_default=False),
-    ] = None,
+    simplify: SimplifyOption = None,
+    classes: ModelClassesOption = None,
+    bands: BandsOption = None,
+    mean: MeanOption = None,
+    std: StdOption = None,
     fail_fast: Annotated[
         bool, typer.Option("--fail-fast", help="Stop at the first input that cannot be labelled.")
     ] = False,
@@ -97,19 +75,15 @@ def predict(
     """
     if simplify is not None and polygons is None:
         raise typer.BadParameter("is for polygons: name their file with --polygons", param_hint="--simplify")
-    if (mean is None) != (std is None):
-        raise typer.BadParameter("give both, or neither", param_hint="--mean, --std")
+    preprocessing = preprocessing_or_usage_error(mean, std)
     from ccsegformer.data.labels import read_classes
     from ccsegformer.labelling.inputs import predict_inputs
     from ccsegformer.labelling.loading import load_engine
-    from ccsegformer.labelling.preprocess import given_preprocessing
 
     named = read_classes(classes) if classes else None
     opened, found = load_engine(model, engine, precision, classes=named)
-    if mean is not None and std is not None:
-        preprocessing = given_preprocessing(_numbers(mean, "--mean"), _numbers(std, "--std"))
+    if preprocessing is not None:
         opened = opened.with_preprocessing(preprocessing)
-    numbers = None if bands is None else tuple(_numbers(bands, "--bands", int))
     failed: list[CCSegformerError] = []
     said = f"engine: {opened.describe()}{f' ({opened.note})' if opened.note else ''}"
     try:
@@ -122,7 +96,7 @@ def predict(
             overlap=overlap,
             memory=memory,
             scene_options={
-                "bands": numbers,
+                "bands": band_numbers_or_usage_error(bands),
                 "confidence": confidence,
                 "polygons": polygons,
                 "simplify": simplify,
@@ -141,12 +115,3 @@ def predict(
             typer.echo(f"ccsegformer: error: {error}", err=True)
     if failed:
         raise typer.Exit(1)
-
-
-def _numbers(text: str, option: str, kind: type[Number] = float) -> list[Number]:  # type: ignore[assignment]
-    try:
-        return [kind(number) for number in text.split(",")]
-    except ValueError:
-        raise typer.BadParameter(
-            f"write numbers with commas between them, not {text!r}", param_hint=option
-        ) from None
