@@ -1,0 +1,133 @@
+"""Where an archive's outputs go: a local folder or an object store. Every write is whole or not at all."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import obstore
+from obstore.exceptions import BaseError
+from obstore.store import ObjectStore, from_url
+
+from ccsegformer.errors import OutputError
+from ccsegformer.files import write_atomically
+
+
+@dataclass(frozen=True)
+class Store:
+    """A folder, or a prefix in a bucket. Keys are relative, with `/` between their parts.
+
+    Object stores find their credentials and endpoint as their own tools do, for instance in `AWS_PROFILE`,
+    `AWS_ACCESS_KEY_ID` and `AWS_ENDPOINT_URL`. Methods raise `OutputError` if a store or disk refuses.
+    """
+
+    address: str
+    """Absolute path, or `s3://BUCKET/PREFIX`, `gs://...`, `az://...`, without a slash at the end."""
+
+    def get(self, key: str) -> bytes | None:
+        """Return an object's content, or None if there is none."""
+        if path := self.local(key):
+            return path.read_bytes() if path.is_file() else None
+        try:
+            return bytes(obstore.get(self._remote, key).bytes())
+        except FileNotFoundError:
+            return None
+        except (BaseError, OSError) as error:
+            raise self._refused(key, "cannot be read", error) from error
+
+    def put(self, key: str, content: bytes) -> None:
+        """Write an object; one of the same key is replaced."""
+        if path := self.local(key):
+            write_atomically(path, content)
+            return
+        try:
+            obstore.put(self._remote, key, content)
+        except (BaseError, OSError) as error:
+            raise self._refused(key, "cannot be written", error) from error
+
+    def put_file(self, key: str, file: Path) -> None:
+        """Copy a file into the store, in parts if it is large; they become an object when all are there."""
+        if (path := self.local(key)) and path == file:
+            return
+        if path:
+            write_atomically(path, file.read_bytes())
+            return
+        try:
+            obstore.put(self._remote, key, file)
+        except (BaseError, OSError) as error:
+            raise self._refused(key, "cannot be written", error) from error
+
+    def delete(self, key: str) -> None:
+        """Delete an object if there is one."""
+        if path := self.local(key):
+            path.unlink(missing_ok=True)
+            return
+        try:
+            obstore.delete(self._remote, key)
+        except FileNotFoundError:
+            pass
+        except (BaseError, OSError) as error:
+            raise self._refused(key, "cannot be deleted", error) from error
+
+    def keys(self, prefix: str = "") -> Iterator[str]:
+        """Yield the keys that begin with a folder's name, such as `scenes/`, in no order."""
+        if folder := self.local(prefix):
+            yield from (
+                found.relative_to(self.address).as_posix()
+                for found in folder.rglob("*")
+                if found.is_file() and not found.name.startswith(".")
+            )
+            return
+        try:
+            for batch in obstore.list(self._remote, prefix or None, chunk_size=1000):
+                yield from (meta["path"] for meta in batch)
+        except (BaseError, OSError) as error:
+            raise self._refused(prefix, "cannot be listed", error) from error
+
+    def local(self, key: str = "") -> Path | None:
+        """Return the path of a key in a local folder; None in an object store."""
+        return None if "://" in self.address else Path(self.address) / key
+
+    def href(self, key: str) -> str:
+        """Return the address of a key."""
+        return f"{self.address}/{key}"
+
+    @property
+    def _remote(self) -> ObjectStore:
+        return remote_store(self.address)
+
+    def _refused(self, key: str, what: str, error: Exception) -> OutputError:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        return OutputError(f"{self.href(key)}: {what}: {reason}")
+
+
+def open_store(output: str | Path) -> Store:
+    """Open a local folder or an object store for an archive's outputs.
+
+    Raises:
+        OutputError: the address has a scheme that is unknown, or no bucket.
+    """
+    text = str(output).rstrip("/")
+    if "://" not in text:
+        return Store(str(Path(output).absolute()))
+    try:
+        remote_store(text)
+    except (BaseError, ValueError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise OutputError(f"{output}: not a folder or object store: {reason}") from error
+    return Store(text)
+
+
+@cache
+def remote_store(address: str) -> ObjectStore:
+    """Connect to a prefix in a bucket, once in each process."""
+    options: Any = {"allow_http": True} if plain_endpoint() else {}
+    return from_url(address, client_options=options)
+
+
+def plain_endpoint() -> str | None:
+    """Return the S3 endpoint of `AWS_ENDPOINT_URL`, such as that of MinIO, if it is without TLS."""
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+    return endpoint if endpoint.startswith("http://") else None
