@@ -9,6 +9,7 @@ from PIL import Image, ImageOps
 from torch.utils.data import Dataset, IterableDataset
 from torchvision import tv_tensors
 
+from ccsegformer.data.colors import labels_from_pillow, labels_of_colors
 from ccsegformer.data.dataset import DrawnSamples, LabelledImages, Sample, check_size, to_labels
 from ccsegformer.data.images import ids_from_pillow, rgb_from_pillow
 from ccsegformer.data.labels import Classes
@@ -92,7 +93,7 @@ class ObjectImages(Dataset[Sample]):
     def __getitem__(self, index: int) -> Sample:
         """Read, convert and check a sample."""
         title, image_value, mask_value = self._item(index)
-        ids = mask_from_object(mask_value, title)
+        ids = mask_from_object(mask_value, title, self.classes)
         ids = to_labels(ids, self.classes, title)
         image = image_from_object(image_value, ids, title)
         check_size(ids, image, title)
@@ -163,17 +164,22 @@ def image_from_object(value: Any, mask: torch.Tensor, title: str) -> torch.Tenso
     return pixels
 
 
-def mask_from_object(value: Any, title: str) -> torch.Tensor:
-    """Convert a mask to integer class ids (H, W).
+def mask_from_object(value: Any, title: str, classes: Classes) -> torch.Tensor:
+    """Convert a mask to integer class ids (H, W), or to labels if it is in the colours of the classes.
 
     Raises:
         DataError: Another type or shape, or values that are not whole numbers.
     """
     if isinstance(value, Image.Image):
-        return ids_from_pillow(_upright(value, title), title)
+        upright = _upright(value, title)
+        return (
+            labels_from_pillow(upright, classes, title) if classes.colors else ids_from_pillow(upright, title)
+        )
     if not isinstance(value, np.ndarray | torch.Tensor):
         raise DataError(f"{title}: mask must be a Pillow image, tensor or array, not {type(value).__name__}")
     shape = tuple(value.shape)
+    if classes.colors:
+        return _labels_of_array(value, title, classes)
     if len(shape) == 3 and shape[0] == 1:
         value = value[0]
     elif len(shape) != 2:
@@ -184,6 +190,17 @@ def mask_from_object(value: Any, title: str) -> torch.Tensor:
     if ids.is_complex() or (ids.is_floating_point() and not (ids == ids.trunc()).all()):
         raise DataError(f"{title}: mask holds values that are not whole numbers")
     return ids if ids.dtype == torch.uint8 else ids.to(torch.int64)
+
+
+def _labels_of_array(value: Any, title: str, classes: Classes) -> torch.Tensor:
+    """Convert a mask in colours, an array (H, W, 3) or a tensor (3, H, W) of uint8, to labels (H, W)."""
+    is_array, shape = isinstance(value, np.ndarray), tuple(value.shape)
+    kind = value.dtype.name if is_array else str(value.dtype).removeprefix("torch.")
+    if len(shape) != 3 or shape[2 if is_array else 0] != 3 or kind != "uint8":
+        layout = "an array (H, W, 3)" if is_array else "a tensor (3, H, W)"
+        raise DataError(f"{title}: mask of shape {shape} and {kind}; in colours it must be {layout} of uint8")
+    pixels = _as_tensor(value) if is_array else _as_tensor(value).permute(1, 2, 0)
+    return torch.from_numpy(labels_of_colors(pixels.numpy(), classes, title))
 
 
 def _as_classes(value: Classes | Sequence[str], source: str) -> Classes:

@@ -13,9 +13,10 @@ from rasterio.enums import ColorInterp
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
+from ccsegformer.data.colors import read_class_file
 from ccsegformer.data.dataset import Sample, to_labels
 from ccsegformer.data.folder import files_by_stem
-from ccsegformer.data.labels import Classes, read_classes
+from ccsegformer.data.labels import Classes
 from ccsegformer.data.layout import and_more
 from ccsegformer.errors import DataError
 from ccsegformer.raster.labels import MaskRaster, PolygonFile, Polygons, read_polygon_file
@@ -93,7 +94,7 @@ class Scenes(Dataset[Sample]):
         folder, listing = self.root / split, Path(classes or self.root / "classes.json")
         images, masks = _images_and_masks(folder)
         self._has_class_file = classes is not None or listing.exists()
-        self.classes: Classes = read_classes(listing) if self._has_class_file else DEFAULT_CLASSES
+        self.classes: Classes = read_class_file(listing) if self._has_class_file else DEFAULT_CLASSES
         self._open = _OpenRasters()
         polygons = files_by_stem(folder, POLYGON_SUFFIXES)
         shared = None
@@ -165,7 +166,7 @@ class Scenes(Dataset[Sample]):
         source = self.scenes[number].labels
         labels = source.read(self._open.get(source.path, source.open), box)
         try:
-            if isinstance(source, MaskRaster):  # polygons have classes already
+            if isinstance(source, MaskRaster) and not self.classes.colors:  # else they are classes already
                 ids = torch.from_numpy(labels)
                 labels = to_labels(ids, self.classes, source.path, top=box.top, left=box.left).int().numpy()
         except DataError as error:
