@@ -137,7 +137,8 @@ def classes_of_model(labels: Mapping[int, object], ignore_index: int, name: str 
     if sorted(labels) != list(range(len(labels))):
         raise DataError(
             f"{name}: id2label in its configuration names {min(labels)}-{max(labels)}, but its {len(labels)} "
-            f"classes are 0-{len(labels) - 1}; correct config.json"
+            f"classes are 0-{len(labels) - 1}; correct config.json, or name the "
+            "classes in the order of the model's outputs with --classes FILE"
         )
     names: list[str] = []
     for label in range(len(labels)):

@@ -11,8 +11,9 @@ from torchvision import tv_tensors
 
 from ccsegformer.data.colors import labels_from_pillow, labels_of_colors
 from ccsegformer.data.dataset import DrawnSamples, LabelledImages, Sample, check_size, to_labels
-from ccsegformer.data.images import ids_from_pillow, rgb_from_pillow
+from ccsegformer.data.images import ids_from_pillow, refuse_jpeg, rgb_from_pillow
 from ccsegformer.data.labels import Classes
+from ccsegformer.data.pairs import check_image_palette, check_turns, orientation_of
 from ccsegformer.errors import DataError
 
 IMAGE_TYPES = ("uint8", "uint16", "int16", "float16", "bfloat16", "float32", "float64")
@@ -94,8 +95,13 @@ class ObjectImages(Dataset[Sample]):
         """Read, convert and check a sample."""
         title, image_value, mask_value = self._item(index)
         ids = mask_from_object(mask_value, title, self.classes)
+        if isinstance(mask_value, Image.Image) and not (self.classes.label_map or self.classes.colors):
+            check_image_palette(mask_value, ids, self.classes, title)
         ids = to_labels(ids, self.classes, title)
         image = image_from_object(image_value, ids, title)
+        if isinstance(image_value, Image.Image) and isinstance(mask_value, Image.Image):
+            turns = orientation_of(mask_value), orientation_of(image_value)
+            check_turns(ids, image, turns, (f"{title}: the mask", "the image"))
         check_size(ids, image, title)
         if self._first is not None and self._first != (len(image), image.dtype):
             raise DataError(
@@ -171,6 +177,7 @@ def mask_from_object(value: Any, title: str, classes: Classes) -> torch.Tensor:
         DataError: Another type or shape, or values that are not whole numbers.
     """
     if isinstance(value, Image.Image):
+        refuse_jpeg(value, title)
         upright = _upright(value, title)
         return (
             labels_from_pillow(upright, classes, title) if classes.colors else ids_from_pillow(upright, title)
