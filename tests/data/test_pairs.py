@@ -7,6 +7,7 @@ from typing import Any
 import datasets
 import numpy as np
 import pytest
+import rasterio
 from PIL import Image
 
 from ccsegformer.data.labels import Classes, write_classes
@@ -90,3 +91,14 @@ def test_a_turn_of_image_or_mask_alone(tmp_path: Path, source: str, of_image: in
 def test_equal_turns_are_applied_to_both(tmp_path: Path, source: str) -> None:
     found = first_sample(source, tmp_path, encoded(IMAGE, "jpeg", 6), encoded(mask(), "png", 6))
     assert found["mask"].tolist() == np.rot90(IDS, -1).tolist()
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_a_pair_that_only_gdal_reads(tmp_path: Path) -> None:
+    for kind, bands in (("images", np.zeros((3, 4, 4), np.uint16)), ("annotations", IDS[None])):
+        (tmp_path / kind / "training").mkdir(parents=True)
+        shape = {"count": len(bands), "height": 4, "width": 4, "dtype": bands.dtype, "compress": "lerc"}
+        with rasterio.open(tmp_path / kind / "training" / "a.tif", "w", **shape) as out:
+            out.write(bands)
+    write_classes(CLASSES, tmp_path / "classes.json")
+    assert open_dataset(tmp_path, "training")[0]["mask"].tolist() == IDS.tolist()

@@ -1,6 +1,7 @@
 """Check that an image and its mask agree in what only their files say: orientation and colours."""
 
 import io
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -69,7 +70,10 @@ def check_palette(
     Raises:
         DataError: All its colours are those of classes, but not in their order.
     """
-    with Image.open(path if content is None else io.BytesIO(content)) as image:
+    with (
+        suppress(UnidentifiedImageError),  # a TIFF that only GDAL reads
+        Image.open(path if content is None else io.BytesIO(content)) as image,
+    ):
         check_image_palette(image, mask, classes, path)
 
 
