@@ -156,6 +156,9 @@ def test_scenes_refuse_masks_without_exact_colours(tmp_path: Path) -> None:
     write_listing(tmp_path / "jpeg")
     with pytest.raises(DataError, match=r"a_mask\.tif: compressed as a JPEG"):
         open_dataset(tmp_path / "jpeg", "training")
+    write_listing(tmp_path / "jpeg", {"names": ["a", "b"], "ignore_index": 255})
+    with pytest.raises(DataError, match=r"a_mask\.tif: compressed as a JPEG"):
+        open_dataset(tmp_path / "jpeg", "training")
     write_scene(tmp_path / "ids", Image.fromarray(np.stack([PLACES] * 2, axis=2)))
     write_listing(tmp_path / "ids")
     with pytest.raises(DataError, match=r"has 3 bands or a palette, of uint8, but this has 2"):
@@ -248,3 +251,10 @@ def test_colour_masks_without_colors_say_how_to_read_them(tmp_path: Path) -> Non
     write_listing(tmp_path, {"names": ["a", "b"], "ignore_index": 255})
     with pytest.raises(DataError, match=r"a\.png: .* mode RGB; .* list the colours in classes\.json"):
         open_dataset(tmp_path, "training")[0]
+
+
+def test_a_mask_with_the_ending_of_colours_says_how_to_read_it(tmp_path: Path) -> None:
+    write_folder(tmp_path, picture("RGB"), "_L")
+    write_listing(tmp_path, {"names": ["a", "b"], "ignore_index": 255})
+    with pytest.raises(DataError, match=r"mask is missing; .* a_L\.png is there: if its colours are classes"):
+        open_dataset(tmp_path, "training")

@@ -130,6 +130,13 @@ def _near(folder: Path, name: str, endings: Sequence[str]) -> str:
     for end in endings:
         if name + end in others:
             return f"; {others[name + end].name} is a JPEG, which changes class ids: save masks as PNG"
+    in_colors = _files_by_name(folder, MASK_SUFFIXES)
+    for end in set(COLOR_ENDINGS) - set(endings):
+        if name + end in in_colors:
+            return (
+                f"; {in_colors[name + end].name} is there: if its colours are classes, list them in "
+                "classes.json or in a palette file (--classes)"
+            )
     stem = name.rpartition("/")[2]
     begun = tuple(stem + mark for mark in "-_. ")
     if near := sorted(path.name for path in folder.rglob("*") if _normal(path.name).startswith(begun)):

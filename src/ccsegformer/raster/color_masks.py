@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from rasterio.enums import ColorInterp, Compression
+from rasterio.enums import ColorInterp
 from rasterio.io import DatasetReader
 
 from ccsegformer.data.colors import labels_of_colors
@@ -17,7 +17,7 @@ def check_colors(mask: DatasetReader, path: Path) -> NDArray[np.uint8] | None:
     """Check that a mask holds colours, and return those (256, 3) of its palette; None for RGB bands.
 
     Raises:
-        DataError: neither 3 bands nor a palette of uint8, or compressed as a JPEG.
+        DataError: neither 3 bands nor a palette of uint8.
     """
     bands = [mask.colorinterp[band - 1] for band in image_bands(mask)]
     if mask.dtypes[0] != "uint8" or not (len(bands) == 3 or bands == [ColorInterp.palette]):
@@ -25,8 +25,6 @@ def check_colors(mask: DatasetReader, path: Path) -> NDArray[np.uint8] | None:
             f"{path}: a mask in colours has 3 bands or a palette, of uint8, but this has {len(bands)} of "
             f"{mask.dtypes[0]}"
         )
-    if mask.compression == Compression.jpeg:
-        raise DataError(f"{path}: compressed as a JPEG, which changes the colours of a mask; use DEFLATE")
     if len(bands) == 3:
         return None
     table = mask.colormap(image_bands(mask)[0])

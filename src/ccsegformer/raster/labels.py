@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from rasterio.crs import CRS
-from rasterio.enums import Resampling
+from rasterio.enums import Compression, Resampling
 from rasterio.features import rasterize
 from rasterio.io import DatasetReader
 from rasterio.vrt import WarpedVRT
@@ -53,6 +53,10 @@ class MaskRaster:
         self.path, self.classes = path, classes
         self._grid: dict[str, Any] | None = None
         with open_raster(path, MASK_DTYPES) as mask:
+            if mask.compression == Compression.jpeg:
+                raise DataError(
+                    f"{path}: compressed as a JPEG, which changes classes; save masks with DEFLATE"
+                )
             bands = len(image_bands(mask))
             self._colormap = check_colors(mask, path) if classes.colors else None
             if bands != 1 and not classes.colors:
