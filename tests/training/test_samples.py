@@ -145,13 +145,19 @@ def test_objects_and_parquet_files_are_chosen_from(
     tmp_path: Path, data: Path, recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "datasets"))
-    items = [Item(0), Item(1), {"image": np.zeros((8, 8, 3), np.uint8), "mask": np.full((8, 8), 7)}]
+    bad = {"image": np.zeros((8, 8, 3), np.uint8), "mask": np.full((8, 8), 7)}
+    items = [bad, Item(0), Item(1), {**Item(0), "image": np.zeros((8, 8, 4), np.uint8)}]
+    with pytest.raises(DataError, match=r"list\[0\]: label 7"):
+        once = recipe(training={"steps": 1})
+        train(once, items, tmp_path / "object", classes=list(NAMES), progress=False)
     both = skipping(recipe, steps=1).model_copy(
         update={"images": recipe(images={"rare_classes": 1.0}).images}
     )
     train(both, items, tmp_path / "object", classes=list(NAMES), progress=False)
     log = json.loads((tmp_path / "object" / "training_log.json").read_text())
-    assert log["images"] == 2 and "list[2]: label 7" in next(iter(log["skipped_files"].values()))
+    assert log["images"] == 2
+    label, bands = log["skipped_files"].values()
+    assert "list[0]: label 7" in label and "4 bands of uint8, but sample 1 has 3 bands" in bands
     damage(data)
     rows = {
         column: [path.read_bytes() for path in sorted((data / kind / "training").iterdir())]
@@ -180,3 +186,20 @@ def test_scenes_refuse_the_keys_of_images(
     write_scenes(tmp_path / "data", "1 and 255")
     with pytest.raises(RecipeError, match=message):
         train(recipe(**changes), tmp_path / "data", tmp_path / "run", progress=False)
+
+
+@pytest.mark.usefixtures("tiny")
+def test_balanced_weights_are_those_of_the_samples_kept(
+    tmp_path: Path, data: Path, recipe: Callable[..., Recipe]
+) -> None:
+    damage(data)
+    weights = []
+    for skip in (True, False):
+        balanced = recipe(training={"steps": 1, "skip_bad_files": skip}, loss={"class_weights": "balanced"})
+        train(balanced, data, tmp_path / f"{skip}", progress=False)
+        log = json.loads((tmp_path / f"{skip}" / "training_log.json").read_text())
+        weights.append(log["class_weights"])
+        for kind in ("images", "annotations"):
+            for name in ("0", "3", "4"):
+                (data / kind / "training" / f"{name}.png").unlink(missing_ok=True)
+    assert weights[0] == weights[1] and len(set(weights[0].values())) > 1

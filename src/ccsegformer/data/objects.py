@@ -19,6 +19,8 @@ from ccsegformer.errors import DataError
 IMAGE_TYPES = ("uint8", "uint16", "int16", "float16", "bfloat16", "float32", "float64")
 MASK_KEYS = ("mask", "annotation", "label")
 NAME_KEYS = ("name", "filename")
+TRIED = 16
+"""Most samples that are tried for the bands of an object."""
 
 
 def as_dataset(
@@ -43,7 +45,7 @@ def as_dataset(
         mask: Key of the mask in a mapping; by default "mask", "annotation" or "label", whichever comes first.
 
     Raises:
-        DataError: Not a map-style data set, no samples, no classes, or an unusable first sample.
+        DataError: Not a map-style data set, no samples, no classes, or first samples that are all unusable.
     """
     kind = type(data).__name__
     if isinstance(data, DrawnSamples) or (isinstance(data, ObjectImages) and classes is None):
@@ -78,15 +80,17 @@ def describe_object(data: Any) -> str:
 
 
 class ObjectImages(Dataset[Sample]):
-    """Checked samples of a data set object; see `as_dataset`. All images must have the bands of the first."""
+    """Checked samples of a data set object; see `as_dataset`. All images must have the bands of the first.
+
+    A first sample that cannot be read is an error when it is asked for, if one of those after it can.
+    """
 
     def __init__(self, data: Any, classes: Classes, image: str, mask: str | None) -> None:
         self.data, self.classes = data, classes
         self.names: tuple[str, ...] = _names(data)
         self._image, self._mask = image, mask
-        self._first: tuple[int, torch.dtype] | None = None
-        first = self[0]["image"]
-        self._first = (len(first), first.dtype)
+        self._first: tuple[int, int, torch.dtype] | None = None
+        self._first = self._find_first()
 
     def __len__(self) -> int:
         return len(self.names)
@@ -103,13 +107,27 @@ class ObjectImages(Dataset[Sample]):
             turns = orientation_of(mask_value), orientation_of(image_value)
             check_turns(ids, image, turns, (f"{title}: the mask", "the image"))
         check_size(ids, image, title)
-        if self._first is not None and self._first != (len(image), image.dtype):
+        if self._first is not None and self._first[1:] != (len(image), image.dtype):
+            first, number, kind = self._first
             raise DataError(
-                f"{title}: {_band_text(len(image), image.dtype)}, but sample 0 has {_band_text(*self._first)}"
+                f"{title}: {_band_text(len(image), image.dtype)}, but sample {first} has {_band_text(number, kind)}"
             )
         if ids.dtype != torch.uint8:
             ids = ids.to(torch.uint8 if self.classes.ignore_index <= 255 else torch.int32)
         return {"image": tv_tensors.Image(image), "mask": tv_tensors.Mask(ids), "name": self.names[index]}
+
+    def _find_first(self) -> tuple[int, int, torch.dtype]:
+        """Return the index, the bands and the type of the first sample that can be read, of those tried."""
+        problem: DataError | None = None
+        for index in range(min(len(self), TRIED)):
+            try:
+                image = self[index]["image"]
+            except DataError as error:
+                problem = problem or error
+            else:
+                return index, len(image), image.dtype
+        assert problem is not None
+        raise problem
 
     def _item(self, index: int) -> tuple[str, Any, Any]:
         """Return the title of an item in messages, its image and its mask."""
