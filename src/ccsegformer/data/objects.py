@@ -110,7 +110,8 @@ class ObjectImages(Dataset[Sample]):
         if self._first is not None and self._first[1:] != (len(image), image.dtype):
             first, number, kind = self._first
             raise DataError(
-                f"{title}: {_band_text(len(image), image.dtype)}, but sample {first} has {_band_text(number, kind)}"
+                f"{title}: {_band_text(len(image), image.dtype)}, "
+                f"but sample {first} has {_band_text(number, kind)}"
             )
         if ids.dtype != torch.uint8:
             ids = ids.to(torch.uint8 if self.classes.ignore_index <= 255 else torch.int32)
