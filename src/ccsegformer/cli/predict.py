@@ -99,12 +99,12 @@ def predict(
         raise typer.BadParameter("is for polygons: name their file with --polygons", param_hint="--simplify")
     if (mean is None) != (std is None):
         raise typer.BadParameter("give both, or neither", param_hint="--mean, --std")
-    from ccsegformer.data.labels import read_classes
+    from ccsegformer.data.colors import read_class_file
     from ccsegformer.labelling.inputs import predict_inputs
     from ccsegformer.labelling.loading import load_engine
     from ccsegformer.labelling.preprocess import given_preprocessing
 
-    named = read_classes(classes) if classes else None
+    named = read_class_file(classes) if classes else None
     opened, found = load_engine(model, engine, precision, classes=named)
     if mean is not None and std is not None:
         preprocessing = given_preprocessing(_numbers(mean, "--mean"), _numbers(std, "--std"))
