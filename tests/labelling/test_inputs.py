@@ -9,9 +9,10 @@ from PIL import Image
 
 from ccsegformer.data.labels import Classes, write_classes
 from ccsegformer.errors import CCSegformerError, CheckpointError, DataError, OutputError
+from ccsegformer.evaluation.evaluate import evaluate
 from ccsegformer.labelling import inputs as predictor
 from ccsegformer.labelling.inputs import encode_labels, predict_files, predict_inputs
-from ccsegformer.labelling.loading import load_model
+from ccsegformer.labelling.loading import load_engine, load_model
 from ccsegformer.models import (
     CrissCrossSegformerConfig,
     CrissCrossSegformerForSemanticSegmentation,
@@ -303,3 +304,22 @@ def test_labels_that_are_not_counted_from_0_are_one_line(model, tmp_path, labels
     with pytest.raises(CCSegformerError, match=message) as caught:
         load_model(tmp_path, device="cpu")
     assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)
+
+
+def test_given_classes_rescue_a_model_whose_labels_run_from_1(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["id2label"] = {1: "a", 2: "b", 3: "c"}
+    config.pop("label2id", None)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CCSegformerError, match=r"names 1-3, .* with --classes FILE"):
+        load_engine(tmp_path)
+    given = Classes(("a", "b", "c"))
+    opened, classes = load_engine(tmp_path, classes=given)
+    assert classes is given and opened.num_labels == 3
+    with pytest.raises(CCSegformerError, match="2 classes for a model of 3"):
+        load_engine(tmp_path, classes=Classes(("a", "b")))
+    samples = [(np.zeros((32, 32, 3), np.uint8), np.tile(np.arange(2, dtype=np.uint8), (32, 16)))]
+    assert evaluate(opened, samples, classes=given).images == 1
+    with pytest.raises(CCSegformerError, match="has no class names"):
+        evaluate(opened, samples)

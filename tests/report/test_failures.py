@@ -2,6 +2,7 @@
 
 import io
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -89,6 +90,13 @@ def test_the_page_loads_no_resources_and_escapes_names(evaluation):
     assert len(addresses) == 3
     assert all(address.startswith("data:image/") for address in addresses)
     assert not re.search(r"url\(|@import", text)
+
+
+def test_a_truth_of_one_class_is_said_on_the_page(evaluation):
+    assert 'role="note"' not in page(evaluation)
+    text = page(replace(evaluation, warning="predicting <road> everywhere gives mean IoU 1"))
+    assert "predicting &lt;road&gt; everywhere gives mean IoU 1" in text
+    assert text.index('role="note"') < text.index('id="classes"')
 
 
 def test_the_protocol_s_score_is_the_heading(evaluation):

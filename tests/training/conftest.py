@@ -57,6 +57,7 @@ def recipe() -> Callable[..., Recipe]:
             "training": {"steps": 6, "batch_size": 2, "accumulation": 2, "save_steps": 2},
             "optimizer": {"learning_rate": 1e-3},
             "schedule": {"warmup_steps": 2},
+            "images": {},
             "loss": {},
             "validation": {},
         }

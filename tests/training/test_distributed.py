@@ -30,11 +30,16 @@ torch.distributed.destroy_process_group()
 
 @pytest.mark.usefixtures("tiny")
 def test_two_processes_train_as_one(tmp_path: Path, data: Path, recipe: Callable[..., Recipe]) -> None:
-    """Same recipe and global batch, with dropout, stochastic depth and batch norm active."""
+    """Same recipe and global batch, with dropout, stochastic depth and batch norm active.
+
+    Both leave out a damaged image, and choose the others by their classes.
+    """
     four_steps = recipe(
-        training={"steps": 4, "accumulation": 4},
+        training={"steps": 4, "accumulation": 4, "skip_bad_files": True},
+        images={"rare_classes": 0.5},
         optimizer={"head_learning_rate_factor": 2.0, "weight_decay": 0.01, "decay_biases": True},
     )
+    (data / "images" / "training" / "1.png").write_bytes(b"damaged")
     save_recipe(four_steps, tmp_path / "recipe.yaml")
     (tmp_path / "script.py").write_text(SCRIPT)
     output = tmp_path / "two"
@@ -51,6 +56,7 @@ def test_two_processes_train_as_one(tmp_path: Path, data: Path, recipe: Callable
 
     log = json.loads((output / "training_log.json").read_text())
     assert (log["processes"], log["global_batch"]) == (2, 8)
+    assert list(log["skipped_files"]) == ["1"]
     assert [loss for _, loss in log["loss"]] == pytest.approx(
         [loss for _, loss in one.loss_history], rel=1e-4
     )

@@ -3,11 +3,16 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import rasterio
+import rasterio.shutil
 from PIL import Image
+from rasterio.vrt import WarpedVRT
 
+from ccsegformer.data.objects import as_dataset
 from ccsegformer.errors import DataError
 from ccsegformer.sources import open_dataset
 from ccsegformer.training._data_record import RECORD, check_same_data, record_data, write_data_record
@@ -101,3 +106,71 @@ def test_objects_are_told_apart_by_their_names(tmp_path: Path) -> None:
     other.names = ("a", "c")
     with pytest.raises(DataError, match="other names of the samples"):
         check_same_data(tmp_path, record_data(other))
+
+
+class Objects(list[Any]):
+    """Pairs of image and mask; "random" ones are shifted anew each time."""
+
+    classes = NAMES
+    is_random = False
+    targets: tuple[Any, ...] = ()
+
+    def __getitem__(self, index: Any) -> Any:
+        image, mask = super().__getitem__(index)
+        return image, np.roll(mask, np.random.randint(8), 1) if self.is_random else mask  # noqa: NPY002
+
+
+def make_objects() -> Objects:
+    mask = np.repeat(np.arange(8) > 3, 8).reshape(8, 8).T.astype(np.uint8)
+    return Objects((np.zeros((8, 8, 3), np.uint8), mask.copy()) for _ in range(12))
+
+
+def test_changed_masks_of_objects_are_refused(tmp_path: Path) -> None:
+    data = make_objects()
+    write_data_record(tmp_path, record_data(as_dataset(data)))
+    check_same_data(tmp_path, record_data(as_dataset(make_objects())))
+    data[7][1][0, 0] ^= 1
+    with pytest.raises(DataError, match="had other data: other masks; restore them"):
+        check_same_data(tmp_path, record_data(as_dataset(data)))
+
+
+def test_masks_that_are_random_and_records_without_them_pass(tmp_path: Path) -> None:
+    data = make_objects()
+    data.is_random = True
+    record = record_data(as_dataset(data))
+    assert record["masks_sha256"] == ""
+    write_data_record(tmp_path, record)
+    check_same_data(tmp_path, record_data(as_dataset(data)))
+    del record["masks_sha256"]
+    write_data_record(tmp_path, record)  # of an earlier version
+    check_same_data(tmp_path, record_data(as_dataset(make_objects())))
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_files_that_objects_list_are_recorded(tmp_path: Path, nested: bool) -> None:
+    data = make_objects()
+    paths = [tmp_path / f"{index}.png" for index in range(12)]
+    for path in paths:
+        path.write_bytes(b"mask")
+    data.targets = tuple([path] if nested else str(path) for path in paths)
+    write_data_record(tmp_path, record_data(as_dataset(data)))
+    check_same_data(tmp_path, record_data(as_dataset(data)))
+    paths[5].write_bytes(b"other mask")
+    with pytest.raises(DataError, match=r"5\.png is changed"):
+        check_same_data(tmp_path, record_data(as_dataset(data)))
+
+
+def test_tiles_behind_a_vrt_are_told_apart(tmp_path: Path) -> None:
+    data = write_scenes(tmp_path / "data", "0 alone")
+    scene, tile = data / "training" / "s.tif", tmp_path / "tile.tif"
+    scene.rename(tile)
+    with rasterio.open(tile) as source, WarpedVRT(source) as virtual:
+        rasterio.shutil.copy(virtual, scene.with_suffix(".vrt"), driver="VRT")
+    write_data_record(tmp_path, record_data(open_dataset(data, "training")))
+    check_same_data(tmp_path, record_data(open_dataset(data, "training")))
+    os.utime(tile, ns=(0, 0))
+    with pytest.raises(DataError, match=r"tile\.tif is changed"):
+        check_same_data(tmp_path, record_data(open_dataset(data, "training")))
+    tile.with_name("tile.tif.aux.xml").write_text("<PAMDataset/>")
+    with pytest.raises(DataError, match="s is made of other files"):
+        check_same_data(tmp_path, record_data(open_dataset(data, "training")))

@@ -44,7 +44,8 @@ ClassesOption = Annotated[
     str | None,
     typer.Option(
         "--classes",
-        help="Classes of the data: a classes.json, or scene_parse_150 for masks with its raw ids. "
+        help="Classes of the data: a classes.json, a palette file (.txt) of lines R G B NAME, "
+        "or scene_parse_150 for masks with its raw ids. "
         "Default: the folder's classes.json.",
         show_default=False,
     ),

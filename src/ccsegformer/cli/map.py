@@ -112,14 +112,14 @@ def map(
         raise typer.BadParameter("is for polygons: ask for them with --polygons", param_hint="--simplify")
     from ccsegformer.archives.progress import shown
     from ccsegformer.archives.run import map_scenes, parse_shard
-    from ccsegformer.data.labels import read_classes
+    from ccsegformer.data.colors import read_class_file
 
     results = map_scenes(
         model,
         scenes,
         output,
         assets=asset or [],
-        classes=read_classes(classes) if classes else None,
+        classes=read_class_file(classes) if classes else None,
         preprocessing=preprocessing_or_usage_error(mean, std),
         bands=band_numbers_or_usage_error(bands),
         window=window,

@@ -76,11 +76,11 @@ def predict(
     if simplify is not None and polygons is None:
         raise typer.BadParameter("is for polygons: name their file with --polygons", param_hint="--simplify")
     preprocessing = preprocessing_or_usage_error(mean, std)
-    from ccsegformer.data.labels import read_classes
+    from ccsegformer.data.colors import read_class_file
     from ccsegformer.labelling.inputs import predict_inputs
     from ccsegformer.labelling.loading import load_engine
 
-    named = read_classes(classes) if classes else None
+    named = read_class_file(classes) if classes else None
     opened, found = load_engine(model, engine, precision, classes=named)
     if preprocessing is not None:
         opened = opened.with_preprocessing(preprocessing)

@@ -52,7 +52,7 @@ class ImageMaskFolder(Dataset[Sample]):
             if classes or listing.exists() or not str(error).startswith(f"{listing}: "):
                 raise
             raise DataError(_without_classes(listing, find_pairs(self.root, split))) from None
-        pairs = find_pairs(self.root, split)
+        pairs = find_pairs(self.root, split, in_colors=bool(self.classes.colors))
         self.names: tuple[str, ...] = tuple(pair.name for pair in pairs)
         self.files = {pair.name: (pair.image, pair.mask) for pair in pairs}
 

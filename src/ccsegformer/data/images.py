@@ -21,6 +21,7 @@ NO_PHOTOGRAPHS = {
     *("ICNS", "ICO", "IPTC", "MPEG", "PALM", "PDF", "WMF"),
 }
 """Formats that Pillow lists among images, but which hold documents, icons, videos or measurements."""
+ADVICE = "save the ids as a grey or palette PNG, or list the colours in classes.json"
 ORIENTATION = 274  # tag of EXIF and TIFF
 
 
@@ -43,12 +44,10 @@ def read_image(path: str | Path, content: bytes | None = None) -> tv_tensors.Ima
     Raises:
         DataError: The file is missing, damaged, too large or not an image; the message names it.
     """
-    return rgb_from_pillow(_decode(path, content)[0], path)
+    return rgb_from_pillow(decode_image(path, content)[0], path)
 
 
-def read_mask(
-    path: str | Path, content: bytes | None = None, *, advice: str = "save the ids as a grey or palette PNG"
-) -> tv_tensors.Mask:
+def read_mask(path: str | Path, content: bytes | None = None, *, advice: str = ADVICE) -> tv_tensors.Mask:
     """Read a mask's class ids (H, W): uint8, or int32 from 16-bit files; the indices of a palette file.
 
     Rotated as its EXIF orientation says. `path` and `content` are those of `read_image`.
@@ -56,11 +55,20 @@ def read_mask(
     Raises:
         DataError: As `read_image`; also for a colour image, which holds no class ids, with `advice`.
     """
-    image, packing = _decode(path, content)
+    image, packing = decode_image(path, content)
     ids = ids_from_pillow(image, path, packing=packing, advice=advice)
+    refuse_jpeg(image, path)
+    return ids
+
+
+def refuse_jpeg(image: Image.Image, path: str | Path) -> None:
+    """Refuse a mask, as opened by Pillow, that is compressed as a JPEG.
+
+    Raises:
+        DataError: It is; the message begins with `path`.
+    """
     if image.format in ("JPEG", "MPO") or image.info.get("compression") == "jpeg":  # the latter in a TIFF
         raise DataError(f"{path}: a JPEG as a mask: its compression changes class ids; save them as PNG")
-    return ids
 
 
 def rgb_from_pillow(image: Image.Image, name: str | Path) -> tv_tensors.Image:
@@ -90,7 +98,7 @@ def ids_from_pillow(
     name: str | Path,
     *,
     packing: str = "",
-    advice: str = "save the ids as a grey or palette PNG",
+    advice: str = ADVICE,
 ) -> tv_tensors.Mask:
     """Convert a Pillow image to class ids (H, W), as `read_mask` does.
 
@@ -107,7 +115,7 @@ def ids_from_pillow(
     return tv_tensors.Mask(ids // step)
 
 
-def _decode(path: str | Path, content: bytes | None) -> tuple[Image.Image, str]:
+def decode_image(path: str | Path, content: bytes | None) -> tuple[Image.Image, str]:
     """Decode an image and apply its EXIF orientation. Also return how Pillow says its pixels are packed.
 
     Raises:
@@ -176,7 +184,7 @@ def _decode_tiff(path: str | Path, content: bytes | None) -> Image.Image:
             ImageOps.exif_transpose(image, in_place=True)
     except DataError:
         raise
-    except Exception as error:  # as in `_decode`
+    except Exception as error:  # as in `decode_image`
         reason = " ".join(str(error.__cause__ or error).split())
         raise DataError(f"{path}: damaged image: {reason}") from error
     return image

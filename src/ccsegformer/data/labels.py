@@ -29,15 +29,19 @@ class Classes:
     With a `label_map`, masks hold other ids, which become labels when they are read: pairs of a raw id and
     its label, or `ignore_index`. Raw ids that it does not list are errors, except `ignore_index` itself.
 
+    With `colors`, masks are pictures: pairs of an 8-bit RGB colour and its label, or `ignore_index`. Colours
+    that it does not list are errors.
+
     Raises:
         DataError: Missing or repeated names, an ignore index that is also a class, a palette of another
-            length or with invalid colours, or a label map with a wrong id or label.
+            length or with invalid colours, a label map or colours with a wrong id, colour or label, or both.
     """
 
     names: tuple[str, ...]
     palette: tuple[Color, ...] = ()
     ignore_index: int = 255
     label_map: tuple[tuple[int, int], ...] = ()
+    colors: tuple[tuple[Color, int], ...] = ()
 
     def __post_init__(self) -> None:
         if not self.names:
@@ -56,12 +60,14 @@ class Classes:
             object.__setattr__(self, "palette", default_palette(len(self.names)))
         if len(self.palette) != len(self.names):
             raise DataError(f"palette has {len(self.palette)} colours for {len(self.names)} classes")
-        for color in self.palette:
+        for color in (*self.palette, *(color for color, _ in self.colors)):
             if len(color) != 3 or not all(0 <= value <= 255 for value in color):
                 raise DataError(f"palette colours are three numbers between 0 and 255, not {list(color)}")
         object.__setattr__(self, "label_map", tuple(sorted(self.label_map)))
         for raw, label in self.label_map:
             self._check_mapped(raw, label)
+        object.__setattr__(self, "colors", tuple(sorted(self.colors)))
+        self._check_colors()
 
     def _check_mapped(self, raw: int, label: int) -> None:
         """Check an entry of the label map."""
@@ -78,6 +84,24 @@ class Classes:
             raise DataError(
                 f"map: {raw} becomes class {label}, but it is the ignore_index; choose another ignore_index"
             )
+
+    def _check_colors(self) -> None:
+        """Check that colours are given once and have labels, and that there is no map beside them."""
+        if self.colors and self.label_map:
+            raise DataError("colors: masks in colours hold no ids; leave out 'map' and 'reduce_labels'")
+        labels: dict[Color, int] = {}
+        for color, label in self.colors:
+            if color in labels:
+                whose = " and ".join(repr(self._name(one)) for one in (labels[color], label))
+                raise DataError(f"colors: {list(color)} is given twice, for {whose}")
+            if label != self.ignore_index and not 0 <= label < len(self.names):
+                raise DataError(
+                    f"colors: {list(color)} becomes {label}, but the classes are 0-{len(self) - 1}"
+                )
+            labels[color] = label
+
+    def _name(self, label: int) -> str:
+        return self.names[label] if 0 <= label < len(self.names) else "ignore"
 
     def __len__(self) -> int:
         return len(self.names)
@@ -113,7 +137,8 @@ def classes_of_model(labels: Mapping[int, object], ignore_index: int, name: str 
     if sorted(labels) != list(range(len(labels))):
         raise DataError(
             f"{name}: id2label in its configuration names {min(labels)}-{max(labels)}, but its {len(labels)} "
-            f"classes are 0-{len(labels) - 1}; correct config.json"
+            f"classes are 0-{len(labels) - 1}; correct config.json, or name the "
+            "classes in the order of the model's outputs with --classes FILE"
         )
     names: list[str] = []
     for label in range(len(labels)):
@@ -175,11 +200,13 @@ def describe_other_names(one: Sequence[str], other: Sequence[str]) -> str:
 
 
 def read_classes(path: str | Path) -> Classes:
-    """Read `classes.json`: `names`, `ignore_index` and optionally `palette` and `map`. Others are ignored.
+    """Read `classes.json`: `names`, `ignore_index` and optionally `palette`, `map` and `colors`.
+
+    Other keys are ignored.
 
     `map` gives the class, by number or name, of each raw id in the masks, or "ignore". With
     `"reduce_labels": true`, as in SegFormer's image processor, 0 is ignored and each other id is one above
-    its class.
+    its class. `colors` gives the class of each colour, such as "128 0 0", or is true where the palette does.
 
     Raises:
         DataError: The file cannot be read or is invalid; the message names file and key.
@@ -205,7 +232,8 @@ def read_classes(path: str | Path) -> Classes:
         raise DataError(f"{path}: 'palette' must be a list of [red, green, blue], each between 0 and 255")
     try:
         plain = Classes(tuple(names), tuple((red, green, blue) for red, green, blue in palette), ignore_index)
-        return replace(plain, label_map=_label_map(content, plain))
+        colors = _colors(content, plain)
+        return replace(_drawn(plain, colors, palette), label_map=_label_map(content, plain), colors=colors)
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
 
@@ -220,6 +248,11 @@ def write_classes(classes: Classes, path: str | Path) -> None:
     if classes.label_map:
         content["map"] = {
             str(raw): "ignore" if label == classes.ignore_index else label for raw, label in classes.label_map
+        }
+    if classes.colors:
+        content["colors"] = {
+            " ".join(map(str, color)): "ignore" if label == classes.ignore_index else label
+            for color, label in classes.colors
         }
     write_atomically(path, json.dumps(content, ensure_ascii=False) + "\n")
 
@@ -279,11 +312,41 @@ def _label_map(content: dict[str, Any], classes: Classes) -> tuple[tuple[int, in
     for raw, target in given.items():
         if not raw.isascii() or not raw.isdecimal():
             raise DataError(f"'map' must have ids of masks as keys, such as {example}, not {raw!r}")
-        pairs.append((int(raw), _mapped_class(raw, target, classes)))
+        pairs.append((int(raw), _mapped_class("map", raw, target, classes)))
     return tuple(pairs)
 
 
-def _mapped_class(raw: str, target: object, classes: Classes) -> int:
+def _colors(content: dict[str, Any], classes: Classes) -> tuple[tuple[Color, int], ...]:
+    """Return the colours of the masks that a classes.json lists."""
+    given = content.get("colors", False)
+    if given is False:
+        return ()
+    if given is True:
+        if not content.get("palette"):
+            raise DataError("'colors' is true, so masks are in the colours of 'palette', which is missing")
+        return tuple((color, label) for label, color in enumerate(classes.palette))
+    example = '{"0 0 0": "ignore", "128 0 0": "road"}'
+    if not isinstance(given, dict) or not given:
+        raise DataError(f"'colors' must be true or give the class of each colour, such as {example}")
+    pairs = []
+    for text, target in given.items():
+        levels = text.split()
+        if len(levels) != 3 or not all(level.isascii() and level.isdecimal() for level in levels):
+            raise DataError(f"'colors' must have colours as keys, such as {example}, not {text!r}")
+        red, green, blue = map(int, levels)
+        pairs.append(((red, green, blue), _mapped_class("colors", text, target, classes)))
+    return tuple(pairs)
+
+
+def _drawn(classes: Classes, colors: Sequence[tuple[Color, int]], palette: object) -> Classes:
+    """Return classes that have no palette in the first colours of their masks, if every class has one."""
+    first = {label: color for color, label in reversed(colors)}
+    if palette or not all(label in first for label in range(len(classes))):
+        return classes
+    return replace(classes, palette=tuple(first[label] for label in range(len(classes))))
+
+
+def _mapped_class(key: str, raw: str, target: object, classes: Classes) -> int:
     """Return the label of a class given by its number or name, or of "ignore"."""
     if target == "ignore":
         return classes.ignore_index
@@ -293,7 +356,7 @@ def _mapped_class(raw: str, target: object, classes: Classes) -> int:
         return classes.names.index(target)
     near = difflib.get_close_matches(str(target), [*classes.names, "ignore"], n=1)
     hint = f"did you mean {near[0]!r}?" if near else "use a class's number or name, or 'ignore'"
-    raise DataError(f"'map' gives {raw} the class {target!r}, which does not exist; {hint}")
+    raise DataError(f"{key!r} gives {raw} the class {target!r}, which does not exist; {hint}")
 
 
 def _is_color(value: object) -> bool:

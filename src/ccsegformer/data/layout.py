@@ -22,6 +22,8 @@ MASK_ENDINGS = (
     *("_gtFine_labelIds", "_gtFine_labelTrainIds"),
 )
 """What a mask's name may have behind the image's."""
+COLOR_ENDINGS = ("", "_mask", "_label", "_labels", "_color", "_gtFine_color", "_L")
+"""The same for masks in colours; CamVid's end in "_L"."""
 MASK_SUFFIXES = {".png", ".tif", ".tiff", ".bmp", ".gif"}
 LOSSY = (".jpg", ".jpeg")
 
@@ -34,12 +36,13 @@ class Pair(NamedTuple):
     mask: Path
 
 
-def find_pairs(root: Path, split: str) -> list[Pair]:
+def find_pairs(root: Path, split: str, *, in_colors: bool = False) -> list[Pair]:
     """Find the images of a split and their masks, in the order of their names.
 
     Images are in `images/SPLIT` or `leftImg8bit/SPLIT`, masks in `annotations/SPLIT`, or in `masks`, `labels`
     or `gtFine` if there is no such folder; splits may have the names in `SPLIT_NAMES`.
-    Both may have the same folders inside. `MASK_ENDINGS` are the endings of masks.
+    Both may have the same folders inside. `MASK_ENDINGS` are the endings of masks, or `COLOR_ENDINGS` if they
+    are in colours.
 
     Raises:
         DataError: A missing folder, no images, an image without a mask or the reverse, two files with one
@@ -54,11 +57,12 @@ def find_pairs(root: Path, split: str) -> list[Pair]:
     masks = _files_by_name(mask_folder, MASK_SUFFIXES)
     if not images:
         raise DataError(f"{image_folder}: no images in this split{what_lies_there(image_folder)}")
-    found = {name: [end for end in MASK_ENDINGS if name + end in masks] for name in images}
+    endings = COLOR_ENDINGS if in_colors else MASK_ENDINGS
+    found = {name: [end for end in endings if name + end in masks] for name in images}
     if unlabelled := sorted(name for name, ends in found.items() if not ends):
         raise DataError(
             f"{mask_folder / unlabelled[0]}.png: mask is missing{and_more(unlabelled)}; every image needs one"
-            f"{_near(mask_folder, unlabelled[0])}"
+            f"{_near(mask_folder, unlabelled[0], endings)}"
         )
     kinds = sorted({end for ends in found.values() for end in ends})
     if len(kinds) > 1:
@@ -120,16 +124,23 @@ def _files_by_name(folder: Path, suffixes: Collection[str]) -> dict[str, Path]:
     return found
 
 
-def _near(folder: Path, name: str) -> str:
+def _near(folder: Path, name: str, endings: Sequence[str]) -> str:
     """Say which file may have been meant as the mask of an image, or what lies in the folder."""
     others = _files_by_name(folder, LOSSY)
-    for end in MASK_ENDINGS:
+    for end in endings:
         if name + end in others:
             return f"; {others[name + end].name} is a JPEG, which changes class ids: save masks as PNG"
+    in_colors = _files_by_name(folder, MASK_SUFFIXES)
+    for end in set(COLOR_ENDINGS) - set(endings):
+        if name + end in in_colors:
+            return (
+                f"; {in_colors[name + end].name} is there: if its colours are classes, list them in "
+                "classes.json or in a palette file (--classes)"
+            )
     stem = name.rpartition("/")[2]
     begun = tuple(stem + mark for mark in "-_. ")
     if near := sorted(path.name for path in folder.rglob("*") if _normal(path.name).startswith(begun)):
-        return f"; {near[0]} is there, but the endings known are {', '.join(MASK_ENDINGS[1:])}"
+        return f"; {near[0]} is there, but the endings known are {', '.join(endings[1:])}"
     return what_lies_there(folder)
 
 

@@ -9,14 +9,18 @@ from PIL import Image, ImageOps
 from torch.utils.data import Dataset, IterableDataset
 from torchvision import tv_tensors
 
+from ccsegformer.data.colors import labels_from_pillow, labels_of_colors
 from ccsegformer.data.dataset import DrawnSamples, LabelledImages, Sample, check_size, to_labels
-from ccsegformer.data.images import ids_from_pillow, rgb_from_pillow
+from ccsegformer.data.images import ids_from_pillow, refuse_jpeg, rgb_from_pillow
 from ccsegformer.data.labels import Classes
+from ccsegformer.data.pairs import check_image_palette, check_turns, orientation_of
 from ccsegformer.errors import DataError
 
 IMAGE_TYPES = ("uint8", "uint16", "int16", "float16", "bfloat16", "float32", "float64")
 MASK_KEYS = ("mask", "annotation", "label")
 NAME_KEYS = ("name", "filename")
+TRIED = 16
+"""Most samples that are tried for the bands of an object."""
 
 
 def as_dataset(
@@ -41,7 +45,7 @@ def as_dataset(
         mask: Key of the mask in a mapping; by default "mask", "annotation" or "label", whichever comes first.
 
     Raises:
-        DataError: Not a map-style data set, no samples, no classes, or an unusable first sample.
+        DataError: Not a map-style data set, no samples, no classes, or first samples that are all unusable.
     """
     kind = type(data).__name__
     if isinstance(data, DrawnSamples) or (isinstance(data, ObjectImages) and classes is None):
@@ -76,15 +80,17 @@ def describe_object(data: Any) -> str:
 
 
 class ObjectImages(Dataset[Sample]):
-    """Checked samples of a data set object; see `as_dataset`. All images must have the bands of the first."""
+    """Checked samples of a data set object; see `as_dataset`. All images must have the bands of the first.
+
+    A first sample that cannot be read is an error when it is asked for, if one of those after it can.
+    """
 
     def __init__(self, data: Any, classes: Classes, image: str, mask: str | None) -> None:
         self.data, self.classes = data, classes
         self.names: tuple[str, ...] = _names(data)
         self._image, self._mask = image, mask
-        self._first: tuple[int, torch.dtype] | None = None
-        first = self[0]["image"]
-        self._first = (len(first), first.dtype)
+        self._first: tuple[int, int, torch.dtype] | None = None
+        self._first = self._find_first()
 
     def __len__(self) -> int:
         return len(self.names)
@@ -92,17 +98,37 @@ class ObjectImages(Dataset[Sample]):
     def __getitem__(self, index: int) -> Sample:
         """Read, convert and check a sample."""
         title, image_value, mask_value = self._item(index)
-        ids = mask_from_object(mask_value, title)
+        ids = mask_from_object(mask_value, title, self.classes)
+        if isinstance(mask_value, Image.Image) and not (self.classes.label_map or self.classes.colors):
+            check_image_palette(mask_value, ids, self.classes, title)
         ids = to_labels(ids, self.classes, title)
         image = image_from_object(image_value, ids, title)
+        if isinstance(image_value, Image.Image) and isinstance(mask_value, Image.Image):
+            turns = orientation_of(mask_value), orientation_of(image_value)
+            check_turns(ids, image, turns, (f"{title}: the mask", "the image"))
         check_size(ids, image, title)
-        if self._first is not None and self._first != (len(image), image.dtype):
+        if self._first is not None and self._first[1:] != (len(image), image.dtype):
+            first, number, kind = self._first
             raise DataError(
-                f"{title}: {_band_text(len(image), image.dtype)}, but sample 0 has {_band_text(*self._first)}"
+                f"{title}: {_band_text(len(image), image.dtype)}, "
+                f"but sample {first} has {_band_text(number, kind)}"
             )
         if ids.dtype != torch.uint8:
             ids = ids.to(torch.uint8 if self.classes.ignore_index <= 255 else torch.int32)
         return {"image": tv_tensors.Image(image), "mask": tv_tensors.Mask(ids), "name": self.names[index]}
+
+    def _find_first(self) -> tuple[int, int, torch.dtype]:
+        """Return the index, the bands and the type of the first sample that can be read, of those tried."""
+        problem: DataError | None = None
+        for index in range(min(len(self), TRIED)):
+            try:
+                image = self[index]["image"]
+            except DataError as error:
+                problem = problem or error
+            else:
+                return index, len(image), image.dtype
+        assert problem is not None
+        raise problem
 
     def _item(self, index: int) -> tuple[str, Any, Any]:
         """Return the title of an item in messages, its image and its mask."""
@@ -163,17 +189,23 @@ def image_from_object(value: Any, mask: torch.Tensor, title: str) -> torch.Tenso
     return pixels
 
 
-def mask_from_object(value: Any, title: str) -> torch.Tensor:
-    """Convert a mask to integer class ids (H, W).
+def mask_from_object(value: Any, title: str, classes: Classes) -> torch.Tensor:
+    """Convert a mask to integer class ids (H, W), or to labels if it is in the colours of the classes.
 
     Raises:
         DataError: Another type or shape, or values that are not whole numbers.
     """
     if isinstance(value, Image.Image):
-        return ids_from_pillow(_upright(value, title), title)
+        refuse_jpeg(value, title)
+        upright = _upright(value, title)
+        return (
+            labels_from_pillow(upright, classes, title) if classes.colors else ids_from_pillow(upright, title)
+        )
     if not isinstance(value, np.ndarray | torch.Tensor):
         raise DataError(f"{title}: mask must be a Pillow image, tensor or array, not {type(value).__name__}")
     shape = tuple(value.shape)
+    if classes.colors:
+        return _labels_of_array(value, title, classes)
     if len(shape) == 3 and shape[0] == 1:
         value = value[0]
     elif len(shape) != 2:
@@ -184,6 +216,17 @@ def mask_from_object(value: Any, title: str) -> torch.Tensor:
     if ids.is_complex() or (ids.is_floating_point() and not (ids == ids.trunc()).all()):
         raise DataError(f"{title}: mask holds values that are not whole numbers")
     return ids if ids.dtype == torch.uint8 else ids.to(torch.int64)
+
+
+def _labels_of_array(value: Any, title: str, classes: Classes) -> torch.Tensor:
+    """Convert a mask in colours, an array (H, W, 3) or a tensor (3, H, W) of uint8, to labels (H, W)."""
+    is_array, shape = isinstance(value, np.ndarray), tuple(value.shape)
+    kind = value.dtype.name if is_array else str(value.dtype).removeprefix("torch.")
+    if len(shape) != 3 or shape[2 if is_array else 0] != 3 or kind != "uint8":
+        layout = "an array (H, W, 3)" if is_array else "a tensor (3, H, W)"
+        raise DataError(f"{title}: mask of shape {shape} and {kind}; in colours it must be {layout} of uint8")
+    pixels = _as_tensor(value) if is_array else _as_tensor(value).permute(1, 2, 0)
+    return torch.from_numpy(labels_of_colors(pixels.numpy(), classes, title))
 
 
 def _as_classes(value: Classes | Sequence[str], source: str) -> Classes:

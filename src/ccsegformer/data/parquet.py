@@ -10,8 +10,9 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from ccsegformer.data.dataset import Sample, check_size, to_labels
-from ccsegformer.data.images import read_image
+from ccsegformer.data.images import read_image, read_mask
 from ccsegformer.data.labels import Classes
+from ccsegformer.data.pairs import check_orientation, check_palette
 from ccsegformer.data.scene_parse_150.fetch import COMMAND, NAME
 from ccsegformer.data.scene_parse_150.labels import ReadMask, chosen_labels, folder_labels
 from ccsegformer.errors import DataError
@@ -76,7 +77,10 @@ class ParquetImages(Dataset[Sample]):
             self._cell(index, column) for column in (self._image, self._mask)
         )
         image, mask = read_image(image_name, image_file), self._read_mask(mask_name, mask_file)
+        check_orientation(mask, image, mask_name, image_name, (mask_file, image_file))
         check_size(mask, image, mask_name, image_name)
+        if self._read_mask is read_mask and not self.classes.label_map:
+            check_palette(mask, self.classes, mask_name, mask_file)
         mask = tv_tensors.Mask(to_labels(mask, self.classes, mask_name))
         return {"image": image, "mask": mask, "name": self.names[index]}
 

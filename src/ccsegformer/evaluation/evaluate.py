@@ -244,12 +244,15 @@ def _protocol_record(protocol: EvaluationProtocol, ignore_index: int, engine: En
 
 
 def _model_classes(config: Any) -> Classes | None:
-    """Return the classes in a model's configuration, or None."""
+    """Return the classes in a model's configuration; None if there are none, or not from 0 on."""
     by_label = getattr(config, "id2label", None)
     if not by_label:
         return None
     ignore_index = getattr(config, "semantic_loss_ignore_index", 255)
-    return classes_of_model(by_label, ignore_index, type(config).__name__)
+    try:
+        return classes_of_model(by_label, ignore_index, type(config).__name__)
+    except DataError:  # the data may name the classes
+        return None
 
 
 def _is_distributed() -> bool:

@@ -36,6 +36,12 @@ def load_model(
         CheckpointError: not a SegFormer, or one with parts that were never trained, such as an encoder alone.
         DataError: `classes.json` is wrong, or does not have one class for each of the model's.
     """
+    model = _load_segformer(name_or_path, device)
+    return model, _classes(name_or_path, model.config)
+
+
+def _load_segformer(name_or_path: str | Path, device: str | torch.device | None) -> Any:
+    """Load a SegFormer in evaluation mode, with the normalisation of its image processor."""
     model = load_trained(str(name_or_path))
     config = model.config
     if config.band_means is None and config.num_channels == 3:
@@ -43,7 +49,7 @@ def load_model(
             processor = AutoImageProcessor.from_pretrained(str(name_or_path))
             if own := _preprocessing_of(processor, name_or_path).statistics:
                 config.band_means, config.band_stds = list(own.means), list(own.stds)
-    return model.to(_device(device)), _classes(name_or_path, model.config)
+    return model.to(_device(device))
 
 
 def load_engine(
@@ -74,7 +80,8 @@ def load_engine(
         return _with_classes(opened, classes, named, name_or_path)
     saved = _saved_config(name_or_path)
     if saved.get("model_type") in (None, *ANY_SIZE):
-        model, named = load_model(name_or_path, device=device)
+        model = _load_segformer(name_or_path, device)
+        named = _classes_beside(classes, name_or_path, model.config)
         opened = open_engine(model, engine, precision)
         if saved.get("band_means") is None:  # an image processor's statistics are of 8-bit colours
             opened = opened.with_preprocessing(opened.preprocessing._replace(only_8_bit=True))
@@ -82,7 +89,8 @@ def load_engine(
     foreign, preprocessing = _load_foreign(str(name_or_path))
     opened = open_engine(foreign.to(_device(device)), engine, precision)
     opened = opened.with_preprocessing(preprocessing)
-    return _with_classes(opened, classes, _classes(name_or_path, foreign.config), name_or_path)
+    named = _classes_beside(classes, name_or_path, foreign.config)
+    return _with_classes(opened, classes, named, name_or_path)
 
 
 def open_segmenter(
@@ -100,7 +108,7 @@ def open_segmenter(
         return load_engine(model, engine, precision, classes=classes)
     opened, name = open_engine(model, engine, precision), type(model).__name__
     config = opened.config if isinstance(model, Engine) else getattr(model, "config", None)
-    named = _classes("", config) if hasattr(config, "id2label") else None
+    named = _classes_beside(classes, "", config) if hasattr(config, "id2label") else None
     return _with_classes(opened, classes, named, name)
 
 
@@ -118,6 +126,16 @@ def _classes(name_or_path: str | Path, config: Any) -> Classes:
         return classes
     ignored = getattr(config, "semantic_loss_ignore_index", 255)
     return classes_of_model(config.id2label, ignored, name_or_path or type(config).__name__)
+
+
+def _classes_beside(given: Classes | None, name_or_path: str | Path, config: Any) -> Classes | None:
+    """Return the model's own classes; None if they are wrong but others are given."""
+    try:
+        return _classes(name_or_path, config)
+    except DataError:
+        if given is None:
+            raise
+        return None
 
 
 def _with_classes(

@@ -13,18 +13,21 @@ from rasterio.enums import ColorInterp
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
+from ccsegformer.data.colors import read_class_file
 from ccsegformer.data.dataset import Sample, to_labels
 from ccsegformer.data.folder import files_by_stem
-from ccsegformer.data.labels import Classes, read_classes
+from ccsegformer.data.labels import Classes
 from ccsegformer.data.layout import and_more
 from ccsegformer.errors import DataError
 from ccsegformer.raster.labels import MaskRaster, PolygonFile, Polygons, read_polygon_file
 from ccsegformer.raster.overlaps import warn_about_overlaps, warn_once
 from ccsegformer.raster.read import (
     MASK,
+    MASK_DTYPES,
     RASTER_SUFFIXES,
     Box,
     alpha_note,
+    files_of,
     fill_gaps,
     image_bands,
     open_raster,
@@ -35,6 +38,8 @@ from ccsegformer.raster.read import (
 TILE = 512
 """Side, in pixels, of the tiles in which a split is scored."""
 POLYGON_SUFFIXES = (".gpkg", ".geojson", ".shp", ".fgb", ".parquet")
+SHAPEFILE_SUFFIXES = (".dbf", ".shx", ".prj", ".cpg")
+"""Files beside a Shapefile that belong to it."""
 DEFAULT_CLASSES = Classes(("background", "object"), ignore_index=65535)
 """Classes without a classes.json. 255 is not ignored: some masks use it for the object, others for nodata."""
 OPEN_RASTERS = 8
@@ -93,7 +98,7 @@ class Scenes(Dataset[Sample]):
         folder, listing = self.root / split, Path(classes or self.root / "classes.json")
         images, masks = _images_and_masks(folder)
         self._has_class_file = classes is not None or listing.exists()
-        self.classes: Classes = read_classes(listing) if self._has_class_file else DEFAULT_CLASSES
+        self.classes: Classes = read_class_file(listing) if self._has_class_file else DEFAULT_CLASSES
         self._open = _OpenRasters()
         polygons = files_by_stem(folder, POLYGON_SUFFIXES)
         shared = None
@@ -127,7 +132,6 @@ class Scenes(Dataset[Sample]):
         self.names: tuple[str, ...] = tuple(
             f"{self.scenes[number].name}_{box.top}_{box.left}" for number, box in self._tiles
         )
-        self.files = {scene.name: (scene.path, scene.labels.path) for scene in self.scenes}
         warn_about_overlaps(self.root, split, images.values())
 
     def _check_shared(self, shared: PolygonFile | None) -> None:
@@ -135,6 +139,16 @@ class Scenes(Dataset[Sample]):
         served = [s.labels for s in self.scenes if shared is not None and s.labels.path == shared.path]
         if served and not any(isinstance(labels, Polygons) and labels.overlaps for labels in served):
             raise DataError(f"{served[0].path}: does not overlap any scene of {self.root}")
+
+    @property
+    def files(self) -> dict[str, tuple[Path, ...]]:
+        """Files behind each scene: its own, that of its labels, then tiles of a VRT and sidecars."""
+        found = {}
+        for scene in self.scenes:
+            others = set(_files_behind(scene.path) | _files_behind(scene.labels.path))
+            others -= {scene.path.resolve(), scene.labels.path.resolve()}
+            found[scene.name] = (scene.path, scene.labels.path, *sorted(others))
+        return found
 
     def __len__(self) -> int:
         return len(self._tiles)
@@ -165,7 +179,7 @@ class Scenes(Dataset[Sample]):
         source = self.scenes[number].labels
         labels = source.read(self._open.get(source.path, source.open), box)
         try:
-            if isinstance(source, MaskRaster):  # polygons have classes already
+            if isinstance(source, MaskRaster) and not self.classes.colors:  # else they are classes already
                 ids = torch.from_numpy(labels)
                 labels = to_labels(ids, self.classes, source.path, top=box.top, left=box.left).int().numpy()
         except DataError as error:
@@ -201,6 +215,16 @@ def tiles(height: int, width: int, size: int) -> list[Box]:
         for top in range(0, height, size)
         for left in range(0, width, size)
     ]
+
+
+def _files_behind(path: Path) -> set[Path]:
+    """Return the local files that a raster or a file of polygons is made of."""
+    if path.suffix.lower() in POLYGON_SUFFIXES:
+        is_shapefile = path.suffix.lower() == ".shp"
+        beside = {path.with_suffix(suffix) for suffix in SHAPEFILE_SUFFIXES} if is_shapefile else set()
+        return {path.resolve()} | {file.resolve() for file in beside if file.exists()}
+    with open_raster(path, MASK_DTYPES) as source:
+        return files_of(source)
 
 
 def _images_and_masks(folder: Path) -> tuple[dict[str, Path], dict[str, Path]]:

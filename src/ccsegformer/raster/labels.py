@@ -9,13 +9,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from rasterio.crs import CRS
-from rasterio.enums import Resampling
+from rasterio.enums import Compression, Resampling
 from rasterio.features import rasterize
 from rasterio.io import DatasetReader
 from rasterio.vrt import WarpedVRT
 
 from ccsegformer.data.labels import Classes
 from ccsegformer.errors import DataError
+from ccsegformer.raster.color_masks import check_colors, read_colors
 from ccsegformer.raster.georeference import (
     footprint,
     is_georeferenced,
@@ -33,10 +34,11 @@ CLASS_COLUMNS = ("class", "class_id", "label")
 
 
 class MaskRaster:
-    """Raster of class ids, resampled to the scene's grid by nearest neighbour.
+    """Raster of class ids or colours, resampled to the scene's grid by nearest neighbour.
 
     Pixels that the mask does not cover, and pixels with its nodata value, are ignored. If the nodata value is
-    a class id, or in the label map, it is read as that class.
+    a class id, or in the label map, it is read as that class; likewise the grey of that value if masks are in
+    colours.
 
     Args:
         path: Path of the mask.
@@ -51,10 +53,16 @@ class MaskRaster:
         self.path, self.classes = path, classes
         self._grid: dict[str, Any] | None = None
         with open_raster(path, MASK_DTYPES) as mask:
-            bands = len(image_bands(mask))
-            if bands != 1:
+            if mask.compression == Compression.jpeg:
                 raise DataError(
-                    f"{path}: a mask is one band of class ids, but this has {bands} of {mask.dtypes[0]}"
+                    f"{path}: compressed as a JPEG, which changes classes; save masks with DEFLATE"
+                )
+            bands = len(image_bands(mask))
+            self._colormap = check_colors(mask, path) if classes.colors else None
+            if bands != 1 and not classes.colors:
+                raise DataError(
+                    f"{path}: a mask is one band of class ids, but this has {bands} of {mask.dtypes[0]}; "
+                    "list its colours in classes.json if they are classes"
                 )
             if not is_georeferenced(mask) or not is_georeferenced(scene):
                 _check_same_size(mask, scene)
@@ -85,7 +93,15 @@ class MaskRaster:
             raise DataError(f"{self.path}: cannot be warped to its scene: {reason_of(error)}") from error
 
     def read(self, source: DatasetReader, box: Box) -> NDArray[np.int32]:
-        """Read the class ids (H, W) of a box inside the scene, unchecked, from what `open` returned."""
+        """Read the class ids (H, W) of a box inside the scene, unchecked, from what `open` returned.
+
+        Masks in colours become labels.
+
+        Raises:
+            DataError: the mask is damaged, holds fractions, or a colour that the classes do not list.
+        """
+        if self.classes.colors:
+            return read_colors(source, box, self._colormap, self.classes, self.path)
         nodata = self._nodata_class(source.nodata)
         (ids,), covered = read_stored(source, box, use_nodata=nodata is None)
         if ids.dtype.kind == "f" and (odd := ids != np.round(ids)).any():

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ccsegformer.data.chosen import KeptImages
 from ccsegformer.data.dataset import DrawnSamples, LabelledImages
 from ccsegformer.data.objects import ObjectImages
 from ccsegformer.data.pixels import BandStatistics, measure_bands, spread
@@ -44,7 +45,8 @@ def training_inputs(recipe: Recipe, dataset: LabelledImages | DrawnSamples, *, p
         return _scene_inputs(recipe, dataset, progress=progress)
     if recipe.windows != WindowsSection():
         raise RecipeError(f"windows: is for georeferenced scenes, but {recipe.data} holds images")
-    if isinstance(dataset, ObjectImages | DrawnSamples):
+    source = dataset.images if isinstance(dataset, KeptImages) else dataset
+    if isinstance(source, ObjectImages | DrawnSamples):
         return _object_inputs(recipe, dataset, progress=progress)
     return Inputs(dataset)
 
@@ -65,7 +67,7 @@ def _scene_inputs(recipe: Recipe, scenes: Scenes, *, progress: bool) -> Inputs:
     return Inputs(windows, bands.number, bands.rgb, statistics)
 
 
-def _object_inputs(recipe: Recipe, dataset: ObjectImages | DrawnSamples, *, progress: bool) -> Inputs:
+def _object_inputs(recipe: Recipe, dataset: LabelledImages | DrawnSamples, *, progress: bool) -> Inputs:
     first = _pixels(dataset, 0)
     if len(first) == 3 and first.dtype == np.uint8:
         return Inputs(dataset)
@@ -81,7 +83,7 @@ def _object_inputs(recipe: Recipe, dataset: ObjectImages | DrawnSamples, *, prog
     return Inputs(dataset, len(first), None, statistics)
 
 
-def _pixels(dataset: ObjectImages | DrawnSamples, index: int) -> NDArray[np.generic]:
+def _pixels(dataset: LabelledImages | DrawnSamples, index: int) -> NDArray[np.generic]:
     """Return the pixels (bands, N) of a sample."""
     if isinstance(dataset, DrawnSamples):
         image = dataset.draw(index, torch.Generator().manual_seed(index))["image"]

@@ -8,13 +8,14 @@ from ccsegformer.data.dataset import DrawnSamples, LabelledImages
 from ccsegformer.errors import DataError, RecipeError
 from ccsegformer.models.losses import SegmentationLoss
 from ccsegformer.training._inputs import tell
+from ccsegformer.training._survey import Survey
 from ccsegformer.training.recipe import Recipe
 
 
 def segmentation_loss(
-    recipe: Recipe, dataset: LabelledImages | DrawnSamples, *, progress: bool
+    recipe: Recipe, dataset: LabelledImages | DrawnSamples, survey: Survey | None = None, *, progress: bool
 ) -> SegmentationLoss:
-    """Return the loss of a recipe. With "balanced" weights, all masks are read once to count their pixels.
+    """Return the loss of a recipe. "balanced" weights are those of the survey, or read all masks once.
 
     Raises:
         RecipeError: The class weights do not match the classes.
@@ -23,7 +24,7 @@ def segmentation_loss(
     wanted, names = recipe.loss, dataset.classes.names
     weights = wanted.class_weights
     if weights == "balanced":
-        weights = balanced_weights(_count_pixels(dataset))
+        weights = balanced_weights(survey.pixels(len(names)) if survey else _count_pixels(dataset))
         if progress:
             each = ", ".join(f"{name} {weight:.3g}" for name, weight in zip(names, weights, strict=True))
             tell(f"{recipe.data}: class weights {each if len(names) <= 20 else f'of {len(names)} classes'}")

@@ -16,6 +16,7 @@ from ccsegformer.errors import OutputError, RecipeError
 from ccsegformer.files import write_atomically
 from ccsegformer.models import CrissCrossSegformerConfig
 from ccsegformer.training._data_record import RECORD, check_same_data, record_data, write_data_record
+from ccsegformer.training._survey import SURVEY, Survey, write_survey
 from ccsegformer.training.recipe import Recipe, differing_keys, load_recipe, save_recipe
 
 WEIGHTS = "model.safetensors"
@@ -24,6 +25,7 @@ RUN_FILES = (
     "recipe.yaml",
     "classes.json",
     RECORD,
+    SURVEY,
     "config.json",
     "preprocessor_config.json",
     WEIGHTS,
@@ -53,7 +55,9 @@ def check_unused(output: Path, overwrite: bool) -> None:
         )
 
 
-def begin_run(output: Path, recipe: Recipe, dataset: LabelledImages | DrawnSamples) -> None:
+def begin_run(
+    output: Path, recipe: Recipe, dataset: LabelledImages | DrawnSamples, survey: Survey | None = None
+) -> None:
     """Delete an earlier run and write the files that resuming this one needs.
 
     Raises:
@@ -67,6 +71,8 @@ def begin_run(output: Path, recipe: Recipe, dataset: LabelledImages | DrawnSampl
     save_recipe(recipe, output / "recipe.yaml")
     write_classes(dataset.classes, output / "classes.json")
     write_data_record(output, record_data(dataset))
+    if survey is not None:
+        write_survey(survey, output)
 
 
 @contextmanager

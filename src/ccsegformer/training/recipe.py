@@ -55,7 +55,8 @@ class TrainingSection(Section):
     """Length of the run, batches, precision and the parameters to train.
 
     An optimizer step takes `accumulation` micro-batches of `batch_size` images, which the processes of a
-    distributed run share. Exactly one of `epochs` and `steps` must be set.
+    distributed run share. Exactly one of `epochs` and `steps` must be set. `skip_bad_files` leaves out
+    samples that cannot be read, instead of stopping.
     """
 
     epochs: Positive | None = None
@@ -67,6 +68,7 @@ class TrainingSection(Section):
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     save_steps: Annotated[int, Field(ge=1)] = 500
     workers: Annotated[int, Field(ge=0)] | None = None
+    skip_bad_files: bool = False
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:
@@ -107,6 +109,15 @@ class WindowsSection(Section):
     """
 
     size: Annotated[int, Field(ge=1)] | None = None
+    rare_classes: Annotated[float, Field(ge=0, le=1)] = 0.0
+
+
+class ImagesSection(Section):
+    """Images that are no scenes.
+
+    `rare_classes` is the share of samples that show a class that is drawn uniformly.
+    """
+
     rare_classes: Annotated[float, Field(ge=0, le=1)] = 0.0
 
 
@@ -167,6 +178,7 @@ class Recipe(Section):
     model: ModelSection = ModelSection()
     data: str | None = None
     windows: WindowsSection = WindowsSection()
+    images: ImagesSection = ImagesSection()
     transforms: tuple[Transform, ...] = ()
     training: TrainingSection
     loss: LossSection = LossSection()

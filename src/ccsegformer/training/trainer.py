@@ -14,6 +14,7 @@ import transformers
 from torch.utils.tensorboard import SummaryWriter
 from transformers.integrations import TensorBoardCallback
 
+from ccsegformer.data.chosen import BalancedImages
 from ccsegformer.data.dataset import DrawnSamples, LabelledImages
 from ccsegformer.data.labels import Classes
 from ccsegformer.data.objects import describe_object
@@ -41,6 +42,7 @@ from ccsegformer.training._output import (
 )
 from ccsegformer.training._progress import ProgressBar
 from ccsegformer.training._randomness import own_randomness
+from ccsegformer.training._survey import Survey, make_survey
 from ccsegformer.training.freezing import freeze
 from ccsegformer.training.recipe import Recipe
 
@@ -109,23 +111,26 @@ def train(
     named = isinstance(dataset, str | Path)
     scored = _validation_images(recipe, dataset if named else None, validation, images.classes)
     recipe = recipe.model_copy(update={"data": str(dataset) if named else describe_object(images)})
-    inputs = training_inputs(recipe, images, progress=progress)
     global_batch = recipe.training.batch_size * recipe.training.accumulation
-    steps = _count_steps(recipe, len(inputs.samples))
-    with own_randomness(recipe.training.seed), _quiet_transformers(), ExitStack() as stack:
-        arguments = trainer_arguments(
-            recipe, output, steps, _validation_steps(recipe, len(inputs.samples) / global_batch)
-        )
+    with _quiet_transformers(), ExitStack() as stack:
+        arguments = trainer_arguments(recipe, output, 1)  # joins the processes; the steps are known below
         is_main = arguments.process_index == 0
         checkpoint = find_checkpoint(output, recipe, images) if resume else None
         if is_main and not resume:
             check_unused(output, overwrite)
-        loss = segmentation_loss(recipe, images, progress=progress)
+        earlier = output if resume else None
+        survey = make_survey(recipe, images, arguments, earlier, progress=progress)
+        inputs = _chosen_inputs(recipe, images, survey, progress=progress)
+        steps = _count_steps(recipe, len(inputs.samples))
+        validate_every = _validation_steps(recipe, len(inputs.samples) / global_batch)
+        arguments = trainer_arguments(recipe, output, steps, validate_every)
+        stack.enter_context(own_randomness(recipe.training.seed))
+        loss = segmentation_loss(recipe, images, survey, progress=progress)
         model, summary = build_model(recipe, images.classes, inputs)
         freeze(model, recipe.training.freeze, summary.new_attention if summary else None)
         if is_main and not resume:
             stack.enter_context(nothing_half_begun(output))
-            begin_run(output, recipe, images)
+            begin_run(output, recipe, images, survey)
         # Only the first process logs: another's file could be deleted while the first clears the folder.
         writers = [stack.enter_context(_tensorboard(output, checkpoint))] if is_main else []
         bar = ProgressBar("training")
@@ -184,6 +189,8 @@ def train(
         }
         if loss.class_weights is not None:
             log["class_weights"] = dict(zip(images.classes.names, loss.class_weights, strict=True))
+        if recipe.training.skip_bad_files and survey is not None:
+            log["skipped_files"] = survey.skipped
         if scores:
             log["validation"] = scores
         if trainer.best:
@@ -234,6 +241,19 @@ def build_model(
                 f"model.size: {wanted.size} has {key} {expected}, but {wanted.pretrained} has {found}"
             )
     return model, summary
+
+
+def _chosen_inputs(
+    recipe: Recipe, images: LabelledImages | DrawnSamples, survey: Survey | None, *, progress: bool
+) -> Inputs:
+    """Prepare the samples to train on, without those left out and balanced by class, as the recipe says."""
+    if survey is None or isinstance(images, DrawnSamples):
+        return training_inputs(recipe, images, progress=progress)
+    kept = survey.choose(images)
+    inputs = training_inputs(recipe, kept, progress=progress)
+    if not recipe.images.rare_classes:
+        return inputs
+    return inputs._replace(samples=BalancedImages(kept, recipe.images.rare_classes, survey.labels))
 
 
 def _validation_images(

@@ -4,11 +4,13 @@ Raw id 0 is "other" and not scored, as in the development kit, https://github.co
 """
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 from torchvision import tv_tensors
 
+from ccsegformer.data.colors import read_class_file, read_color_mask
 from ccsegformer.data.images import read_mask
 from ccsegformer.data.labels import Classes, read_classes
 from ccsegformer.data.scene_parse_150._classes import NAMES_AND_COLORS
@@ -62,14 +64,14 @@ def labels_from_raw_ids(ids: torch.Tensor, path: str | Path) -> tv_tensors.Mask:
 
 
 def chosen_labels(classes: str) -> tuple[Classes, ReadMask]:
-    """Return the classes and the reader of masks for the path of a `classes.json`, or "scene_parse_150".
+    """Return the classes and the reader of masks for a path (see `read_class_file`), or "scene_parse_150".
 
     Raises:
-        DataError: As `read_classes`.
+        DataError: As `read_class_file`.
     """
     if classes == "scene_parse_150":
         return SCENE_PARSE_150, read_raw_mask
-    return read_classes(classes), read_mask
+    return _with_reader(read_class_file(classes))
 
 
 def folder_labels(root: Path) -> tuple[Classes, ReadMask]:
@@ -81,7 +83,7 @@ def folder_labels(root: Path) -> tuple[Classes, ReadMask]:
         DataError: As `read_classes`; for a parent of the official folder, or full ADE20K, with a hint.
     """
     if (root / "classes.json").exists():
-        return read_classes(root / "classes.json"), read_mask
+        return _with_reader(read_classes(root / "classes.json"))
     if (root / LISTING).is_file():
         return SCENE_PARSE_150, read_raw_mask
     if (root / "ADEChallengeData2016" / LISTING).is_file():
@@ -92,3 +94,8 @@ def folder_labels(root: Path) -> tuple[Classes, ReadMask]:
             "scene-parse-150'"
         )
     return read_classes(root / "classes.json"), read_mask
+
+
+def _with_reader(classes: Classes) -> tuple[Classes, ReadMask]:
+    """Return classes and the reader of their masks: of ids, or of colours if the classes list them."""
+    return classes, partial(read_color_mask, classes) if classes.colors else read_mask
