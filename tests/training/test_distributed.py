@@ -68,6 +68,31 @@ def test_two_processes_train_as_one(tmp_path: Path, data: Path, recipe: Callable
     assert_close(output, tmp_path / "one")
 
 
+@pytest.mark.parametrize(
+    "way",
+    ["--multi_gpu", "--use_fsdp --fsdp_version 2 --fsdp_auto_wrap_policy TRANSFORMER_BASED_WRAP"],
+    ids=["ddp", "fsdp"],
+)
+@pytest.mark.usefixtures("tiny")
+def test_accelerate_launches_processes_that_train_as_one(
+    way: str, tmp_path: Path, data: Path, recipe: Callable[..., Recipe]
+) -> None:
+    two_steps = recipe(training={"steps": 2, "accumulation": 2})
+    save_recipe(two_steps, tmp_path / "recipe.yaml")
+    (tmp_path / "script.py").write_text(SCRIPT)
+    launch = [sys.executable, "-m", "accelerate.commands.launch", *way.split(), "--num_processes", "2"]
+    # What accelerate would else ask its own configuration file for, or warn about.
+    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    arguments = [tmp_path / "script.py", tmp_path / "recipe.yaml", data, tmp_path / "two"]
+    finished = subprocess.run(
+        [*launch, *map(str, arguments)], capture_output=True, text=True, timeout=240, check=False
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert json.loads((tmp_path / "two" / "training_log.json").read_text())["processes"] == 2
+    train(two_steps, data, tmp_path / "one")
+    assert_close(tmp_path / "two", tmp_path / "one")
+
+
 def assert_close(one: Path, other: Path) -> None:
     left, right = (load_file(folder / "model.safetensors") for folder in (one, other))
     assert left.keys() == right.keys()

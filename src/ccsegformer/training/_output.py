@@ -81,12 +81,17 @@ def nothing_half_begun(output: Path) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if not any(_is_complete(path) for path in output.glob("checkpoint-*")):
+        if not can_resume(output):
             for path in _run_files(output):
                 shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
             with suppress(OSError):  # the folder holds other files, or does not exist
                 output.rmdir()
         raise
+
+
+def can_resume(output: str | Path) -> bool:
+    """Return whether `output` holds a complete checkpoint; a launcher that starts again must know."""
+    return bool(_complete_checkpoints(Path(output)))
 
 
 def find_checkpoint(output: Path, recipe: Recipe, dataset: LabelledImages | DrawnSamples) -> Path:
@@ -109,7 +114,7 @@ def find_checkpoint(output: Path, recipe: Recipe, dataset: LabelledImages | Draw
     if read_classes(output / "classes.json") != dataset.classes:
         raise OutputError(f"{output / 'classes.json'}: the run to resume has other classes than the data")
     check_same_data(output, record_data(dataset))
-    complete = [path for path in output.glob("checkpoint-*") if _is_complete(path)]
+    complete = _complete_checkpoints(output)
     if not complete:
         raise OutputError(
             f"{output}: holds no complete checkpoint to resume from; train again with overwrite"
@@ -156,6 +161,10 @@ def reason(error: Exception) -> str:
 
 def _run_files(output: Path) -> list[Path]:
     return [path for pattern in RUN_FILES for path in sorted(output.glob(pattern))]
+
+
+def _complete_checkpoints(output: Path) -> list[Path]:
+    return [path for path in output.glob("checkpoint-*") if _is_complete(path)]
 
 
 def _is_complete(checkpoint: Path) -> bool:

@@ -40,6 +40,9 @@ from ccsegformer.training._output import (
     image_processor,
     nothing_half_begun,
 )
+from ccsegformer.training._output import (
+    can_resume as can_resume,
+)
 from ccsegformer.training._progress import ProgressBar
 from ccsegformer.training._randomness import own_randomness
 from ccsegformer.training._survey import Survey, make_survey
