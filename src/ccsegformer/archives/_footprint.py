@@ -15,7 +15,7 @@ from ccsegformer.raster._areas import map_geometry
 from ccsegformer.raster.georeference import is_georeferenced, outline
 
 WGS84 = CRS("OGC:CRS84").to_wkt()
-TURN = 360.0
+CIRCLE = 360.0
 
 
 def geometry_of(source: DatasetReader) -> dict[str, Any] | None:
@@ -23,7 +23,7 @@ def geometry_of(source: DatasetReader) -> dict[str, Any] | None:
     ring = _ring(source)
     if ring is None or not np.isfinite(ring).all():
         return None
-    shape = _cut(_closed(_unrolled(ring)))
+    shape = _cut_at_antimeridian(_closed(_unrolled(ring)))
     decimals = map_geometry(source).decimals
     shape = shapely.transform(shape, lambda points: np.round(points, decimals))
     # Within a tenth of a pixel, or a metre, of the outline.
@@ -37,8 +37,9 @@ def bbox_of(geometry: dict[str, Any] | None) -> list[float] | None:
         return None
     parts = geometry["coordinates"] if geometry["type"] == "MultiPolygon" else [geometry["coordinates"]]
     boxes = np.array([shapely.Polygon(part[0]).bounds for part in parts])
-    west, south, east, north = (*boxes[:, :2].min(axis=0), *boxes[:, 2:].max(axis=0))
-    if west == -TURN / 2 and east == TURN / 2 and (boxes[:, 2] - boxes[:, 0] < TURN).all():
+    west, south = boxes[:, :2].min(axis=0)
+    east, north = boxes[:, 2:].max(axis=0)
+    if west == -CIRCLE / 2 and east == CIRCLE / 2 and (boxes[:, 2] - boxes[:, 0] < CIRCLE).all():
         behind = boxes[:, 0] == west
         west, east = boxes[~behind, 0].min(initial=east), boxes[behind, 2].max()
     return [float(side) for side in (west, south, east, north)]
@@ -64,26 +65,26 @@ def _ring(source: DatasetReader) -> NDArray[np.float64] | None:
 def _unrolled(ring: NDArray[np.float64]) -> NDArray[np.float64]:
     """Let longitudes run on beyond 180 degrees where the outline crosses the antimeridian."""
     steps = np.diff(ring[:, 0])
-    turns = np.concatenate([[0], np.cumsum(np.round(steps / TURN))])
-    return np.column_stack([ring[:, 0] - TURN * turns, ring[:, 1]])
+    turns = np.concatenate([[0], np.cumsum(np.round(steps / CIRCLE))])
+    return np.column_stack([ring[:, 0] - CIRCLE * turns, ring[:, 1]])
 
 
 def _closed(ring: NDArray[np.float64]) -> shapely.Polygon:
     """Return the area inside an outline, up to the pole if the outline runs around it."""
-    if abs(ring[-1, 0] - ring[0, 0]) > TURN / 2:
+    if abs(ring[-1, 0] - ring[0, 0]) > CIRCLE / 2:
         pole = np.copysign(90.0, ring[:, 1].mean())
         ring = np.vstack([ring, [[ring[-1, 0], pole], [ring[0, 0], pole]]])
     return shapely.make_valid(shapely.Polygon(ring))
 
 
-def _cut(shape: shapely.Geometry) -> shapely.Geometry:
+def _cut_at_antimeridian(shape: shapely.Geometry) -> shapely.Geometry:
     """Cut at the antimeridian, and move the parts to between -180 and 180 degrees."""
     west, _, east, _ = shape.bounds
     parts = []
-    for turn in range(int(np.floor((west + 180) / TURN)), int(np.ceil((east + 180) / TURN))):
-        strip = shapely.box(turn * TURN - 180, -90, turn * TURN + 180, 90)
+    for turn in range(int(np.floor((west + 180) / CIRCLE)), int(np.ceil((east + 180) / CIRCLE))):
+        strip = shapely.box(turn * CIRCLE - 180, -90, turn * CIRCLE + 180, 90)
         part = shapely.intersection(shape, strip)
-        parts.append(shapely.transform(part, lambda points, by=turn * TURN: points - [by, 0]))
+        parts.append(shapely.transform(part, lambda points, by=turn * CIRCLE: points - [by, 0]))
     polygons = [one for one in shapely.get_parts(shapely.get_parts(parts)) if one.geom_type == "Polygon"]
     return shapely.union_all(polygons)
 

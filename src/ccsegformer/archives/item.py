@@ -78,7 +78,7 @@ def map_item(
         about = {"map": _map_fields(source, classes)}
     for key, path in files.items():
         item.add_asset(key, _asset(path, about.get(key, {"title": "Regions of the map"})))
-    item.add_links(_links(reference, model))
+    item.add_links(list(_links(reference, model)))
     return item
 
 
