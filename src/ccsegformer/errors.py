@@ -13,7 +13,7 @@ EXTRA_OF = {
     "onnxruntime": "export",
     "onnxscript": "export",
     "psutil": "lab",
-    "pyarrow": "archive",
+    "pyarrow": "geo",
     "pyogrio": "geo",
     "pyproj": "geo",
     "pystac": "archive",

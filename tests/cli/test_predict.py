@@ -70,7 +70,7 @@ def test_what_cannot_be_mapped_is_one_line(run: Run, model: Path, scene: Path, t
         ([scene, "--output", tmp_path / "map.tif", "--window", "64", "--overlap", "40"], "overlap 40"),
         ([scene, "--output", tmp_path / "map.tif", "--memory", "little"], "memory 'little'"),
         ([scene, "--output", tmp_path / "map.tif", "--memory", "100MB"], "too little"),
-        ([scene, "--output", tmp_path / "map.tif", "--polygons", tmp_path / "a.shp"], ".gpkg or .geojson"),
+        ([scene, "--output", tmp_path / "map.tif", "--polygons", tmp_path / "a.shp"], ".geojson or .parquet"),
         ([scene, "--output", tmp_path / "map.tif", "--polygons", scene / "a.gpkg"], "is not a folder"),
         ([scene, "--output", tmp_path / "maps", "--polygons", tmp_path / "a.gpkg"], "polygons are made of"),
         ([scene, "--output", scene / "map.tif"], "scene.tif is not a folder"),

@@ -231,7 +231,9 @@ def test_invalid_input_is_a_one_line_error_and_keeps_the_old_file(
     for simplify in (-1, float("nan")):
         with pytest.raises(OutputError, match=r"old\.gpkg: simplify must be 0 or more, .*not (-1|nan)$"):
             write_polygons(good, old, classes=CLASSES, simplify=simplify)
-    with pytest.raises(OutputError, match=r"out\.shp: polygons are written as \.gpkg or \.geojson$"):
+    with pytest.raises(
+        OutputError, match=r"out\.shp: polygons are written as \.gpkg, \.geojson or \.parquet$"
+    ):
         write_polygons(good, tmp_path / "out.shp", classes=CLASSES)
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match=r"out\.gpkg: cannot be written"):

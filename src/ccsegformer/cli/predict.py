@@ -40,7 +40,7 @@ def predict(
     polygons: Annotated[
         Path | None,
         typer.Option(
-            help="Also write the map's regions, with class and area: NAME.gpkg or NAME.geojson.",
+            help="Also write the map's regions, with class and area: NAME.gpkg, .geojson or .parquet.",
             show_default=False,
         ),
     ] = None,

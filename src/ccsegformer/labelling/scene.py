@@ -100,7 +100,8 @@ def predict_scene(
         memory: bytes, or words such as "4GB", for the process, or for the model's device if that is not the
             CPU, weights not counted. Only the default window of SegFormers depends on it.
         confidence: whether to add a band with the probability of the class: 0 to 254 (65534 for uint16).
-        polygons: also write the map's regions to this `.gpkg` or `.geojson`, as `write_polygons` does.
+        polygons: also write the map's regions to this `.gpkg`, `.geojson` or `.parquet`, as
+            `write_polygons` does.
         simplify: tolerance for their outlines, in the map's units.
         engine, precision: see `open_engine`.
         progress: whether to show a bar on stderr.

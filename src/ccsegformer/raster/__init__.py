@@ -7,5 +7,5 @@ dataset: data set of scenes with labels, in tiles.
 random_windows: random training windows of scenes, and band statistics.
 overlaps: warnings about scenes of two splits that overlap.
 write: label maps as Cloud-Optimized GeoTIFFs.
-polygons: label maps as GeoPackage or GeoJSON.
+polygons: label maps as GeoPackage, GeoJSON or GeoParquet.
 """

@@ -1,4 +1,4 @@
-"""Write the regions of a label map as polygons, to GeoPackage or GeoJSON, in bounded memory."""
+"""Write the regions of a label map as polygons, to GeoPackage, GeoJSON or GeoParquet, in bounded memory."""
 
 import io
 import json
@@ -20,13 +20,13 @@ from rasterio.io import DatasetReader
 from shapely.geometry import mapping, shape
 
 from ccsegformer.data.labels import Classes
-from ccsegformer.errors import DataError, OutputError
+from ccsegformer.errors import DataError, OutputError, optional_imports
 from ccsegformer.files import written_aside
 from ccsegformer.raster._areas import MapGeometry, map_geometry
 from ccsegformer.raster._regions import NO_LABEL, trace_regions
 from ccsegformer.raster.read import Box, gdal_options, open_raster, reason_of
 
-SUFFIXES = (".gpkg", ".geojson")
+SUFFIXES = (".gpkg", ".geojson", ".parquet")
 JOURNALS = ("-wal", "-shm", "-journal")
 """What SQLite appends to the name of a GeoPackage for changes that a program has not yet put into it."""
 STRIP_PIXELS = 8_000_000
@@ -53,8 +53,9 @@ def write_polygons(
 
     Args:
         label_map: Raster with class ids in its first band; a second band (confidence) is not read.
-        output: A `.gpkg`, in the map's CRS, or a `.geojson` after RFC 7946: longitude and latitude, cut at
-            the antimeridian. Missing folders are created.
+        output: A `.gpkg`, in the map's CRS; a `.parquet`, GeoParquet 1.1 in the same CRS, with a column
+            `bbox`; or a `.geojson` after RFC 7946: longitude and latitude, cut at the antimeridian. Missing
+            folders are created.
         classes: Classes of the map.
         simplify: Tolerance in map units. Corners are cut if their triangle has an area below its square.
             Neighbours keep a common border.
@@ -74,10 +75,10 @@ def write_polygons(
         geometry = map_geometry(source)
         tolerance = (simplify or 0.0) / sqrt(abs(geometry.transform.determinant))
         regions = trace_regions(_label_strips(source, classes), tolerance)
-        write = _write_geopackage if output.suffix.lower() == ".gpkg" else _write_geojson
+        write = {".gpkg": _write_geopackage, ".geojson": _write_geojson, ".parquet": _write_parquet}
         with written_aside(output, JOURNALS) as partial:
             try:
-                return write(partial, output.stem, regions, geometry, classes)
+                return write[output.suffix.lower()](partial, output.stem, regions, geometry, classes)
             except RuntimeError as error:  # base of pyogrio's errors
                 raise OutputError(f"{output}: cannot be written: {reason_of(error)}") from error
 
@@ -88,12 +89,16 @@ def check_polygon_output(source: DatasetReader, output: str | Path, simplify: fl
     Raises:
         OutputError: the suffix is none of `SUFFIXES`, `simplify` is negative, or the output is GeoJSON and
             `source` has no CRS, or one of another body than the Earth.
+        MissingExtraError: the output is GeoParquet and pyarrow is not installed.
     """
     suffix = Path(output).suffix.lower()
     if suffix not in SUFFIXES:
-        raise OutputError(f"{output}: polygons are written as {' or '.join(SUFFIXES)}")
+        raise OutputError(f"{output}: polygons are written as {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
     if simplify is not None and not (isfinite(simplify) and simplify >= 0):
         raise OutputError(f"{output}: simplify must be 0 or more, in the map's units, not {simplify}")
+    if suffix == ".parquet":
+        with optional_imports(str(output)):
+            import pyarrow.parquet  # noqa: F401
     if suffix != ".geojson":
         return
     crs = map_geometry(source).crs
@@ -159,6 +164,18 @@ def _write_geopackage(
         _write_features(path, "GPKG", layer, features, geometry, classes, append=count > 0)
         count += len(features.labels)
     return count
+
+
+def _write_parquet(
+    path: Path,
+    layer: str,
+    regions: Iterator[tuple[int, shapely.Polygon]],
+    geometry: MapGeometry,
+    classes: Classes,
+) -> int:
+    from ccsegformer.raster._parquet import write_geoparquet
+
+    return write_geoparquet(path, _batches(regions, geometry, dense=False), geometry, classes)
 
 
 def _write_geojson(

@@ -1,0 +1,128 @@
+"""List an archive's maps and failures: `items.parquet`, `failed.parquet` and `collection.json`."""
+
+import json
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from stac_geoparquet.arrow import parse_stac_ndjson_to_parquet
+
+from ccsegformer.archives._collection import COLLECTION, ITEMS, Overview, collection_of
+from ccsegformer.archives.item import COLLECTION_ID, parse_object, read_fingerprint
+
+FAILED = "failed.parquet"
+ITEM_BATCH = 1000
+"""Number of items that are in memory at a time."""
+FAILED_SCHEMA = pa.schema(
+    [("name", pa.string()), ("href", pa.string()), ("reason", pa.string()), ("attempts", pa.int32())]
+)
+
+
+class Shelf(Protocol):
+    """What the tables need of a `Store`."""
+
+    def get(self, key: str) -> bytes | None:
+        """Return an object's content."""
+
+    def put(self, key: str, content: bytes) -> None:
+        """Write an object."""
+
+    def put_file(self, key: str, file: Path) -> None:
+        """Copy a file into the store."""
+
+    def keys(self, prefix: str = "") -> Iterator[str]:
+        """Yield the keys that begin with a folder's name."""
+
+    def delete(self, key: str) -> None:
+        """Delete an object if there is one."""
+
+
+def write_tables(store: Shelf) -> None:
+    """Write the tables of all maps and failures that lie in a store, in the order of their names.
+
+    `items.parquet` is stac-geoparquet; its hrefs begin at the archive's folder, where the table itself lies.
+    It leaves out maps without a place on the Earth, as that format has none for them. The collection lists
+    all. Damaged items are left out of both.
+
+    Raises:
+        OutputError: a table cannot be written.
+    """
+    overview = Overview()
+    with tempfile.TemporaryDirectory() as folder:
+        lines, table = Path(folder, "items.ndjson"), Path(folder, ITEMS)
+        placed = _write_lines(lines, _read_items(store), overview)
+        collection = collection_of(overview, placed > 0)
+        if placed:
+            parse_stac_ndjson_to_parquet(
+                lines,
+                table,
+                chunk_size=ITEM_BATCH,
+                collections={COLLECTION_ID: collection | {"links": []}},
+                compression="zstd",
+            )
+            store.put_file(ITEMS, table)
+        else:
+            store.delete(ITEMS)
+    store.put(FAILED, _failures(store))
+    store.put(COLLECTION, json.dumps(collection, indent=2, ensure_ascii=False).encode() + b"\n")
+
+
+def _scene_names(store: Shelf, prefix: str) -> list[str]:
+    """Return the names of the scenes that have an item, or a record of a failure."""
+    found = []
+    for key in store.keys(prefix):
+        name = key.rpartition("/")[2].removesuffix(".json")
+        if key in (f"scenes/{name}/{name}.json", f"failed/{name}.json"):
+            found.append(name)
+    return sorted(found)
+
+
+def _read_items(store: Shelf) -> Iterator[dict[str, Any]]:
+    for name in _scene_names(store, "scenes/"):
+        content = store.get(f"scenes/{name}/{name}.json") or b""
+        if read_fingerprint(content) is not None:
+            yield parse_object(content)
+
+
+def _write_lines(path: Path, items: Iterable[dict[str, Any]], overview: Overview) -> int:
+    """Write items that have a place as lines of JSON; return their number."""
+    count = 0
+    with path.open("w", encoding="ascii") as file:
+        for item in items:
+            overview.add(item)
+            if item["geometry"] is not None:
+                file.write(json.dumps(_seen_from_archive(item)) + "\n")
+                count += 1
+    return count
+
+
+def _seen_from_archive(item: dict[str, Any]) -> dict[str, Any]:
+    """Return an item whose relative addresses begin at the archive's folder."""
+    folder = f"./scenes/{item['id']}/"
+    assets = {key: asset | {"href": _moved(asset["href"], folder)} for key, asset in item["assets"].items()}
+    links = [link | {"href": _moved(link["href"], folder)} for link in item["links"]]
+    return item | {"assets": assets, "links": links}
+
+
+def _moved(href: str, folder: str) -> str:
+    if href.startswith("./"):
+        return folder + href[2:]
+    return f"./{href[6:]}" if href.startswith("../../") else href
+
+
+def _failures(store: Shelf) -> bytes:
+    """Return the records of failures as a Parquet file."""
+    records = []
+    for name in _scene_names(store, "failed/"):
+        record = parse_object(store.get(f"failed/{name}.json") or b"")
+        about = [str(record.get(key, "")) for key in ("href", "reason")]
+        attempts = record.get("attempts")
+        records.append([name, *about, attempts if isinstance(attempts, int) else None])
+    columns: list[Any] = list(zip(*records, strict=True)) or [[]] * len(FAILED_SCHEMA)
+    arrays = [pa.array(column, field.type) for column, field in zip(columns, FAILED_SCHEMA, strict=True)]
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_arrays(arrays, schema=FAILED_SCHEMA), sink, compression="zstd")
+    return sink.getvalue().to_pybytes()
