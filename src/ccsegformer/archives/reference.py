@@ -29,3 +29,5 @@ class SceneReference:
     """Address of the scene's STAC item."""
     datetime: str | None = None
     """Time of acquisition that the item gives, as in RFC 3339."""
+    problem: str | None = None
+    """Why the scene cannot be mapped, such as an item without the asset asked for."""
