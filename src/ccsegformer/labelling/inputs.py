@@ -14,9 +14,8 @@ from rich.progress import track
 from torch import Tensor
 
 from ccsegformer.config.protocol import EvaluationProtocol
-from ccsegformer.data.images import image_suffixes, read_image
+from ccsegformer.data.images import read_image
 from ccsegformer.data.labels import Classes, colorize
-from ccsegformer.data.layout import what_lies_there
 from ccsegformer.errors import CCSegformerError, DataError, EngineError, OutputError
 from ccsegformer.files import write_atomically
 from ccsegformer.labelling.budget import MEMORY, choose_window
@@ -24,9 +23,8 @@ from ccsegformer.labelling.engine import Engine, Segmenter, open_engine
 from ccsegformer.labelling.labeller import MAX_MEGAPIXELS, predict_labels
 from ccsegformer.labelling.scene import predict_scene
 from ccsegformer.labelling.windows import label_image
+from ccsegformer.raster.folders import images_in
 from ccsegformer.raster.read import (
-    MASK,
-    RASTER_SUFFIXES,
     files_of,
     has_georeference,
     is_no_photograph,
@@ -212,14 +210,7 @@ def _expand(images: Iterable[str | Path]) -> Iterator[Path]:
         if not path.exists():
             raise DataError(f"{path}: no such image")
         if path.is_dir():
-            known = {*image_suffixes(), *RASTER_SUFFIXES}
-            listed = [p for p in path.iterdir() if not p.name.startswith(".") and not p.is_dir()]
-            found = [p for p in listed if p.suffix.lower() in known or has_georeference(p)]
-            masks = {p.stem + MASK for p in found}
-            found = [p for p in found if p.stem not in masks or p.suffix.lower() not in RASTER_SUFFIXES]
-            if not found:
-                raise DataError(f"{path}: no images in this folder{what_lies_there(path)}")
-            yield from sorted(found)
+            yield from images_in(path)
         else:
             yield path
 
