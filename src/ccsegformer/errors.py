@@ -12,6 +12,7 @@ EXTRA_OF = {
     "onnxruntime": "export",
     "onnxscript": "export",
     "psutil": "lab",
+    "pyarrow": "geo",
     "pyogrio": "geo",
     "pyproj": "geo",
     "shapely": "geo",
