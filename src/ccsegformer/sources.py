@@ -18,7 +18,13 @@ if TYPE_CHECKING:
     from ccsegformer.raster.dataset import Scenes
 
 PROCEDURAL_COUNTS = {"training": 400, "validation": 60}
-OPTIONS = ("image", "mask", "classes")
+OPTIONS = {
+    "parquet files": ("image", "mask", "classes"),
+    "scenes": ("classes", "layer", "column"),
+    "a folder of images": ("classes",),
+    "a name of a set": (),
+}
+"""Options behind a name, by the kind of data that take them."""
 RESERVED = ("procedural", "scene_parse_150")
 
 
@@ -37,18 +43,20 @@ def open_dataset(
         DataError: The data or the split cannot be used.
     """
     name, options = _parse(str(data))
-    if name.startswith("hf://") or _holds_parquet(Path(name)):
+    kind = _kind(name, split)
+    if unknown := [key for key in options if key not in OPTIONS[kind]]:
+        others = f"; the options of {kind} are {', '.join(OPTIONS[kind])}" * bool(OPTIONS[kind])
+        raise DataError(f"{name}: has no option {unknown[0]!r}{others}")
+    if kind == "parquet files":
         from ccsegformer.data.parquet import ParquetImages
 
         with optional_imports(name):
             return ParquetImages(name, split, **options)
-    if name not in RESERVED and _holds_scenes(Path(name), split) and options.keys() <= {"classes"}:
+    if kind == "scenes":
         from ccsegformer.raster.dataset import Scenes
 
         with optional_imports(name):
             return Scenes(name, split, **options)
-    if options.keys() - {"classes"} or (options and name in RESERVED):
-        raise DataError(f"{name}: has no parquet files; only they take options, and folders take classes")
     if name == "scene_parse_150":
         from ccsegformer.data.scene_parse_150.fetch import fetched_folder
 
@@ -116,12 +124,22 @@ def _parse(data: str) -> tuple[str, dict[str, str]]:
         options = dict(parse_qsl(query, keep_blank_values=True, strict_parsing=True))
     except ValueError:
         options = {query: ""}
+    known = dict.fromkeys(key for keys in OPTIONS.values() for key in keys)
     for key in options:
-        if key not in OPTIONS:
+        if key not in known:
             raise DataError(
-                f"{data}: unknown option {key!r} after '?'; use {', '.join(OPTIONS)}, such as 'image=NAME'"
+                f"{data}: unknown option {key!r} after '?'; use {', '.join(known)}, such as 'image=NAME'"
             )
     return name, options
+
+
+def _kind(name: str, split: str) -> str:
+    """Return which of `OPTIONS` a name stands for."""
+    if name in RESERVED:
+        return "a name of a set"
+    if name.startswith("hf://") or _holds_parquet(Path(name)):
+        return "parquet files"
+    return "scenes" if _holds_scenes(Path(name), split) else "a folder of images"
 
 
 def _is_own(dataset: Any) -> bool:
@@ -139,6 +157,10 @@ def _holds_scenes(folder: Path, split: str) -> bool:
 
 
 def _holds_parquet(folder: Path) -> bool:
-    """Whether a folder holds parquet files in the hub's layout and not images."""
+    """Whether a folder holds parquet files in the hub's layout and not images, nor scenes with labels."""
+    from ccsegformer.raster.read import RASTER_SUFFIXES
+
     depths = ("*.parquet", "*/*.parquet", "*/*/*.parquet")
-    return not (folder / "images").is_dir() and any(any(folder.glob(depth)) for depth in depths)
+    if (folder / "images").is_dir() or any(any(folder.glob(f"*/*{end}")) for end in RASTER_SUFFIXES):
+        return False
+    return any(any(folder.glob(depth)) for depth in depths)

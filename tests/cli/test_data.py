@@ -138,7 +138,7 @@ def test_failures_are_one_line(run: Run, archive: Path, parquet: Path, tmp_path:
         ([*fetching[:3], tmp_path / "full", "--archive", archive], "full: is not empty"),
         ([*scoring, parquet, "--classes", "scene_parse_150"], "choose another of pixels, label"),
         ([*scoring, "org/name"], "a set on the hub is named hf://datasets/org/name"),
-        ([*scoring, "procedural", "--image-column", "a"], "procedural: has no parquet files"),
+        ([*scoring, "procedural", "--image-column", "a"], "procedural: has no option 'image'"),
     ]:
         outcome = run(*arguments)
         assert outcome.code == 1, arguments

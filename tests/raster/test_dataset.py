@@ -335,10 +335,6 @@ FAR = Affine(2.0, 0, 700_000, 0, -2.0, 5_000_000)
         ),
         (polygons(class_id=[3]), "a.geojson: feature 0 has the class 3, which is none of field, wood, water"),
         (
-            polygons(label=[None]),
-            "a.geojson: feature 0 has the class None, which is none of field, wood, water",
-        ),
-        (
             polygons(shape=shapely.Point(500_010, 4_999_990), label=["wood"]),
             "a.geojson: holds features of type Point",
         ),
@@ -461,7 +457,7 @@ def test_an_empty_split_and_a_missing_one(root: Path) -> None:
 def test_classes_may_be_given_after_the_folder(root: Path, tmp_path: Path) -> None:
     write_classes(Classes(("a", "b", "c", "d")), tmp_path / "own.json")
     assert open_dataset(f"{root}?classes={tmp_path / 'own.json'}", "training").classes.names[3] == "d"
-    with pytest.raises(DataError, match="has no parquet files"):
+    with pytest.raises(DataError, match="has no option 'image'; the options of scenes are classes"):
         open_dataset(f"{root}?image=pixels", "training")
 
 

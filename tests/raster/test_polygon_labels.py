@@ -100,7 +100,7 @@ def test_a_styles_table_is_no_layer(tmp_path: Path) -> None:
     assert labels(tmp_path).sum() == 400
     polygons_of = {"geometry_type": "Polygon", "crs": CRS, "layer": "b", "append": True}
     pyogrio.raw.write(path, np.array([shapely.to_wkb(rectangle(0, 0, 1, 1))], object), [], [], **polygons_of)
-    with pytest.raises(DataError, match=r"a\.gpkg: must have one layer, not 2 \(a, b\)"):
+    with pytest.raises(DataError, match=r"a\.gpkg: has 2 layers \(a, b\); choose one with --label-layer"):
         Scenes(tmp_path)
 
 

@@ -50,6 +50,15 @@ ClassesOption = Annotated[
         show_default=False,
     ),
 ]
+LabelLayerOption = Annotated[
+    str | None, typer.Option(help="Layer of scenes' polygons. Default: the only one.", show_default=False)
+]
+LabelColumnOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Class column of scenes' polygons. Default: class, class_id or label.", show_default=False
+    ),
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -141,21 +150,15 @@ def attentions_or_usage_error(given: list[str] | None) -> list[str]:
     return given or known
 
 
-def data_or_usage_error(
-    given: str | None,
-    in_recipe: str | None,
-    image_column: str | None,
-    mask_column: str | None,
-    classes: str | None,
-) -> str:
-    """Return the data set with its columns and classes; without a data set, raise a usage error."""
+def data_or_usage_error(given: str | None, in_recipe: str | None, **options: str | None) -> str:
+    """Return the data set with its options; without a data set, raise a usage error."""
     if given is None and in_recipe is None:
         raise typer.BadParameter(
             "the recipe does not name a data set: give a folder or 'procedural'", param_hint="--data"
         )
     from ccsegformer.sources import with_options
 
-    return with_options(given or in_recipe or "", image=image_column, mask=mask_column, classes=classes)
+    return with_options(given or in_recipe or "", **options)
 
 
 def preprocessing_or_usage_error(mean: str | None, std: str | None) -> "Preprocessing | None":

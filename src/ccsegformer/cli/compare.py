@@ -12,6 +12,8 @@ from ccsegformer.cli._arguments import (
     ClassesOption,
     DataOption,
     ImageColumnOption,
+    LabelColumnOption,
+    LabelLayerOption,
     MaskColumnOption,
     OverwriteOption,
     ProtocolOption,
@@ -29,6 +31,8 @@ def compare(
     image_column: ImageColumnOption = None,
     mask_column: MaskColumnOption = None,
     classes: ClassesOption = None,
+    label_layer: LabelLayerOption = None,
+    label_column: LabelColumnOption = None,
     attention: AttentionOption = None,
     seeds: Annotated[
         int, typer.Option(min=1, help="Runs of each attention, with consecutive seeds from the recipe's on.")
@@ -56,9 +60,18 @@ def compare(
 
     attentions = attentions_or_usage_error(attention)
     loaded = load_recipe(recipe, set_ or [])
+    chosen = data_or_usage_error(
+        data,
+        loaded.data,
+        image=image_column,
+        mask=mask_column,
+        classes=classes,
+        layer=label_layer,
+        column=label_column,
+    )
     results = run(
         loaded,
-        data_or_usage_error(data, loaded.data, image_column, mask_column, classes),
+        chosen,
         output,
         attentions=attentions,
         seeds=seeds,

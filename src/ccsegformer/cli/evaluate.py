@@ -12,6 +12,8 @@ from ccsegformer.cli._arguments import (
     ClassesOption,
     EngineOption,
     ImageColumnOption,
+    LabelColumnOption,
+    LabelLayerOption,
     MaskColumnOption,
     ModelArgument,
     PrecisionOption,
@@ -25,6 +27,8 @@ def evaluate(
     image_column: ImageColumnOption = None,
     mask_column: MaskColumnOption = None,
     classes: ClassesOption = None,
+    label_layer: LabelLayerOption = None,
+    label_column: LabelColumnOption = None,
     split: Annotated[str, typer.Option(help="Split to score on.")] = "validation",
     output: Annotated[
         Path | None,
@@ -68,7 +72,8 @@ def evaluate(
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         dist.init_process_group()
-    data = with_options(data, image=image_column, mask=mask_column, classes=classes)
+    columns = {"image": image_column, "mask": mask_column, "layer": label_layer, "column": label_column}
+    data = with_options(data, classes=classes, **columns)
     dataset = open_dataset(data, split)
     opened, _ = load_engine(model, engine, chosen.precision, classes=dataset.classes)
     evaluation = score(opened, dataset, protocol=chosen, progress=True)

@@ -9,6 +9,8 @@ from ccsegformer.cli._arguments import (
     ClassesOption,
     DataOption,
     ImageColumnOption,
+    LabelColumnOption,
+    LabelLayerOption,
     MaskColumnOption,
     OverwriteOption,
     RecipeArgument,
@@ -24,6 +26,8 @@ def train(
     image_column: ImageColumnOption = None,
     mask_column: MaskColumnOption = None,
     classes: ClassesOption = None,
+    label_layer: LabelLayerOption = None,
+    label_column: LabelColumnOption = None,
     set_: SetOption = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue from the last checkpoint in OUTPUT.")
@@ -48,9 +52,18 @@ def train(
     from ccsegformer.training.trainer import train as run
 
     loaded = load_recipe(recipe, set_ or [])
+    chosen = data_or_usage_error(
+        data,
+        loaded.data,
+        image=image_column,
+        mask=mask_column,
+        classes=classes,
+        layer=label_layer,
+        column=label_column,
+    )
     run(
         loaded,
-        data_or_usage_error(data, loaded.data, image_column, mask_column, classes),
+        chosen,
         output,
         resume=resume,
         overwrite=overwrite,

@@ -19,8 +19,10 @@ from ccsegformer.data.folder import files_by_stem
 from ccsegformer.data.labels import Classes
 from ccsegformer.data.layout import and_more
 from ccsegformer.errors import DataError
-from ccsegformer.raster.labels import MaskRaster, PolygonFile, Polygons, read_polygon_file
+from ccsegformer.raster.labels import MaskRaster
 from ccsegformer.raster.overlaps import warn_about_overlaps, warn_once
+from ccsegformer.raster.polygon_files import PolygonFile, read_polygon_file
+from ccsegformer.raster.polygon_labels import Polygons
 from ccsegformer.raster.read import (
     MASK,
     MASK_DTYPES,
@@ -87,13 +89,23 @@ class Scenes(Dataset[Sample]):
         root: Folder DIR. Its `classes.json` names the classes; without it they are background and object.
         split: "training", "validation" or the name of another folder.
         classes: Path of another `classes.json`.
+        layer: Layer of the polygons; by default the only one.
+        column: Column of the polygons' class; by default the first of `class`, `class_id` and `label`.
 
     Raises:
         DataError: there are no scenes, a scene has no labels, the bands of scenes differ, or a file cannot be
             used.
     """
 
-    def __init__(self, root: str | Path, split: str = "training", *, classes: str | None = None) -> None:
+    def __init__(
+        self,
+        root: str | Path,
+        split: str = "training",
+        *,
+        classes: str | None = None,
+        layer: str | None = None,
+        column: str | None = None,
+    ) -> None:
         self.root = Path(root)
         folder, listing = self.root / split, Path(classes or self.root / "classes.json")
         images, masks = _images_and_masks(folder)
@@ -103,7 +115,7 @@ class Scenes(Dataset[Sample]):
         polygons = files_by_stem(folder, POLYGON_SUFFIXES)
         shared = None
         if "polygons" in polygons and images.keys() - masks.keys() - polygons.keys():
-            shared = read_polygon_file(polygons["polygons"], self.classes)
+            shared = read_polygon_file(polygons["polygons"], self.classes, layer=layer, column=column)
             if shared.bounds is None:
                 raise DataError(f"{shared.path}: holds no polygons")
         self.scenes: list[Scene] = []
@@ -114,7 +126,8 @@ class Scenes(Dataset[Sample]):
                 if name in masks:
                     labels = MaskRaster(masks[name], source, self.classes)
                 elif name in polygons:
-                    labels = Polygons(read_polygon_file(polygons[name], self.classes), source, self.classes)
+                    file = read_polygon_file(polygons[name], self.classes, layer=layer, column=column)
+                    labels = Polygons(file, source, self.classes)
                 elif shared is not None:
                     labels = Polygons(shared, source, self.classes, shared=True)
                 else:
@@ -123,6 +136,8 @@ class Scenes(Dataset[Sample]):
                         f"{name}.gpkg, {name}.geojson or polygons.gpkg"
                     )
                 self.scenes.append(Scene(path, name, source.height, source.width, labels))
+        if (layer or column) and all(isinstance(scene.labels, MaskRaster) for scene in self.scenes):
+            raise DataError(f"{folder}: holds masks alone; the options layer and column are for polygons")
         self._check_shared(shared)
         self._tiles = [
             (number, box)
