@@ -1,6 +1,8 @@
 """Where an archive's outputs go: a local folder or an object store. Every write is whole or not at all."""
 
 import os
+import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -12,15 +14,15 @@ from obstore.exceptions import BaseError
 from obstore.store import ObjectStore, from_url
 
 from ccsegformer.errors import OutputError
-from ccsegformer.files import write_atomically
+from ccsegformer.files import write_atomically, written_aside
 
 
 @dataclass(frozen=True)
 class Store:
     """A folder, or a prefix in a bucket. Keys are relative, with `/` between their parts.
 
-    Object stores find their credentials and endpoint as their own tools do, for instance in `AWS_PROFILE`,
-    `AWS_ACCESS_KEY_ID` and `AWS_ENDPOINT_URL`. Methods raise `OutputError` if a store or disk refuses.
+    Object stores take credentials and endpoint from the environment, for instance from `AWS_ACCESS_KEY_ID` and
+    `AWS_ENDPOINT_URL`, or from the role of the machine, but not from `~/.aws`. Methods raise `OutputError` if a store or disk refuses.
     """
 
     address: str
@@ -28,9 +30,9 @@ class Store:
 
     def get(self, key: str) -> bytes | None:
         """Return an object's content, or None if there is none."""
-        if path := self.local(key):
-            return path.read_bytes() if path.is_file() else None
         try:
+            if path := self.local(key):
+                return path.read_bytes() if path.is_file() else None
             return bytes(obstore.get(self._remote, key).bytes())
         except FileNotFoundError:
             return None
@@ -49,10 +51,10 @@ class Store:
 
     def put_file(self, key: str, file: Path) -> None:
         """Copy a file into the store, in parts if it is large; they become an object when all are there."""
-        if (path := self.local(key)) and path == file:
-            return
-        if path:
-            write_atomically(path, file.read_bytes())
+        if path := self.local(key):
+            if path.absolute() != file.absolute():
+                with written_aside(path) as partial:
+                    shutil.copyfile(file, partial)
             return
         try:
             obstore.put(self._remote, key, file)
@@ -61,10 +63,10 @@ class Store:
 
     def delete(self, key: str) -> None:
         """Delete an object if there is one."""
-        if path := self.local(key):
-            path.unlink(missing_ok=True)
-            return
         try:
+            if path := self.local(key):
+                path.unlink(missing_ok=True)
+                return
             obstore.delete(self._remote, key)
         except FileNotFoundError:
             pass
@@ -72,13 +74,15 @@ class Store:
             raise self._refused(key, "cannot be deleted", error) from error
 
     def keys(self, prefix: str = "") -> Iterator[str]:
-        """Yield the keys that begin with a folder's name, such as `scenes/`, in no order."""
+        """Yield the keys in a folder, such as `scenes/`, and the folders in it, in no order.
+
+        Of a local folder, hidden files and those in hidden folders are left out: they are unfinished.
+        """
         if folder := self.local(prefix):
-            yield from (
-                found.relative_to(self.address).as_posix()
-                for found in folder.rglob("*")
-                if found.is_file() and not found.name.startswith(".")
-            )
+            for found in folder.rglob("*"):
+                key = found.relative_to(self.address)
+                if not any(part.startswith(".") for part in key.parts) and found.is_file():
+                    yield key.as_posix()
             return
         try:
             for batch in obstore.list(self._remote, prefix or None, chunk_size=1000):
@@ -109,9 +113,11 @@ def open_store(output: str | Path) -> Store:
     Raises:
         OutputError: the address has a scheme that is unknown, or no bucket.
     """
-    text = str(output).rstrip("/")
-    if "://" not in text:
+    if not re.match(r"\w+:/", str(output)):
         return Store(str(Path(output).absolute()))
+    if not re.match("(s3|gs|az)://[^/]", str(output)):
+        raise OutputError(f"{output}: not a folder, s3://BUCKET/PREFIX, gs://... or az://...")
+    text = str(output).rstrip("/")
     try:
         remote_store(text)
     except (BaseError, ValueError) as error:
