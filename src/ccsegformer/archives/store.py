@@ -1,28 +1,27 @@
 """Where an archive's outputs go: a local folder or an object store. Every write is whole or not at all."""
 
-import os
 import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import obstore
 from obstore.exceptions import BaseError
-from obstore.store import ObjectStore, from_url
 
 from ccsegformer.errors import OutputError
 from ccsegformer.files import write_atomically, written_aside
+from ccsegformer.raster.remote import first_line, object_store
 
 
 @dataclass(frozen=True)
 class Store:
     """A folder, or a prefix in a bucket. Keys are relative, with `/` between their parts.
 
-    Object stores take credentials and endpoint from the environment, for instance from `AWS_ACCESS_KEY_ID` and
-    `AWS_ENDPOINT_URL`, or from the role of the machine, but not from `~/.aws`. Methods raise `OutputError` if a store or disk refuses.
+    Object stores take credentials and endpoint from the environment, for instance from
+    `AWS_ACCESS_KEY_ID` and `AWS_ENDPOINT_URL`, or from the role of the machine, but not from `~/.aws`.
+    Methods raise `OutputError` if a store or disk refuses.
     """
 
     address: str
@@ -99,11 +98,11 @@ class Store:
         return f"{self.address}/{key}"
 
     @property
-    def _remote(self) -> ObjectStore:
-        return remote_store(self.address)
+    def _remote(self) -> Any:
+        return object_store(self.address)
 
     def _refused(self, key: str, what: str, error: Exception) -> OutputError:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        reason = first_line(error)
         return OutputError(f"{self.href(key)}: {what}: {reason}")
 
 
@@ -119,21 +118,8 @@ def open_store(output: str | Path) -> Store:
         raise OutputError(f"{output}: not a folder, s3://BUCKET/PREFIX, gs://... or az://...")
     text = str(output).rstrip("/")
     try:
-        remote_store(text)
+        object_store(text)
     except (BaseError, ValueError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        reason = first_line(error)
         raise OutputError(f"{output}: not a folder or object store: {reason}") from error
     return Store(text)
-
-
-@cache
-def remote_store(address: str) -> ObjectStore:
-    """Connect to a prefix in a bucket, once in each process."""
-    options: Any = {"allow_http": True} if plain_endpoint() else {}
-    return from_url(address, client_options=options)
-
-
-def plain_endpoint() -> str | None:
-    """Return the S3 endpoint of `AWS_ENDPOINT_URL`, such as that of MinIO, if it is without TLS."""
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
-    return endpoint if endpoint.startswith("http://") else None
