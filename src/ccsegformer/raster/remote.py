@@ -5,7 +5,6 @@ GDAL reads them. Object stores are asked for their state, and written to, by obs
 
 import os
 import re
-from collections.abc import Mapping
 from email.message import Message
 from functools import cache
 from http.client import HTTPException
@@ -41,14 +40,14 @@ def remote_state(path: str) -> dict[str, Any]:
     return {}
 
 
-def _state(about: Mapping[str, Any]) -> dict[str, Any]:
+def _state(about: Message | dict[str, Any]) -> dict[str, Any]:
     if (etag := about.get("ETag")) and not etag.startswith("W/"):
         return {"etag": etag}
     found = {"size": about.get("Content-Length"), "modified": about.get("Last-Modified")}
     return {name: str(value) for name, value in found.items() if value is not None}
 
 
-def _headers(path: str, address: str) -> Mapping[str, Any]:
+def _headers(path: str, address: str) -> Message | dict[str, Any]:
     """Ask an HTTP server for a file's headers; one that refuses HEAD, as signed addresses do, for a byte."""
     url = quote(address, safe="%/:?&=#+,;@!$'()*~[]")
     try:
@@ -78,7 +77,7 @@ def _answer(request: Request) -> tuple[int, Message]:
             return error.code, error.headers
 
 
-def _object(path: str, address: str) -> Mapping[str, Any]:
+def _object(path: str, address: str) -> dict[str, Any]:
     """Ask an object store about an object."""
     try:
         import obstore
