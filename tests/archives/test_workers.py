@@ -8,7 +8,7 @@ import pytest
 
 from ccsegformer.archives.job import SceneResult
 from ccsegformer.archives.reference import SceneAsset, SceneReference
-from ccsegformer.archives.run import parse_shard, spread
+from ccsegformer.archives.run import parse_shard, share_out
 from ccsegformer.archives.store import open_store
 from ccsegformer.archives.workers import Death
 from ccsegformer.errors import CCSegformerError
@@ -38,7 +38,7 @@ def references(number: int) -> Iterator[SceneReference]:
 
 def test_every_scene_comes_back_once_and_no_more_than_count_are_at_work(tmp_path):
     workers = StubWorkers()
-    results = list(spread(workers, references(50), open_store(tmp_path), retries=0))
+    results = list(share_out(workers, references(50), open_store(tmp_path), retries=0))
     assert sorted(result.scene.name for result in results) == sorted(scene.name for scene in references(50))
     assert workers.most == 3
 
@@ -46,7 +46,7 @@ def test_every_scene_comes_back_once_and_no_more_than_count_are_at_work(tmp_path
 def test_a_scene_whose_worker_dies_goes_to_another_until_its_retries_are_used_up(tmp_path):
     store = open_store(tmp_path)
     workers = StubWorkers(deaths={"s1": 2, "s3": 3})
-    results = {result.scene.name: result for result in spread(workers, references(5), store, retries=2)}
+    results = {result.scene.name: result for result in share_out(workers, references(5), store, retries=2)}
     assert {name: result.status for name, result in results.items()} == {
         "s0": "mapped",
         "s1": "mapped",
@@ -71,7 +71,7 @@ def test_the_memory_of_a_run_does_not_grow_with_the_number_of_scenes(tmp_path):
 
     def peak(number: int) -> int:
         tracemalloc.start()
-        count = sum(1 for _ in spread(StubWorkers(), references(number), store, retries=3))
+        count = sum(1 for _ in share_out(StubWorkers(), references(number), store, retries=3))
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert count == number

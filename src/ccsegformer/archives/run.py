@@ -85,7 +85,7 @@ def map_scenes(
         CCSegformerError: An argument is out of range.
     """
     share = _checked_shard(shard)
-    _check(workers, gpu_share, retries)
+    _check_numbers(workers, gpu_share, retries)
     job = ArchiveJob(
         model=model if isinstance(model, nn.Module) else str(model),
         output=_absolute(output),
@@ -107,13 +107,13 @@ def map_scenes(
     store = open_store(job.output)
     pool = _open_workers(job, workers, address, gpu_share)
     try:
-        yield from spread(pool, islice(references, share[0], None, share[1]), store, retries)
+        yield from share_out(pool, islice(references, share[0], None, share[1]), store, retries)
     finally:
         pool.close()
     write_tables(store)
 
 
-def spread(
+def share_out(
     workers: Workers, scenes: Iterable[SceneReference], store: Store, retries: int
 ) -> Iterator[SceneResult]:
     """Keep all workers at work until no scene is left; a scene whose worker dies is given to another."""
@@ -202,7 +202,7 @@ def _checked_shard(shard: tuple[int, int] | None) -> tuple[int, int]:
     return index, count
 
 
-def _check(workers: int | None, gpu_share: float, retries: int) -> None:
+def _check_numbers(workers: int | None, gpu_share: float, retries: int) -> None:
     if workers is not None and workers < 1:
         raise CCSegformerError(f"workers must be 1 or more, not {workers}")
     if not 0 < gpu_share <= 1:

@@ -1,26 +1,27 @@
 """Where an archive's outputs go: a local folder or an object store. Every write is whole or not at all."""
 
-import os
+import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import obstore
 from obstore.exceptions import BaseError
-from obstore.store import ObjectStore, from_url
 
 from ccsegformer.errors import OutputError
-from ccsegformer.files import write_atomically
+from ccsegformer.files import write_atomically, written_aside
+from ccsegformer.raster.remote import first_line, object_store
 
 
 @dataclass(frozen=True)
 class Store:
     """A folder, or a prefix in a bucket. Keys are relative, with `/` between their parts.
 
-    Object stores find their credentials and endpoint as their own tools do, for instance in `AWS_PROFILE`,
-    `AWS_ACCESS_KEY_ID` and `AWS_ENDPOINT_URL`. Methods raise `OutputError` if a store or disk refuses.
+    Object stores take credentials and endpoint from the environment, for instance from
+    `AWS_ACCESS_KEY_ID` and `AWS_ENDPOINT_URL`, or from the role of the machine, but not from `~/.aws`.
+    Methods raise `OutputError` if a store or disk refuses.
     """
 
     address: str
@@ -28,9 +29,9 @@ class Store:
 
     def get(self, key: str) -> bytes | None:
         """Return an object's content, or None if there is none."""
-        if path := self.local(key):
-            return path.read_bytes() if path.is_file() else None
         try:
+            if path := self.local(key):
+                return path.read_bytes() if path.is_file() else None
             return bytes(obstore.get(self._remote, key).bytes())
         except FileNotFoundError:
             return None
@@ -49,10 +50,10 @@ class Store:
 
     def put_file(self, key: str, file: Path) -> None:
         """Copy a file into the store, in parts if it is large; they become an object when all are there."""
-        if (path := self.local(key)) and path == file:
-            return
-        if path:
-            write_atomically(path, file.read_bytes())
+        if path := self.local(key):
+            if path.absolute() != file.absolute():
+                with written_aside(path) as partial:
+                    shutil.copyfile(file, partial)
             return
         try:
             obstore.put(self._remote, key, file)
@@ -61,10 +62,10 @@ class Store:
 
     def delete(self, key: str) -> None:
         """Delete an object if there is one."""
-        if path := self.local(key):
-            path.unlink(missing_ok=True)
-            return
         try:
+            if path := self.local(key):
+                path.unlink(missing_ok=True)
+                return
             obstore.delete(self._remote, key)
         except FileNotFoundError:
             pass
@@ -72,13 +73,15 @@ class Store:
             raise self._refused(key, "cannot be deleted", error) from error
 
     def keys(self, prefix: str = "") -> Iterator[str]:
-        """Yield the keys that begin with a folder's name, such as `scenes/`, in no order."""
+        """Yield the keys in a folder, such as `scenes/`, and the folders in it, in no order.
+
+        Of a local folder, hidden files and those in hidden folders are left out: they are unfinished.
+        """
         if folder := self.local(prefix):
-            yield from (
-                found.relative_to(self.address).as_posix()
-                for found in folder.rglob("*")
-                if found.is_file() and not found.name.startswith(".")
-            )
+            for found in folder.rglob("*"):
+                key = found.relative_to(self.address)
+                if not any(part.startswith(".") for part in key.parts) and found.is_file():
+                    yield key.as_posix()
             return
         try:
             for batch in obstore.list(self._remote, prefix or None, chunk_size=1000):
@@ -95,11 +98,11 @@ class Store:
         return f"{self.address}/{key}"
 
     @property
-    def _remote(self) -> ObjectStore:
-        return remote_store(self.address)
+    def _remote(self) -> Any:
+        return object_store(self.address)
 
     def _refused(self, key: str, what: str, error: Exception) -> OutputError:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        reason = first_line(error)
         return OutputError(f"{self.href(key)}: {what}: {reason}")
 
 
@@ -109,25 +112,14 @@ def open_store(output: str | Path) -> Store:
     Raises:
         OutputError: the address has a scheme that is unknown, or no bucket.
     """
-    text = str(output).rstrip("/")
-    if "://" not in text:
+    if not re.match(r"\w+:/", str(output)):
         return Store(str(Path(output).absolute()))
+    if not re.match("(s3|gs|az)://[^/]", str(output)):
+        raise OutputError(f"{output}: not a folder, s3://BUCKET/PREFIX, gs://... or az://...")
+    text = str(output).rstrip("/")
     try:
-        remote_store(text)
+        object_store(text)
     except (BaseError, ValueError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        reason = first_line(error)
         raise OutputError(f"{output}: not a folder or object store: {reason}") from error
     return Store(text)
-
-
-@cache
-def remote_store(address: str) -> ObjectStore:
-    """Connect to a prefix in a bucket, once in each process."""
-    options: Any = {"allow_http": True} if plain_endpoint() else {}
-    return from_url(address, client_options=options)
-
-
-def plain_endpoint() -> str | None:
-    """Return the S3 endpoint of `AWS_ENDPOINT_URL`, such as that of MinIO, if it is without TLS."""
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
-    return endpoint if endpoint.startswith("http://") else None

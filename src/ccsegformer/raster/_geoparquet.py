@@ -62,11 +62,11 @@ def read_geoparquet(path: Path) -> GeoTable:
     Raises:
         DataError: the file has no GeoParquet metadata, or another encoding.
     """
-    return _read(path, path.stat().st_mtime_ns)
+    return _read_table(path, path.stat().st_mtime_ns)
 
 
 @lru_cache(maxsize=KEPT_FILES)
-def _read(path: Path, changed: int) -> GeoTable:
+def _read_table(path: Path, changed: int) -> GeoTable:
     import pyarrow.parquet
     import shapely
 

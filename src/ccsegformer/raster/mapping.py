@@ -8,7 +8,7 @@ below may depend on it.
 import json
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,6 +41,7 @@ from ccsegformer.raster.read import (
     read_box,
     side_files,
 )
+from ccsegformer.raster.remote import remote_state
 from ccsegformer.raster.write import MapFormat, create_map, map_bytes, opened_map, write_cog
 
 
@@ -253,6 +254,9 @@ def _whole_job(job: dict[str, Any], path: str | Path, source: DatasetReader) -> 
         "crs": source.crs.to_wkt() if source.crs else None,
     }
     states = [(file, file.stat()) for file in sorted(files_of(source))]
+    if is_over_network(path):
+        with suppress(DataError):  # GDAL may know how to ask
+            job["state"] = remote_state(str(path))
     job["files"] = [[str(file), status.st_size, status.st_mtime_ns] for file, status in states]
     return dict(json.loads(json.dumps(job)))
 

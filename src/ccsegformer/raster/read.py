@@ -20,6 +20,7 @@ from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
 from ccsegformer.errors import DataError
+from ccsegformer.raster.remote import s3_options
 
 PIXEL_DTYPES = ("uint8", "uint16", "int16", "float32")
 RASTER_SUFFIXES = (".tif", ".tiff", ".vrt", ".jp2", ".img")
@@ -136,7 +137,8 @@ def is_no_photograph(path: str | Path) -> bool:
 
 def gdal_options(path: str | Path) -> rasterio.Env:
     """Return the GDAL settings under which to open and read `path`, as a context manager."""
-    return rasterio.Env(**(GDAL_OPTIONS | (REMOTE_OPTIONS if is_over_network(path) else {})))
+    options = GDAL_OPTIONS | s3_options() | (REMOTE_OPTIONS if reads_network(path) else {})
+    return rasterio.Env(**options)
 
 
 def image_bands(source: DatasetReader) -> list[int]:
@@ -268,6 +270,17 @@ def is_remote(path: str | Path) -> bool:
 def is_over_network(path: str | Path) -> bool:
     """Return whether GDAL reads the path over a network."""
     return re.search(NETWORK, str(path)) is not None
+
+
+def reads_network(path: str | Path) -> bool:
+    """Return whether a path, or a VRT that is a local file, leads to files on a network."""
+    if is_over_network(path) or Path(path).suffix.lower() != ".vrt":
+        return is_over_network(path)
+    try:
+        with Path(path).open("rb") as file:
+            return is_over_network(file.read(100_000).decode(errors="replace"))
+    except OSError:
+        return False
 
 
 def files_of(source: DatasetReader) -> set[Path]:
