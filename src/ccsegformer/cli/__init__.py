@@ -6,7 +6,7 @@ import sys
 import typer
 
 from ccsegformer import __version__
-from ccsegformer.cli import benchmark, compare, data, demo, evaluate, export, predict, train
+from ccsegformer.cli import benchmark, compare, data, demo, evaluate, export, map, predict, train
 from ccsegformer.errors import CCSegformerError, optional_imports
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ for command in (
     train.train,
     evaluate.evaluate,
     predict.predict,
+    map.map,
     export.export,
     compare.compare,
     demo.demo,
