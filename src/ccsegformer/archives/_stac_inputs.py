@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import time
 import urllib.error
 import urllib.request
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from http.client import HTTPException
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
@@ -17,7 +19,7 @@ import obstore
 import pyarrow as pa
 import pyarrow.parquet as pq
 from obstore.exceptions import BaseError
-from obstore.store import HTTPStore
+from obstore.store import HTTPStore, ObjectStore
 from pystac.utils import make_absolute_href
 
 from ccsegformer.archives.store import remote_store
@@ -107,7 +109,9 @@ def absolute_href(href: str, base: str) -> str:
         return url2pathname(urlsplit(href).path)
     if "://" not in href and is_remote(href):  # of GDAL, such as NETCDF:a.nc:b
         return href
-    return str(make_absolute_href(href, base))
+    if "://" in base:
+        return str(make_absolute_href(href, base))
+    return href if "://" in href else os.path.normpath(Path(base).parent / href)
 
 
 def _documents(address: str, seen: set[str]) -> Iterator[FoundItem]:
@@ -192,11 +196,17 @@ def _open_parquet(address: str) -> Any:
     if "://" not in address:
         return address
     if not address.startswith(("http://", "https://")):
-        return obstore.open_reader(remote_store(_server_of(address)), _key_of(address))
+        return _reader(remote_store(_server_of(address)), address)
     if urlsplit(address).query:  # obstore would quote it
         return io.BytesIO(read_address(address))
     server = HTTPStore.from_url(_server_of(address), client_options={"allow_http": True})
-    return obstore.open_reader(server, _key_of(address))
+    return _reader(server, address)
+
+
+def _reader(store: ObjectStore, address: str) -> Any:
+    """Open an object as pyarrow wants it: with the attribute `closed`, which obstore's readers lack."""
+    file = obstore.open_reader(store, _key_of(address))
+    return SimpleNamespace(read=file.read, seek=file.seek, tell=file.tell, close=file.close, closed=False)
 
 
 def _get(address: str) -> bytes:
@@ -207,6 +217,7 @@ def _get(address: str) -> bytes:
                 content: bytes = response.read()
                 return content
         except urllib.error.HTTPError as error:
+            error.close()
             if error.code not in TRANSIENT or pause is None:
                 raise
         except (OSError, HTTPException):
