@@ -22,9 +22,9 @@ from obstore.exceptions import BaseError
 from obstore.store import HTTPStore, ObjectStore
 from pystac.utils import make_absolute_href
 
-from ccsegformer.archives.store import remote_store
 from ccsegformer.errors import DataError
 from ccsegformer.raster.read import is_remote, reason_of
+from ccsegformer.raster.remote import object_store
 
 OFFSET_APPLIED = ("earthsearch:boa_offset_applied", "sentinel:boa_offset_applied")
 """Properties that say that a Sentinel-2 item's pixels are without their offset: today's, and that before."""
@@ -96,7 +96,7 @@ def read_address(address: str) -> bytes:
         if address.startswith(("http://", "https://")):
             return _get(address)
         if "://" in address:
-            return bytes(obstore.get(remote_store(_server_of(address)), _key_of(address)).bytes())
+            return bytes(obstore.get(object_store(_server_of(address)), _key_of(address)).bytes())
         return Path(address).read_bytes()
     except (BaseError, OSError, HTTPException, ValueError) as error:
         reason = next(iter(str(getattr(error, "strerror", None) or error).strip().splitlines()), "")
@@ -196,7 +196,7 @@ def _open_parquet(address: str) -> Any:
     if "://" not in address:
         return address
     if not address.startswith(("http://", "https://")):
-        return _reader(remote_store(_server_of(address)), address)
+        return _reader(object_store(_server_of(address)), address)
     if urlsplit(address).query:  # obstore would quote it
         return io.BytesIO(read_address(address))
     server = HTTPStore.from_url(_server_of(address), client_options={"allow_http": True})

@@ -60,7 +60,9 @@ def list_scenes(inputs: Sequence[str], *, assets: Sequence[str] = ()) -> Iterato
             `assets` must be given. A later item that lacks the assets or cannot be read has a `problem`.
     """
     sources = list(dict.fromkeys(source for given in inputs for source in _expanded(given)))
-    rasters = dict.fromkeys(source.address for source in sources if _kind(source.address) == "raster")
+    rasters = dict.fromkeys(
+        source.address for source in sources if _kind_of_input(source.address) == "raster"
+    )
     if assets and len(rasters) == len({source.address for source in sources}):
         raise DataError(f"{', '.join(inputs)}: holds no STAC items, so it has no asset {', '.join(assets)}")
     names = _distinct_names(list(rasters))
@@ -76,7 +78,7 @@ def _references(
 ) -> Iterator[SceneReference]:
     first = True
     for address, listed in sources:
-        if _kind(address) == "raster":
+        if _kind_of_input(address) == "raster":
             yield SceneReference(names.get(address) or _stem(address), (SceneAsset(address),))
             continue
         for found in _items(address, listed):
@@ -89,7 +91,7 @@ def _references(
 
 def _items(address: str, listed: bool) -> Iterator[FoundItem]:
     try:
-        yield from (items_in_parquet if _kind(address) == "parquet" else items_in_json)(address)
+        yield from (items_in_parquet if _kind_of_input(address) == "parquet" else items_in_json)(address)
     except DataError as error:
         if not listed:
             raise
@@ -134,7 +136,7 @@ def _expanded(given: str, listed: bool = False) -> Iterator[_Source]:
     else:
         raise DataError(f"{given}: no such file or folder")
     for address in found:
-        if _kind(address) != "list":
+        if _kind_of_input(address) != "list":
             yield _Source(address, listed)
         elif listed:
             raise DataError(f"{address}: a list within a list; name it as an input of its own")
@@ -163,7 +165,7 @@ def _globbed(pattern: Path) -> list[str]:
     return sorted(map(str, found))
 
 
-def _kind(address: str) -> str:
+def _kind_of_input(address: str) -> str:
     """Return raster, json, parquet or list. Over HTTP, what has no suffix of these is from a STAC API."""
     in_store = address.startswith(STORES)
     suffix = PurePosixPath(urlsplit(address).path if in_store else address).suffix.lower()

@@ -103,7 +103,7 @@ def map_scenes(
         retries=retries,
         scratch=None if scratch is None else str(scratch),
     )
-    references = _references(scenes, assets)
+    references = _as_references(scenes, assets)
     store = open_store(job.output)
     pool = _open_workers(job, workers, address, gpu_share)
     try:
@@ -154,13 +154,13 @@ def parse_shard(text: str) -> tuple[int, int]:
     return _checked_shard((int(index), int(count)))
 
 
-def _references(
+def _as_references(
     scenes: Sequence[str | Path] | Iterable[SceneReference], assets: Sequence[str]
 ) -> Iterator[SceneReference]:
     inputs = list(scenes) if isinstance(scenes, Sequence) else scenes
     if isinstance(inputs, list) and all(isinstance(scene, str | Path) for scene in inputs):
         return list_scenes([str(scene) for scene in inputs], assets=assets)
-    return iter(inputs)  # type: ignore[arg-type]
+    return iter(inputs)
 
 
 def _open_workers(job: ArchiveJob, workers: int | None, address: str | None, gpu_share: float) -> Workers:

@@ -137,7 +137,7 @@ def map(
         shard=parse_shard(shard) if shard else None,
         scratch=scratch,
     )
-    total = _count(scenes, asset or [], shard and parse_shard(shard))
+    total = _count(scenes, asset or [], parse_shard(shard) if shard else (0, 1))
     failed = [result for result in shown(results, total) if result.status == "failed"]
     if failed:
         listed = ", ".join(result.scene.name for result in failed[:SHOWN]) + ", ..." * (len(failed) > SHOWN)
@@ -145,10 +145,10 @@ def map(
         raise typer.Exit(1)
 
 
-def _count(scenes: list[str], assets: list[str], shard: tuple[int, int] | None) -> int:
+def _count(scenes: list[str], assets: list[str], shard: tuple[int, int]) -> int:
     from ccsegformer.archives.listing import list_scenes
 
-    index, count = shard or (0, 1)
+    index, count = shard
     return sum(1 for _ in islice(list_scenes(scenes, assets=assets), index, None, count))
 
 
