@@ -82,6 +82,27 @@ def test_an_item_of_a_map(tmp_path: Path) -> None:
     assert collections == {"../../collection.json"}
 
 
+def test_class_names_of_gdal_are_metadata(tmp_path: Path) -> None:
+    files = write_map(tmp_path / "maps")
+    files["names"] = tmp_path / "maps" / "s1.tif.aux.xml"
+    files["names"].write_text("<PAMDataset/>")
+    item = described(files)
+    check_stac(item, tmp_path)
+    found = item["assets"]["names"]
+    assert (found["href"], found["roles"], found["type"]) == (
+        "./s1.tif.aux.xml",
+        ["metadata"],
+        "application/xml",
+    )
+
+
+def test_a_map_without_a_nodata_value(tmp_path: Path) -> None:
+    item = described(write_map(tmp_path / "maps", nodata=None))
+    check_stac(item, tmp_path)
+    asset = item["assets"]["map"]
+    assert "nodata" not in asset and len(asset["classification:classes"]) == len(CLASSES)
+
+
 def test_classes_with_colours_and_unique_plain_names(tmp_path: Path) -> None:
     asset = described(write_map(tmp_path / "maps"))["assets"]["map"]
     found = asset["classification:classes"]
