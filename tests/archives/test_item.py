@@ -253,6 +253,22 @@ def test_a_given_time_of_modification_and_no_date_at_all(tmp_path: Path) -> None
     assert (unknown["datetime"], unknown["ccsegformer:datetime_from"]) == ("1970-01-01T00:00:00Z", "unknown")
 
 
+@pytest.mark.parametrize(
+    ("href", "kept"),
+    [
+        ("https://a/1.tif?se=2026&sig=abc%3D", "https://a/1.tif"),
+        ("https://a/1.tif?X-Amz-Date=1&X-Amz-Signature=abc", "https://a/1.tif"),
+        ("https://a/1.tif?Expires=1&Signature=abc", "https://a/1.tif"),
+        ("https://a/get?file=1.tif&design=2", "https://a/get?file=1.tif&design=2"),
+        ("/scenes/what?sig=1.tif", "/scenes/what?sig=1.tif"),
+    ],
+)
+def test_signatures_do_not_get_into_items(tmp_path: Path, href: str, kept: str) -> None:
+    scene = SceneReference("s1", (SceneAsset(href),), None, SCENE.datetime)
+    links = described(write_map(tmp_path), scene)["links"]
+    assert [link["href"] for link in links if link["rel"] == "derived_from"] == [kept]
+
+
 def test_a_source_that_is_gone_is_named(tmp_path: Path) -> None:
     scene = SceneReference("s1", (SceneAsset(str(tmp_path / "gone.tif")),))
     with pytest.raises(DataError, match=r"gone\.tif: no such file"):

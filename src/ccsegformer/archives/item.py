@@ -226,8 +226,14 @@ def _links(reference: SceneReference, model: str | None) -> Iterator[pystac.Link
     for relation in ("collection", "parent", "root"):
         yield pystac.Link(relation, "../../collection.json", media_type=pystac.MediaType.JSON)
     if reference.item:
-        yield pystac.Link("derived_from", reference.item, media_type=pystac.MediaType.GEOJSON)
+        yield pystac.Link("derived_from", _unsigned(reference.item), media_type=pystac.MediaType.GEOJSON)
     else:
-        yield from (pystac.Link("derived_from", asset.href) for asset in reference.assets)
+        yield from (pystac.Link("derived_from", _unsigned(asset.href)) for asset in reference.assets)
     if model:
         yield pystac.Link("derived_from", model, media_type=pystac.MediaType.GEOJSON, title="Model")
+
+
+def _unsigned(href: str) -> str:
+    """Return an address without its query if that holds a signature, which is secret and soon expires."""
+    address, _, query = href.partition("?")
+    return address if "://" in href and re.search(r"(^|[&-])sig(nature)?=", query, re.IGNORECASE) else href
