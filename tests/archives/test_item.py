@@ -82,6 +82,27 @@ def test_an_item_of_a_map(tmp_path: Path) -> None:
     assert collections == {"../../collection.json"}
 
 
+def test_class_names_of_gdal_are_metadata(tmp_path: Path) -> None:
+    files = write_map(tmp_path / "maps")
+    files["names"] = tmp_path / "maps" / "s1.tif.aux.xml"
+    files["names"].write_text("<PAMDataset/>")
+    item = described(files)
+    check_stac(item, tmp_path)
+    found = item["assets"]["names"]
+    assert (found["href"], found["roles"], found["type"]) == (
+        "./s1.tif.aux.xml",
+        ["metadata"],
+        "application/xml",
+    )
+
+
+def test_a_map_without_a_nodata_value(tmp_path: Path) -> None:
+    item = described(write_map(tmp_path / "maps", nodata=None))
+    check_stac(item, tmp_path)
+    asset = item["assets"]["map"]
+    assert "nodata" not in asset and len(asset["classification:classes"]) == len(CLASSES)
+
+
 def test_classes_with_colours_and_unique_plain_names(tmp_path: Path) -> None:
     asset = described(write_map(tmp_path / "maps"))["assets"]["map"]
     found = asset["classification:classes"]
@@ -230,6 +251,22 @@ def test_a_given_time_of_modification_and_no_date_at_all(tmp_path: Path) -> None
     assert item["properties"]["datetime"] == "2022-01-01T00:00:00Z"
     unknown = described(files, bare)["properties"]
     assert (unknown["datetime"], unknown["ccsegformer:datetime_from"]) == ("1970-01-01T00:00:00Z", "unknown")
+
+
+@pytest.mark.parametrize(
+    ("href", "kept"),
+    [
+        ("https://a/1.tif?se=2026&sig=abc%3D", "https://a/1.tif"),
+        ("https://a/1.tif?X-Amz-Date=1&X-Amz-Signature=abc", "https://a/1.tif"),
+        ("https://a/1.tif?Expires=1&Signature=abc", "https://a/1.tif"),
+        ("https://a/get?file=1.tif&design=2", "https://a/get?file=1.tif&design=2"),
+        ("/scenes/what?sig=1.tif", "/scenes/what?sig=1.tif"),
+    ],
+)
+def test_signatures_do_not_get_into_items(tmp_path: Path, href: str, kept: str) -> None:
+    scene = SceneReference("s1", (SceneAsset(href),), None, SCENE.datetime)
+    links = described(write_map(tmp_path), scene)["links"]
+    assert [link["href"] for link in links if link["rel"] == "derived_from"] == [kept]
 
 
 def test_a_source_that_is_gone_is_named(tmp_path: Path) -> None:

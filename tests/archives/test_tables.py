@@ -19,6 +19,7 @@ from ccsegformer.archives import tables
 from ccsegformer.archives.item import encode_item, map_item
 from ccsegformer.archives.reference import SceneAsset, SceneReference
 from ccsegformer.archives.tables import write_tables
+from ccsegformer.errors import OutputError
 from tests.archives.stac_schemas import check_stac
 from tests.archives.test_item import CLASSES, PROPERTIES, UTM, write_map
 
@@ -193,6 +194,27 @@ def test_maps_without_a_place_are_in_the_collection_alone(archive: DictStore, tm
     folder = archive.written(tmp_path / "out")
     assert "p" not in pq.read_table(folder / "items.parquet")["id"].to_pylist()
     assert "p" in [item.id for item in pystac.Collection.from_file(folder / "collection.json").get_items()]
+
+
+def test_values_that_are_null_or_empty_in_all_items(tmp_path: Path) -> None:
+    store = DictStore()
+    add_map(store, tmp_path / "maps", "b", Affine(10, 0, 0, 0, -10, 0), "+proj=laea +lat_0=45 +datum=WGS84")
+    item = json.loads(store.objects["scenes/b/b.json"])
+    item["properties"] |= {"ccsegformer:notes": [], "ccsegformer:about": {"none": None}}
+    store.put("scenes/b/b.json", json.dumps(item).encode())
+    write_tables(store)
+    path = store.written(tmp_path / "out") / "items.parquet"
+    assert duckdb.sql(f"""SELECT "proj:code" FROM '{path}'""").fetchall() == [(None,)]
+    assert len(geopandas.read_parquet(path)) == 1
+    assert next(iter(stac_table_to_items(pq.read_table(path))))["id"] == "b"
+
+
+def test_items_of_different_kinds_end_in_one_line(archive: DictStore) -> None:
+    item = json.loads(archive.objects["scenes/b/b.json"])
+    item["properties"]["ccsegformer:window"] = "large"
+    archive.put("scenes/b/b.json", json.dumps(item).encode())
+    with pytest.raises(OutputError, match=r"^items\.parquet: cannot be written, [^\n]*$"):
+        write_tables(archive)
 
 
 def test_an_archive_without_maps_has_no_table_of_items(tmp_path: Path) -> None:

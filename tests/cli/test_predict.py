@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import geopandas
 import numpy as np
 import pyogrio
 import pytest
@@ -42,6 +43,15 @@ def test_a_scene_becomes_a_map(run: Run, model: Path, scene: Path, tmp_path: Pat
     with rasterio.open(scene) as source, rasterio.open(tmp_path / "map.tif") as found:
         assert (found.crs, found.transform, found.shape) == (source.crs, source.transform, source.shape)
         assert found.count == 2
+
+
+def test_a_map_as_geoparquet(run: Run, model: Path, scene: Path, tmp_path: Path) -> None:
+    output = tmp_path / "regions.parquet"
+    done = run("predict", model, scene, "--output", tmp_path / "map.tif", "--polygons", output)
+    assert done.code == 0, done.err
+    assert done.out.split() == [str(tmp_path / "map.tif"), str(output)]
+    found = geopandas.read_parquet(output)
+    assert found.crs == "EPSG:32632" and found["area_m2"].sum() == pytest.approx(6000, rel=2e-3)
 
 
 @pytest.mark.parametrize("name", ["regions.gpkg", "regions.geojson"])

@@ -24,7 +24,12 @@ EXTENSIONS = tuple(
     f"https://stac-extensions.github.io/{name}/schema.json"
     for name in ("classification/v2.0.0", "file/v2.1.0", "processing/v1.1.0", "projection/v2.0.0")
 )
-MEDIA_TYPES = {".tif": pystac.MediaType.COG.value, ".parquet": "application/vnd.apache.parquet"}
+MEDIA_TYPES = {
+    ".tif": pystac.MediaType.COG.value,
+    ".parquet": "application/vnd.apache.parquet",
+    ".xml": pystac.MediaType.XML.value,
+}
+TITLES = {"map": "Label map", "polygons": "Regions of the map", "names": "Class names as GDAL reads them"}
 FINGERPRINT = "ccsegformer:fingerprint"
 DATETIME_FROM = "ccsegformer:datetime_from"
 """Name of the property that tells what an item's date is: only that of an item or of `ACQUISITION` is one of
@@ -51,7 +56,7 @@ def map_item(
 
     Args:
         reference: The scene that was mapped.
-        files: Local paths: `map`, and `polygons` if there are any.
+        files: Local paths: `map`, and if there are any, `polygons` and `names` (the map's `.aux.xml`).
         classes: Classes of the map.
         fingerprint: What identifies the map's model, arguments and source; see `read_fingerprint`.
         properties: Further properties. `datetime` is the time at which the source was last modified (RFC
@@ -75,9 +80,9 @@ def map_item(
             stac_extensions=list(EXTENSIONS),
             collection=COLLECTION_ID,
         )
-        about = {"map": _map_fields(source, classes)}
+        bands = _bands(source, classes)
     for key, path in files.items():
-        item.add_asset(key, _asset(path, about.get(key, {"title": "Regions of the map"})))
+        item.add_asset(key, _asset(key, path, bands if key == "map" else {}))
     item.add_links(list(_links(reference, model)))
     return item
 
@@ -177,16 +182,17 @@ def _bounds(source: DatasetReader) -> list[float]:
     return [float(side) for side in (x.min(), y.min(), x.max(), y.max())]
 
 
-def _map_fields(source: DatasetReader, classes: Classes) -> dict[str, Any]:
+def _bands(source: DatasetReader, classes: Classes) -> dict[str, Any]:
     """Return what the map's asset says of its bands; the classes are the asset's own if it has one band."""
-    bands = [{"name": "class"}, {"name": "confidence", "description": "Probability of the class"}]
-    kind = {"data_type": source.dtypes[0], "nodata": source.nodata and int(source.nodata)}
-    if source.count > 1:
-        bands[1]["description"] += f", from 0 to {np.iinfo(source.dtypes[0]).max - 1} for 1"
-    named = {"classification:classes": _class_objects(classes, kind["nodata"])}
+    kind: dict[str, Any] = {"data_type": source.dtypes[0]}
+    if source.nodata is not None:
+        kind["nodata"] = int(source.nodata)
+    named = {"classification:classes": _class_objects(classes, kind.get("nodata"))}
     if source.count == 1:
-        return {"title": "Label map", "bands": bands[:1], **kind, **named}
-    return {"title": "Label map", "bands": [bands[0] | named, bands[1]], **kind}
+        return kind | named | {"bands": [{"name": "class"}]}
+    largest = np.iinfo(source.dtypes[0]).max - 1
+    confidence = {"name": "confidence", "description": f"Probability of the class, from 0 to {largest} for 1"}
+    return kind | {"bands": [{"name": "class"} | named, confidence]}
 
 
 def _class_objects(classes: Classes, nodata: int | None) -> list[dict[str, Any]]:
@@ -203,17 +209,16 @@ def _class_objects(classes: Classes, nodata: int | None) -> list[dict[str, Any]]
     return found
 
 
-def _asset(path: Path, fields: dict[str, Any]) -> pystac.Asset:
+def _asset(key: str, path: Path, fields: dict[str, Any]) -> pystac.Asset:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    about = {key: value for key, value in fields.items() if key != "title"}
     return pystac.Asset(
         href=f"./{path.name}",
-        title=fields["title"],
+        title=TITLES.get(key),
         media_type=MEDIA_TYPES.get(path.suffix.lower()),
-        roles=["data"],
+        roles=["metadata" if key == "names" else "data"],
         # A multihash: 0x12 is SHA2-256, 0x20 its length in bytes.
-        extra_fields=about | {"file:checksum": f"1220{digest}", "file:size": path.stat().st_size},
+        extra_fields=fields | {"file:checksum": f"1220{digest}", "file:size": path.stat().st_size},
     )
 
 
@@ -221,8 +226,14 @@ def _links(reference: SceneReference, model: str | None) -> Iterator[pystac.Link
     for relation in ("collection", "parent", "root"):
         yield pystac.Link(relation, "../../collection.json", media_type=pystac.MediaType.JSON)
     if reference.item:
-        yield pystac.Link("derived_from", reference.item, media_type=pystac.MediaType.GEOJSON)
+        yield pystac.Link("derived_from", _unsigned(reference.item), media_type=pystac.MediaType.GEOJSON)
     else:
-        yield from (pystac.Link("derived_from", asset.href) for asset in reference.assets)
+        yield from (pystac.Link("derived_from", _unsigned(asset.href)) for asset in reference.assets)
     if model:
         yield pystac.Link("derived_from", model, media_type=pystac.MediaType.GEOJSON, title="Model")
+
+
+def _unsigned(href: str) -> str:
+    """Return an address without its query if that holds a signature, which is secret and soon expires."""
+    address, _, query = href.partition("?")
+    return address if "://" in href and re.search(r"(^|[&-])sig(nature)?=", query, re.IGNORECASE) else href

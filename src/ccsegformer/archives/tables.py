@@ -12,6 +12,7 @@ from stac_geoparquet.arrow import parse_stac_ndjson_to_parquet
 
 from ccsegformer.archives._collection import COLLECTION, ITEMS, Overview, collection_of
 from ccsegformer.archives.item import COLLECTION_ID, parse_object, read_fingerprint
+from ccsegformer.errors import OutputError
 
 FAILED = "failed.parquet"
 ITEM_BATCH = 1000
@@ -48,7 +49,7 @@ def write_tables(store: Shelf) -> None:
     all. Damaged items are left out of both.
 
     Raises:
-        OutputError: a table cannot be written.
+        OutputError: a table cannot be written, for instance as two items have values of different types.
     """
     overview = Overview()
     with tempfile.TemporaryDirectory() as folder:
@@ -56,18 +57,24 @@ def write_tables(store: Shelf) -> None:
         placed = _write_lines(lines, _read_items(store), overview)
         collection = collection_of(overview, placed > 0)
         if placed:
-            parse_stac_ndjson_to_parquet(
-                lines,
-                table,
-                chunk_size=ITEM_BATCH,
-                collections={COLLECTION_ID: collection | {"links": []}},
-                compression="zstd",
-            )
+            _write_items(lines, table, collection)
             store.put_file(ITEMS, table)
         else:
             store.delete(ITEMS)
     store.put(FAILED, _failures(store))
     store.put(COLLECTION, json.dumps(collection, indent=2, ensure_ascii=False).encode() + b"\n")
+
+
+def _write_items(lines: Path, table: Path, collection: dict[str, Any]) -> None:
+    """Write items as stac-geoparquet, in two passes over their lines: for the schema, then for the rows."""
+    collections = {COLLECTION_ID: collection | {"links": []}}
+    try:
+        parse_stac_ndjson_to_parquet(
+            lines, table, chunk_size=ITEM_BATCH, collections=collections, compression="zstd"
+        )
+    except pa.ArrowException as error:
+        reason = " ".join(str(error).split())
+        raise OutputError(f"{ITEMS}: cannot be written, as the items differ in kind: {reason}") from error
 
 
 def _scene_names(store: Shelf, prefix: str) -> list[str]:
