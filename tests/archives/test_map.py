@@ -219,6 +219,9 @@ def test_a_server_that_fails_is_asked_again_but_not_for_what_it_does_not_have(
     assert results["missing"].attempts == 1
     assert "missing.tif" in results["missing"].reason
     assert len(handler.asked) > 3
+    item = pystac.Item.from_file(tmp_path / "maps/scenes/s0/s0.json")
+    assert item.datetime.timestamp() == int((scenes / "s0.tif").stat().st_mtime)
+    assert item.properties["ccsegformer:datetime_from"] == "modification"
 
 
 def test_a_model_that_cannot_be_opened_ends_the_run_in_one_line(scenes, tmp_path):
@@ -259,7 +262,7 @@ def test_the_command_maps_and_tells_the_status(model, scenes, tmp_path):
     assert status.stdout == f"{SCENES} scenes: {SCENES} mapped, 0 unfinished, 0 failed, 0 not begun\n"
     broken = tmp_path / "broken.tif"
     broken.write_bytes(b"II*\0")
-    command[4] = str(broken)
+    command[5] = str(broken)
     run = subprocess.run([*command, str(output), *options], capture_output=True, text=True)
     assert run.returncode == 1
     assert run.stderr.splitlines()[-1] == "ccsegformer: error: 1 of the scenes failed: broken"

@@ -29,6 +29,7 @@ from ccsegformer.labelling.loading import open_segmenter
 from ccsegformer.labelling.scene import SceneMap, predict_scene
 from ccsegformer.raster._areas import map_geometry
 from ccsegformer.raster.read import is_over_network, open_raster
+from ccsegformer.raster.remote import remote_modified
 
 PERMANENT = ("401", "403", "404", "410", "No such key", "does not exist")
 """In a server's answer: trying again does not help."""
@@ -88,8 +89,9 @@ class SceneMapper(NamedTuple):
         if self.job.polygons:
             files["polygons"] = folder / f"{scene.name}.parquet"
         done = self._predict(scene, folder, files)
+        files["names"] = folder / f"{scene.name}.tif.aux.xml"
         area = _area_km2(files["map"])
-        properties = self._properties(done, area)
+        properties = self._properties(done, area) | _modified(scene)
         item = map_item(scene, files, self.classes, fingerprint=fingerprint, properties=properties)
         if self.store.local("") is None:
             for file in files.values():
@@ -195,6 +197,14 @@ def _comes_back(error: Exception, scene: SceneReference) -> bool:
 def _one_line(error: Exception) -> str:
     text = " ".join(str(error).split())
     return text if isinstance(error, CCSegformerError) else f"{type(error).__name__}: {text}"
+
+
+def _modified(scene: SceneReference) -> dict[str, str]:
+    """Return when a file on a server was modified, if the server says."""
+    if not is_over_network(scene.assets[0].href):
+        return {}
+    modified = remote_modified(scene.assets[0].href)
+    return {"datetime": modified.isoformat()} if modified else {}
 
 
 def _area_km2(label_map: Path) -> float:

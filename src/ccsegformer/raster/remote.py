@@ -5,7 +5,10 @@ GDAL reads them. Object stores are asked for their state, and written to, by obs
 
 import os
 import re
+from contextlib import suppress
+from datetime import datetime
 from email.message import Message
+from email.utils import parsedate_to_datetime
 from functools import cache
 from http.client import HTTPException
 from typing import Any
@@ -32,19 +35,33 @@ def remote_state(path: str) -> dict[str, Any]:
     Raises:
         DataError: the file does not exist, or the server fails.
     """
-    address = re.sub("^/vsi[a-z0-9]+/", lambda prefix: FILE_SYSTEMS.get(prefix[0], prefix[0]), path)
-    if re.match("https?://", address):
-        return _state(_headers(path, address))
-    if re.match("(s3|gs|az)://", address):
-        return _state(_object(path, address))
-    return {}
-
-
-def _state(about: Message | dict[str, Any]) -> dict[str, Any]:
+    about = _about(path)
     if (etag := about.get("ETag")) and not etag.startswith("W/"):
         return {"etag": etag}
     found = {"size": about.get("Content-Length"), "modified": about.get("Last-Modified")}
     return {name: str(value) for name, value in found.items() if value is not None}
+
+
+def remote_modified(path: str) -> datetime | None:
+    """Return when a file on a server was modified, if the server says.
+
+    Raises:
+        DataError: as `remote_state`.
+    """
+    modified = _about(path).get("Last-Modified")
+    if modified is None or isinstance(modified, datetime):
+        return modified
+    with suppress(ValueError):
+        return parsedate_to_datetime(modified)
+    return None
+
+
+def _about(path: str) -> Message | dict[str, Any]:
+    """Ask a server about a file, under the names of HTTP's headers."""
+    address = re.sub("^/vsi[a-z0-9]+/", lambda prefix: FILE_SYSTEMS.get(prefix[0], prefix[0]), path)
+    if re.match("https?://", address):
+        return _headers(path, address)
+    return _object(path, address) if re.match("(s3|gs|az)://", address) else {}
 
 
 def _headers(path: str, address: str) -> Message | dict[str, Any]:
