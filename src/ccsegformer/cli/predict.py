@@ -105,10 +105,10 @@ def predict(
     from ccsegformer.labelling.preprocess import given_preprocessing
 
     named = read_class_file(classes) if classes else None
-    opened, found = load_engine(model, engine, precision, classes=named)
+    preprocessing = None
     if mean is not None and std is not None:
         preprocessing = given_preprocessing(_numbers(mean, "--mean"), _numbers(std, "--std"))
-        opened = opened.with_preprocessing(preprocessing)
+    opened, found = load_engine(model, engine, precision, classes=named, preprocessing=preprocessing)
     numbers = None if bands is None else tuple(_numbers(bands, "--bands", int))
     failed: list[CCSegformerError] = []
     said = f"engine: {opened.describe()}{f' ({opened.note})' if opened.note else ''}"
