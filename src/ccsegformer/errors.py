@@ -20,6 +20,7 @@ EXTRA_OF = {
     "ray": "ray",
     "shapely": "geo",
     "stac_geoparquet": "archive",
+    "stac_model": "export",
     "tensorboard": "train",
 }
 """The extra in pyproject.toml that installs each optional package."""

@@ -21,7 +21,9 @@ RecipeArgument = Annotated[
 ModelArgument = Annotated[
     str,
     typer.Argument(
-        help="Model folder, hub name, or file: NAME.onnx, NAME.xml or NAME.pt2.", show_default=False
+        help="Model folder, hub name, or file: NAME.onnx, NAME.xml, NAME.pt2, "
+        "or NAME.json, the STAC item of one.",
+        show_default=False,
     ),
 ]
 AttentionOption = Annotated[

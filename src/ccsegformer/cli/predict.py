@@ -81,9 +81,7 @@ def predict(
     from ccsegformer.labelling.loading import load_engine
 
     named = read_class_file(classes) if classes else None
-    opened, found = load_engine(model, engine, precision, classes=named)
-    if preprocessing is not None:
-        opened = opened.with_preprocessing(preprocessing)
+    opened, found = load_engine(model, engine, precision, classes=named, preprocessing=preprocessing)
     failed: list[CCSegformerError] = []
     said = f"engine: {opened.describe()}{f' ({opened.note})' if opened.note else ''}"
     try:

@@ -59,6 +59,7 @@ class Engine:
         config: configuration of a SegFormer of this package; None for other networks.
         side_step: sides of the input must be multiples of this.
         fixed_size: the only height and width that the network takes, if it takes only one.
+        band_names: names of the bands that the network takes, in its order; () if unknown.
         note: why this is not the engine of first choice; "" if it is.
     """
 
@@ -72,6 +73,7 @@ class Engine:
     config: CrissCrossSegformerConfig | None = None
     side_step: int = 1
     fixed_size: tuple[int, int] | None = None
+    band_names: tuple[str, ...] = ()
     note: str = ""
 
     @torch.inference_mode()

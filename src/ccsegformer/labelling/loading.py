@@ -14,6 +14,14 @@ from ccsegformer.data.pixels import IMAGE_MEAN, IMAGE_STD, BandStatistics
 from ccsegformer.errors import CheckpointError, DataError
 from ccsegformer.labelling.engine import ANY_SIZE, Engine, EngineName, Precision, Segmenter, open_engine
 from ccsegformer.labelling.model_files import is_model_file, open_model_file
+from ccsegformer.labelling.model_item import (
+    band_names_of,
+    classes_of_item,
+    is_model_item,
+    model_file_of,
+    preprocessing_of_item,
+    read_model_item,
+)
 from ccsegformer.labelling.preprocess import Preprocessing
 from ccsegformer.models import CrissCrossSegformerForSemanticSegmentation, load_trained
 
@@ -58,6 +66,7 @@ def load_engine(
     precision: Precision | None = None,
     *,
     classes: Classes | None = None,
+    preprocessing: Preprocessing | None = None,
     device: str | torch.device | None = None,
 ) -> tuple[Engine, Classes]:
     """Open the engine for a trained model, with its classes.
@@ -65,9 +74,11 @@ def load_engine(
     Args:
         name_or_path: folder or name on the hub, of a SegFormer or of another of transformers' models for
             semantic segmentation (safetensors only), whose image processor says how images are normalised; or
-            an .onnx, .xml or .pt2 file, see `open_model_file`.
+            an .onnx, .xml or .pt2 file, see `open_model_file`; or the STAC item of one, NAME.json, whose
+            bands, normalisation and classes are taken.
         engine, precision: see `open_engine`.
         classes: by default those that the model names.
+        preprocessing: by default what the model says.
         device: by default CUDA if there is a GPU, else the CPU; model files run on the CPU.
 
     Raises:
@@ -75,6 +86,20 @@ def load_engine(
         DataError: the classes are unknown, wrong, or not one for each of the model's.
         EngineError: the engine cannot run the model.
     """
+    if is_model_item(name_or_path):
+        return _open_item(name_or_path, engine, precision, classes, preprocessing)
+    opened, found = _open_model(name_or_path, engine, precision, classes, device)
+    return (opened if preprocessing is None else opened.with_preprocessing(preprocessing)), found
+
+
+def _open_model(
+    name_or_path: str | Path,
+    engine: EngineName | None,
+    precision: Precision | None,
+    classes: Classes | None,
+    device: str | torch.device | None,
+) -> tuple[Engine, Classes]:
+    """Open a model that is no item."""
     if is_model_file(name_or_path):
         opened, named = open_model_file(name_or_path, engine, precision)
         return _with_classes(opened, classes, named, name_or_path)
@@ -91,6 +116,29 @@ def load_engine(
     opened = opened.with_preprocessing(preprocessing)
     named = _classes_beside(classes, name_or_path, foreign.config)
     return _with_classes(opened, classes, named, name_or_path)
+
+
+def _open_item(
+    path: str | Path,
+    engine: EngineName | None,
+    precision: Precision | None,
+    classes: Classes | None,
+    preprocessing: Preprocessing | None,
+) -> tuple[Engine, Classes]:
+    """Open the model file of an item, as the item says."""
+    item = read_model_item(path)
+    names = band_names_of(item, path)
+    opened, own = open_model_file(model_file_of(item, path), engine, precision)
+    if preprocessing is None:
+        preprocessing = preprocessing_of_item(item, path, opened.preprocessing.channels)
+    opened = replace(opened.with_preprocessing(preprocessing), band_names=names)
+    named = own
+    try:
+        named = classes_of_item(item, path, own.ignore_index if own else None) or own
+    except DataError:
+        if classes is None:
+            raise
+    return _with_classes(opened, classes, named, path)
 
 
 def open_segmenter(

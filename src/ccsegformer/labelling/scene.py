@@ -20,6 +20,7 @@ from ccsegformer.files import check_writable
 from ccsegformer.labelling.budget import MEMORY, SMALLEST_WINDOW, choose_window
 from ccsegformer.labelling.engine import Engine, EngineName, Precision, Segmenter
 from ccsegformer.labelling.loading import open_segmenter
+from ccsegformer.labelling.model_item import bands_by_name
 from ccsegformer.labelling.preprocess import Preprocessing
 from ccsegformer.labelling.windows import (
     STEP,
@@ -121,7 +122,7 @@ def predict_scene(
         check_writable(written)
     with open_raster(path) as source:
         _keep_scene(source, [output] if polygons is None else [output, Path(polygons)])
-        chosen = _choose_bands(bands, source, path)
+        chosen = _choose_bands(bands, opened.band_names, source, path)
         dtype, size = pixel_dtype(source, chosen), source.shape
         count = source.count
         alpha = alpha_note(source, path) if bands is None else None
@@ -213,13 +214,23 @@ def _resumed(run: _Run, classes: Classes) -> _Run:
     return run
 
 
-def _choose_bands(bands: tuple[int, ...] | None, source: DatasetReader, path: str | Path) -> tuple[int, ...]:
-    """Check the wanted bands, which may be alpha; by default all but alpha."""
+def _choose_bands(
+    bands: tuple[int, ...] | None, names: tuple[str, ...], source: DatasetReader, path: str | Path
+) -> tuple[int, ...]:
+    """Check the wanted bands, which may be alpha; by default those of the model's names, or all but alpha."""
     for band in bands or ():
         if band not in source.indexes:
             numbers = ", ".join(map(str, source.indexes))
             raise DataError(f"{path}: has no band {band}; its bands are {numbers}")
-    return tuple(image_bands(source)) if bands is None else bands
+    if bands is not None:
+        return bands
+    found, every = bands_by_name(names, source.descriptions), tuple(image_bands(source))
+    if names and not found and len(every) != len(names):
+        raise DataError(
+            f"{path}: {len(every)} bands for a model of {len(names)}, {', '.join(names)}: choose them, in "
+            "this order, with --bands"
+        )
+    return found or every
 
 
 def _write(
