@@ -6,7 +6,17 @@ import sys
 import typer
 
 from ccsegformer import __version__
-from ccsegformer.cli import benchmark, compare, data, demo, evaluate, export, predict, train
+from ccsegformer.cli import (
+    benchmark,
+    compare,
+    convert_checkpoint,
+    data,
+    demo,
+    evaluate,
+    export,
+    predict,
+    train,
+)
 from ccsegformer.errors import CCSegformerError, optional_imports
 
 app = typer.Typer(
@@ -24,6 +34,7 @@ for command in (
     predict.predict,
     export.export,
     compare.compare,
+    convert_checkpoint.convert_checkpoint,
     demo.demo,
 ):
     app.command()(command)
