@@ -26,8 +26,8 @@ _PLAIN_NUMPY: list[Any] = [
     *(
         (function, f"numpy.{core}.multiarray.{name}")
         for name, function in (
-            ("scalar", np._core.multiarray.scalar),
-            ("_reconstruct", np._core.multiarray._reconstruct),
+            ("scalar", np.float64(0).__reduce__()[0]),
+            ("_reconstruct", np.zeros(0).__reduce__()[0]),
         )
         for core in ("core", "_core")
     ),
