@@ -79,3 +79,24 @@ def written_aside(path: str | Path, companions: Sequence[str] = ()) -> Iterator[
                 left.unlink()
     except OSError as error:
         raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+@contextmanager
+def folder_written_aside(path: str | Path) -> Iterator[Path]:
+    """Yield a new folder next to `path`; rename it to `path` on success, delete it on failure.
+
+    Raises:
+        OutputError: `path` exists and is no empty folder, or an OSError in the `with` block.
+    """
+    path = Path(path).absolute()
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise OutputError(f"{path}: exists; choose another folder")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        partial.replace(path)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

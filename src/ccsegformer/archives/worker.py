@@ -25,7 +25,8 @@ from ccsegformer.archives.store import Store, open_store
 from ccsegformer.data.labels import Classes
 from ccsegformer.errors import CCSegformerError, DataError, EngineError, OutputError
 from ccsegformer.labelling.engine import Engine
-from ccsegformer.labelling.loading import open_segmenter
+from ccsegformer.labelling.loading import load_engine, open_segmenter
+from ccsegformer.labelling.model_item import is_model_item
 from ccsegformer.labelling.scene import SceneMap, predict_scene
 from ccsegformer.raster._areas import map_geometry
 from ccsegformer.raster.read import is_over_network, open_raster
@@ -33,6 +34,8 @@ from ccsegformer.raster.remote import remote_modified
 
 PERMANENT = ("401", "403", "404", "410", "No such key", "does not exist")
 """In a server's answer: trying again does not help."""
+SOURCE = ".source"
+"""Folder for the file that makes one raster of a scene's assets, beside the map while it is at work."""
 
 
 class SceneMapper(NamedTuple):
@@ -92,12 +95,17 @@ class SceneMapper(NamedTuple):
         files["names"] = folder / f"{scene.name}.tif.aux.xml"
         area = _area_km2(files["map"])
         properties = self._properties(done, area) | _modified(scene)
-        item = map_item(scene, files, self.classes, fingerprint=fingerprint, properties=properties)
+        name = _model_name(self.job.model)
+        model = name if is_model_item(name) else None
+        item = map_item(
+            scene, files, self.classes, fingerprint=fingerprint, properties=properties, model=model
+        )
         if self.store.local("") is None:
             for file in files.values():
                 self.store.put_file(f"scenes/{scene.name}/{file.name}", file)
             shutil.rmtree(folder)
         self.store.put(key, encode_item(item))
+        shutil.rmtree(folder / SOURCE, ignore_errors=True)
         self.store.delete(failure_key(scene.name))
         write_log(self.store, scene, "mapped", window=done.window, notes=done.notes)
         return SceneResult(scene, "mapped", self.store.href(key), area_km2=area, notes=done.notes)
@@ -106,7 +114,7 @@ class SceneMapper(NamedTuple):
         job = self.job
         return predict_scene(
             self.engine,
-            opened_as_one(scene, folder),
+            opened_as_one(scene, folder / SOURCE),
             files["map"],
             classes=self.classes,
             bands=job.bands,
@@ -145,9 +153,13 @@ def open_mapper(job: ArchiveJob) -> SceneMapper:
         CheckpointError, DataError, EngineError: as `load_engine`.
         OutputError: the output is not a place to write to.
     """
-    engine, classes = open_segmenter(job.model, job.classes, job.engine, job.precision)
-    if job.preprocessing is not None:
-        engine = engine.with_preprocessing(job.preprocessing)
+    if isinstance(job.model, str):
+        engine, classes = load_engine(
+            job.model, job.engine, job.precision, classes=job.classes, preprocessing=job.preprocessing
+        )
+    else:
+        engine, classes = open_segmenter(job.model, job.classes, job.engine, job.precision)
+        engine = engine.with_preprocessing(job.preprocessing or engine.preprocessing)
     if engine.digest is None:
         raise EngineError(
             f"{_model_name(job.model)}: has hooks, so later runs cannot recognise its maps; save it without"

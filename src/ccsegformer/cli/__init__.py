@@ -6,7 +6,18 @@ import sys
 import typer
 
 from ccsegformer import __version__
-from ccsegformer.cli import benchmark, compare, data, demo, evaluate, export, map, predict, train
+from ccsegformer.cli import (
+    benchmark,
+    compare,
+    convert_checkpoint,
+    data,
+    demo,
+    evaluate,
+    export,
+    map,
+    predict,
+    train,
+)
 from ccsegformer.errors import CCSegformerError, optional_imports
 
 app = typer.Typer(
@@ -25,6 +36,7 @@ for command in (
     map.map,
     export.export,
     compare.compare,
+    convert_checkpoint.convert_checkpoint,
     demo.demo,
 ):
     app.command()(command)

@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
@@ -31,6 +32,9 @@ _CONFIG_KEYS = (
     {field.name for field in dataclasses.fields(CrissCrossSegformerConfig)}
     - {field.name for field in dataclasses.fields(PretrainedConfig)}
 ) | {"num_labels", "id2label", "label2id"}
+
+PICKLED = (".pth", ".pt", ".bin", ".ckpt")
+"""Suffixes of checkpoints that PyTorch has pickled."""
 
 CLASSIFIER = ("decode_head.classifier.bias", "decode_head.classifier.weight")
 
@@ -146,6 +150,11 @@ def saved_config(name_or_path: Any, location: dict[str, Any]) -> dict[str, Any]:
     Raises:
         CheckpointError: There is no configuration, it is not JSON, or it is of another architecture.
     """
+    if str(name_or_path).endswith(PICKLED) and Path(name_or_path).is_file():
+        raise CheckpointError(
+            f"{name_or_path}: a pickled checkpoint; make it a folder with `ccsegformer convert-checkpoint "
+            f"{name_or_path} --output DIR`, and give that"
+        )
     try:
         saved, _ = PretrainedConfig.get_config_dict(name_or_path, **location)
     except (OSError, ValueError) as error:
