@@ -1,5 +1,6 @@
 """A package that is not installed ends in one line that names the extra."""
 
+import re
 import sys
 import tomllib
 from pathlib import Path
@@ -17,8 +18,8 @@ PYPROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_te
 def test_the_table_is_that_of_the_extras() -> None:
     extras = PYPROJECT["optional-dependencies"]
     listed = {
-        requirement.partition(">=")[0]: extra
-        for extra in ("train", "geo", "lab", "export")
+        re.split(r"\[|>=", requirement)[0].replace("-", "_"): extra
+        for extra in ("train", "geo", "lab", "export", "archive", "ray")
         for requirement in extras[extra]
         if not requirement.startswith("ccsegformer[")
     }
