@@ -12,7 +12,7 @@ from torch import nn
 
 from ccsegformer.data.labels import Classes
 from ccsegformer.errors import CCSegformerError
-from ccsegformer.labelling.loading import load_engine
+from ccsegformer.labelling.loading import load_engine, open_segmenter
 from ccsegformer.labelling.model_item import bands_by_name
 from ccsegformer.labelling.preprocess import Preprocessing, given_preprocessing
 
@@ -193,6 +193,7 @@ def test_arguments_replace_what_cannot_be_followed(item: Callable[..., Path]) ->
     classes, own = Classes(("x", "y", "z")), given_preprocessing([1, 2], [3, 4])
     engine, found = load_engine(item(change), classes=classes, preprocessing=own)
     assert (found, engine.preprocessing) == (classes, own)
+    assert open_segmenter(item(change), classes, preprocessing=own)[0].preprocessing == own
 
 
 def test_a_downloaded_file_and_its_checksum(item: Callable[..., Path], network: Path) -> None:

@@ -146,6 +146,7 @@ def open_segmenter(
     classes: Classes | None = None,
     engine: EngineName | None = None,
     precision: Precision | None = None,
+    preprocessing: Preprocessing | None = None,
 ) -> tuple[Engine, Classes]:
     """Open the engine for a model, given by name or as an object, with its classes.
 
@@ -153,8 +154,10 @@ def open_segmenter(
         DataError, CheckpointError, EngineError: as `load_engine`.
     """
     if isinstance(model, str | Path):
-        return load_engine(model, engine, precision, classes=classes)
+        return load_engine(model, engine, precision, classes=classes, preprocessing=preprocessing)
     opened, name = open_engine(model, engine, precision), type(model).__name__
+    if preprocessing is not None:
+        opened = opened.with_preprocessing(preprocessing)
     config = opened.config if isinstance(model, Engine) else getattr(model, "config", None)
     named = _classes_beside(classes, "", config) if hasattr(config, "id2label") else None
     return _with_classes(opened, classes, named, name)

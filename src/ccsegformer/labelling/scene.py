@@ -86,14 +86,15 @@ def predict_scene(
     Args:
         model: any segmenter, in any mode: a model of this package or of transformers, another module, or a
             function from normalised pixels (batch, bands, H, W) to logits (batch, K, h, w) of any resolution;
-            the name or path of a trained model; an .onnx, .xml or .pt2 file; or an open engine. A function
-            cannot be recognised when it is run again, so its runs start from the beginning.
+            the name or path of a trained model; an .onnx, .xml or .pt2 file, or a STAC item of one; or an
+            open engine. A function cannot be recognised when it is run again, so its runs start afresh.
         path: anything that GDAL opens: a file, `/vsicurl/https://...`, `s3://...`.
         output: GeoTIFF to write; an existing one is replaced.
         classes: class names and colours; by default those that the model names.
         preprocessing: bands and normalisation that the model expects; by default what the model says, else
             8-bit RGB by ImageNet's statistics.
-        bands: numbers, from 1, of the scene's bands to use, in the model's order; by default all but alpha.
+        bands: numbers, from 1, of the scene's bands to use, in the model's order; by default those that
+            an item names, if the scene does too, else all but alpha.
         window: side of the square that the network sees, in pixels, at least 32; by default the fastest that
             fits into `memory`, see `budget`, and halved whenever the device runs out of memory.
         overlap: overlap of neighbouring windows in pixels, at most half a window; by default 128, or a
@@ -115,9 +116,7 @@ def predict_scene(
         EngineError: the engine cannot run the model, or the logits of a window are not finite.
     """
     output = Path(output)
-    opened, classes = open_segmenter(model, classes, engine, precision)
-    if preprocessing is not None:
-        opened = opened.with_preprocessing(preprocessing)
+    opened, classes = open_segmenter(model, classes, engine, precision, preprocessing)
     for written in [output] if polygons is None else [output, Path(polygons)]:
         check_writable(written)
     with open_raster(path) as source:
