@@ -105,6 +105,13 @@ def test_what_is_not_in_chunks_makes_the_window_smaller_and_a_device_larger():
     assert window_for_memory(config, 10**10, on_cpu=False, in_chunks=False) == LARGEST_WINDOW
 
 
+def test_models_of_two_stages_have_a_window():
+    config = CrissCrossSegformerConfig(
+        num_encoder_blocks=2, depths=[1, 1], hidden_sizes=[8, 16], sr_ratios=[2, 1], attention="efficient"
+    )
+    assert window_for_memory(config, 4 * 10**9) >= SMALLEST_WINDOW
+
+
 def test_too_little_memory_is_refused():
     with pytest.raises(CCSegformerError, match="memory 500 MB"):
         window_for_memory(CrissCrossSegformerConfig.mit("b0"), 500_000_000)

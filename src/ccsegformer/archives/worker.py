@@ -94,7 +94,7 @@ class SceneMapper(NamedTuple):
         done = self._predict(scene, folder, files)
         files["names"] = folder / f"{scene.name}.tif.aux.xml"
         area = _area_km2(files["map"])
-        properties = self._properties(done, area) | _modified(scene)
+        properties = self._properties(done, area) | _source_date(scene)
         name = _model_name(self.job.model)
         model = name if is_model_item(name) else None
         item = map_item(
@@ -211,7 +211,7 @@ def _one_line(error: Exception) -> str:
     return text if isinstance(error, CCSegformerError) else f"{type(error).__name__}: {text}"
 
 
-def _modified(scene: SceneReference) -> dict[str, str]:
+def _source_date(scene: SceneReference) -> dict[str, str]:
     """Return when a file on a server was modified, if the server says."""
     if not is_over_network(scene.assets[0].href):
         return {}

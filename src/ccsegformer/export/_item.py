@@ -61,7 +61,7 @@ def write_model_item(
         from stac_model.schema import MLModelExtension
     item = pystac.Item(
         id=Path(path).stem,
-        geometry={"type": "Polygon", "coordinates": [_ring(*WORLD)]},
+        geometry={"type": "Polygon", "coordinates": [_world_ring(*WORLD)]},
         bbox=WORLD,
         datetime=None,
         start_datetime=datetime(1900, 1, 1, tzinfo=UTC),
@@ -69,7 +69,7 @@ def write_model_item(
         properties={},
     )
     MLModelExtension.ext(item, add_if_missing=True).apply(_described_model(model, classes, path, format))
-    asset = _asset(Path(path), band_names(model.config), format)
+    asset = _model_asset(Path(path), band_names(model.config), format)
     item.add_asset("model", asset)
     content = Path(path).read_bytes()
     checksum = f"1220{hashlib.sha256(content).hexdigest()}"  # as a multihash
@@ -86,11 +86,11 @@ def band_names(config: CrissCrossSegformerConfig) -> list[str]:
     return [f"band_{number}" for number in range(1, config.num_channels + 1)]
 
 
-def _ring(west: float, south: float, east: float, north: float) -> list[list[float]]:
+def _world_ring(west: float, south: float, east: float, north: float) -> list[list[float]]:
     return [[west, south], [east, south], [east, north], [west, north], [west, south]]
 
 
-def _asset(path: Path, bands: list[str], format: Format) -> "pystac.Asset":
+def _model_asset(path: Path, bands: list[str], format: Format) -> "pystac.Asset":
     import pystac
 
     framework, _, artifact = FRAMEWORKS[format]

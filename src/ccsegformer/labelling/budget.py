@@ -100,11 +100,11 @@ def window_memory(
     maps = copies * config.hidden_sizes[0] / 16
     maps += sum(width / 4 ** (stage + 2) for stage, width in enumerate(config.hidden_sizes))
     logits = 4 * config.num_labels / 16
-    inner = [width * ratio for width, ratio in zip(config.hidden_sizes, config.mlp_ratios, strict=True)]
+    inner = [width * ratio for width, ratio in zip(config.hidden_sizes, config.mlp_ratios, strict=False)]
     wide = pixels * max(3 * inner[0], 4 * config.decoder_hidden_size) / 16
     if in_chunks:
         wide = max(wide / GRAPH_CHUNKS, SMALLEST_CHUNKS)
-        per_block = zip(config.depths, inner, strict=True)
+        per_block = zip(config.depths, inner, strict=False)
         weighed = sum(depth * width / 4 ** (stage + 2) for stage, (depth, width) in enumerate(per_block))
         wide += pixels * (weighed + config.decoder_hidden_size / 16) / VALUES_A_WEIGHT
     # One window in use, one read ahead and one being read, float32 unless 8 bits; and the network's input.

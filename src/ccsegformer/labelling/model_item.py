@@ -304,20 +304,20 @@ def _affine(scaling: _Scaling, path: str | Path) -> tuple[float, float]:
         if kind is None:
             return 0.0, 1.0
         if kind == "z-score":
-            return _number(scaling, "mean"), _number(scaling, "stddev")
+            return _finite_number(scaling, "mean"), _finite_number(scaling, "stddev")
         if kind == "min-max":
-            least = _number(scaling, "minimum")
-            return least, _number(scaling, "maximum") - least
+            least = _finite_number(scaling, "minimum")
+            return least, _finite_number(scaling, "maximum") - least
         if kind == "offset":
-            return _number(scaling, "value"), 1.0
+            return _finite_number(scaling, "value"), 1.0
         if kind == "scale":
-            return 0.0, _number(scaling, "value")
+            return 0.0, _finite_number(scaling, "value")
     except LookupError as error:
         raise DataError(f"{path}: mlm:input: value_scaling {kind} lacks {error.args[0]}") from None
     _refuse(path, f"value_scaling {kind}")
 
 
-def _number(scaling: _Scaling, key: str) -> float:
+def _finite_number(scaling: _Scaling, key: str) -> float:
     number: float | None = getattr(scaling, key)
     if number is None:
         raise LookupError(key)

@@ -129,10 +129,10 @@ def convert_original(
             head that SegFormer does not have, such as mmsegmentation's; a tensor is missing, unknown or
             misshapen; or the names do not match the classes.
     """
-    content = _read(path)
+    content = _read_file(path)
     weights = _state_dict(content, path)
     unused = [name for name in weights if _is_unused(name, weights, encoder_only)]
-    placed = _place({name: weights[name] for name in weights if name not in unused}, path)
+    placed = _find_places({name: weights[name] for name in weights if name not in unused}, path)
     size, values = _recognise(placed, path)
     has_head = any(name.startswith("decode_head.") for name in placed)
     if has_head:
@@ -156,7 +156,7 @@ def convert_original(
     return ConvertedCheckpoint(model.eval(), size, has_head, bool(names), tuple(used), tuple(sorted(unused)))
 
 
-def _read(path: str | Path) -> Any:
+def _read_file(path: str | Path) -> Any:
     """Read a pickled file without calling code that it names."""
     try:
         Path(path).open("rb").close()  # for its own messages; a damaged archive is an OSError as well
@@ -212,7 +212,7 @@ def _is_unused(name: str, weights: Mapping[str, Tensor], encoder_only: bool) -> 
     return second or bool(_UNUSED.fullmatch(name)) or (encoder_only and name.startswith("decode_head."))
 
 
-def _place(weights: Mapping[str, Tensor], path: str | Path) -> dict[str, _Placed]:
+def _find_places(weights: Mapping[str, Tensor], path: str | Path) -> dict[str, _Placed]:
     """Give each tensor the name, or the names for its parts, that it has in the model."""
     targets = {name: _own_names(name) for name in weights}
     if not any(name.startswith("segformer.") for found in targets.values() for name in found):

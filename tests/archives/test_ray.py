@@ -1,0 +1,67 @@
+"""A cluster of two nodes on this machine maps an archive to the same bytes, also when an actor is killed."""
+
+import os
+import signal
+import threading
+import time
+
+import psutil
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from ccsegformer.archives.run import map_scenes
+from ccsegformer.errors import CCSegformerError, CheckpointError
+from tests.archives.test_map import contents, mapped, model, scenes, whole  # noqa: F401
+
+
+@pytest.fixture(scope="module")
+def address():
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    cluster.add_node(num_cpus=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield cluster.address
+    ray.shutdown()
+    cluster.shutdown()
+
+
+def test_a_cluster_writes_the_same_bytes(address, model, scenes, whole, tmp_path):  # noqa: F811
+    output = tmp_path / "maps"
+    results = mapped(model, scenes, output, address=address, workers=2, polygons=True)
+    assert {result.status for result in results.values()} == {"mapped"}
+    assert contents(output) == contents(whole)
+
+
+def test_a_killed_actor_loses_nothing(address, model, scenes, whole, tmp_path):  # noqa: F811
+    output, killed = tmp_path / "maps", []
+
+    def kill_one() -> None:
+        deadline = time.monotonic() + 60
+        while not killed and time.monotonic() < deadline:
+            for process in psutil.process_iter(["name"]):
+                if (process.info["name"] or "").startswith("ray::_SceneActor"):
+                    os.kill(process.pid, signal.SIGKILL)
+                    killed.append(process.pid)
+                    return
+            time.sleep(0.01)
+
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    results = mapped(model, scenes, output, address=address, workers=2, polygons=True)
+    killer.join()
+    assert killed
+    assert {result.status for result in results.values()} == {"mapped"}
+    assert contents(output) == contents(whole)
+
+
+def test_a_model_that_no_actor_can_open_ends_the_run(address, scenes, tmp_path):  # noqa: F811
+    with pytest.raises(CheckpointError, match="nowhere"):
+        mapped(tmp_path / "nowhere", scenes, tmp_path / "maps", address=address)
+
+
+def test_an_address_without_a_cluster_is_named(model, scenes, tmp_path):  # noqa: F811
+    if ray.is_initialized():
+        ray.shutdown()
+    with pytest.raises(CCSegformerError, match=r"^127\.0\.0\.1:1: no Ray cluster answers"):
+        list(map_scenes(model, [scenes], tmp_path / "maps", address="127.0.0.1:1"))
