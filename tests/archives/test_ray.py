@@ -60,8 +60,9 @@ def test_a_model_that_no_actor_can_open_ends_the_run(address, scenes, tmp_path):
         mapped(tmp_path / "nowhere", scenes, tmp_path / "maps", address=address)
 
 
-def test_an_address_without_a_cluster_is_named(model, scenes, tmp_path):  # noqa: F811
-    if ray.is_initialized():
-        ray.shutdown()
-    with pytest.raises(CCSegformerError, match=r"^127\.0\.0\.1:1: no Ray cluster answers"):
-        list(map_scenes(model, [scenes], tmp_path / "maps", address="127.0.0.1:1"))
+def test_an_address_without_a_cluster_is_named(model, scenes, tmp_path, monkeypatch):  # noqa: F811
+    ray.shutdown()
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))  # else Ray finds the cluster of this machine
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(CCSegformerError, match=r"^auto: no Ray cluster answers"):
+        list(map_scenes(model, [scenes], tmp_path / "maps", address="auto"))
