@@ -6,7 +6,7 @@ below may depend on it.
 """
 
 import json
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
@@ -32,13 +32,12 @@ from ccsegformer.data.labels import Classes
 from ccsegformer.errors import DataError, OutputError
 from ccsegformer.files import require_space
 from ccsegformer.raster import _journal as journal
+from ccsegformer.raster._ahead import Window, read_ahead
 from ccsegformer.raster.read import (
     Box,
     files_of,
-    fill_gaps,
     is_over_network,
     open_raster,
-    read_box,
     side_files,
 )
 from ccsegformer.raster.remote import remote_state
@@ -62,9 +61,6 @@ class Tile(NamedTuple):
     image: NDArray[np.uint8 | np.float32] | None
     """(bands, H, W), or None if no pixel has data."""
 
-
-Window = tuple[NDArray[np.uint8 | np.float32], NDArray[np.bool_]]
-"""Image (bands, H, W), and which of its pixels (H, W) have data."""
 
 Compute = Callable[[Tile], list[NDArray[np.generic]] | None]
 """Returns the bands of the tile's block, each of the map's dtype, or None for a tile without data."""
@@ -121,7 +117,7 @@ def write_map(
                 # Beside the map that grows, its compressed copy, which may be as large.
                 require_space(folder, 2 * size + scratch_bytes)
                 create_map(growing, source, classes, format)
-            tiles = partial(_read_ahead, path, bands)
+            tiles = partial(read_ahead, path, bands)
             done = _compute_rows(path, folder, growing, grid, tiles, compute, format, done, progress)
             write_cog(growing, finished, classes)
             if finish is not None:
@@ -161,7 +157,7 @@ def _compute_rows(
     folder: Path,
     growing: Path,
     grid: list[list[MapCell]],
-    read_ahead: Callable[[list[MapCell]], AbstractContextManager[Iterator[Window]]],
+    reading: Callable[[list[Box]], AbstractContextManager[Iterator[Window]]],
     compute: Compute,
     format: MapFormat,
     done: journal.Progress,
@@ -172,7 +168,11 @@ def _compute_rows(
         return done
     first = max(0, done.rows - 1)
     cells = [cell for row in grid[first:] for cell in row]
-    with _bar(progress) as bar, ThreadPoolExecutor(1) as writer, read_ahead(cells) as tiles:
+    with (
+        _bar(progress) as bar,
+        ThreadPoolExecutor(1) as writer,
+        reading([cell.window for cell in cells]) as tiles,
+    ):
         task = bar.add_task(
             Path(path).name, total=sum(map(len, grid)), completed=sum(map(len, grid[: done.rows]))
         )
@@ -215,33 +215,6 @@ def _waiting() -> Iterator[list[Future[None]]]:
         wait(pending)
     for future in pending:
         future.result()
-
-
-@contextmanager
-def _read_ahead(
-    path: str | Path, bands: Sequence[int] | None, cells: list[MapCell]
-) -> Iterator[Iterator[Window]]:
-    """Read windows one by one, image and validity, in a thread while the one before is used."""
-    with ThreadPoolExecutor(1) as reader:
-
-        def read() -> Generator[Window]:
-            with open_raster(path) as source:
-                for cell in cells:
-                    values, valid = read_box(source, cell.window, bands)
-                    yield fill_gaps(values, valid), valid
-
-        windows = read()
-
-        def follow() -> Iterator[Window]:
-            coming = reader.submit(next, windows, None)
-            while (found := coming.result()) is not None:
-                coming = reader.submit(next, windows, None)
-                yield found
-
-        try:
-            yield follow()
-        finally:
-            reader.submit(windows.close).result()  # in the thread that opened the raster
 
 
 def _whole_job(job: dict[str, Any], path: str | Path, source: DatasetReader) -> dict[str, Any]:

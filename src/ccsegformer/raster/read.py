@@ -4,6 +4,7 @@ A path is anything that GDAL opens: a file, `/vsicurl/https://...`, `s3://...`. 
 `DataError`.
 """
 
+import os
 import re
 import warnings
 from collections.abc import Sequence
@@ -43,7 +44,13 @@ COLOUR = (0, 65535)
 SIDECARS = (".aux.xml", ".msk", ".msk.ovr", ".ovr")
 """What GDAL appends to the name of a file for the files beside it that belong to it."""
 NETWORK = r"/vsi(curl|s3|gs|az|adls|oss|swift|w?e?b?hdfs)|\b(https?|ftp|s3|gs|az|oss|swift|hdfs)://"
-REMOTE_OPTIONS = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}  # do not list remote folders
+REMOTE_OPTIONS: dict[str, int | str] = {
+    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",  # do not list remote folders
+    "GDAL_HTTP_CONNECTTIMEOUT": 30,  # seconds
+    "GDAL_HTTP_LOW_SPEED_TIME": 30,  # seconds at less than the next line, after which a request has failed
+    "GDAL_HTTP_LOW_SPEED_LIMIT": 1000,  # bytes a second
+}
+"""For files on a network, unless the environment says otherwise."""
 
 
 class Box(NamedTuple):
@@ -137,8 +144,12 @@ def is_no_photograph(path: str | Path) -> bool:
 
 def gdal_options(path: str | Path) -> rasterio.Env:
     """Return the GDAL settings under which to open and read `path`, as a context manager."""
-    options = GDAL_OPTIONS | s3_options() | (REMOTE_OPTIONS if reads_network(path) else {})
-    return rasterio.Env(**options)
+    chosen: dict[str, int | str] = {**GDAL_OPTIONS, **s3_options()}
+    if reads_network(path):
+        chosen |= {name: value for name, value in REMOTE_OPTIONS.items() if name not in os.environ}
+        # Several threads of GDAL 3.10 return zeros, without an error, for what the server fails to give.
+        chosen["GDAL_NUM_THREADS"] = 1
+    return rasterio.Env(**chosen)
 
 
 def image_bands(source: DatasetReader) -> list[int]:
