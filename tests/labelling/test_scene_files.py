@@ -25,7 +25,8 @@ from ccsegformer.labelling.preprocess import given_preprocessing
 from ccsegformer.labelling.scene import SceneMap, predict_scene
 from ccsegformer.raster.mapping import _whole_job
 from ccsegformer.raster.polygons import write_polygons
-from ccsegformer.raster.read import Box, files_of, open_raster, read_box
+from ccsegformer.raster.read import Box, open_raster, read_box
+from ccsegformer.raster.source_files import files_of
 
 CLASSES = Classes(("dark", "bright"))
 GRID = Affine(1, 0, 400_000, 0, -1, 5_000_000)

@@ -24,16 +24,8 @@ from ccsegformer.labelling.engine import Engine, Segmenter, open_engine
 from ccsegformer.labelling.labeller import MAX_MEGAPIXELS, predict_labels
 from ccsegformer.labelling.scene import predict_scene
 from ccsegformer.labelling.windows import label_image
-from ccsegformer.raster.read import (
-    MASK,
-    RASTER_SUFFIXES,
-    files_of,
-    has_georeference,
-    is_no_photograph,
-    is_over_network,
-    is_remote,
-    open_raster,
-)
+from ccsegformer.raster.read import MASK, RASTER_SUFFIXES, has_georeference, is_no_photograph, open_raster
+from ccsegformer.raster.source_files import files_of, is_over_network, is_remote
 
 
 def predict_files(

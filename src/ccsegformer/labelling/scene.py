@@ -16,7 +16,7 @@ from torch import Tensor
 from ccsegformer import __version__
 from ccsegformer.data.labels import Classes
 from ccsegformer.errors import DataError, OutOfMemoryError, OutputError, optional_imports
-from ccsegformer.files import check_writable
+from ccsegformer.files import check_writable, require_space
 from ccsegformer.labelling.budget import MEMORY, SMALLEST_WINDOW, choose_window
 from ccsegformer.labelling.engine import Engine, EngineName, Precision, Segmenter
 from ccsegformer.labelling.loading import open_segmenter
@@ -31,16 +31,9 @@ from ccsegformer.labelling.windows import (
     spans,
 )
 from ccsegformer.raster.mapping import MapCell, Tile, rows_done, scratch_folder, write_map
-from ccsegformer.raster.read import (
-    Box,
-    alpha_note,
-    files_of,
-    image_bands,
-    open_raster,
-    pixel_dtype,
-    side_files,
-)
-from ccsegformer.raster.write import MapFormat, map_format
+from ccsegformer.raster.read import Box, alpha_note, image_bands, open_raster, pixel_dtype
+from ccsegformer.raster.source_files import files_of, side_files
+from ccsegformer.raster.write import MapFormat, map_bytes, map_format
 
 
 class SceneMap(NamedTuple):
@@ -120,6 +113,8 @@ def predict_scene(
         check_writable(written)
     with open_raster(path) as source:
         _keep_scene(source, [output] if polygons is None else [output, Path(polygons)])
+        if not scratch_folder(output).is_dir():  # what an interrupted run wrote is on the disk already
+            require_space(output.parent, 2 * map_bytes(*source.shape, map_format(classes, confidence)))
         chosen = _choose_bands(bands, source, path)
         dtype, size = pixel_dtype(source, chosen), source.shape
         count = source.count

@@ -32,15 +32,8 @@ from ccsegformer.data.labels import Classes
 from ccsegformer.errors import DataError, OutputError
 from ccsegformer.files import require_space
 from ccsegformer.raster import _journal as journal
-from ccsegformer.raster.read import (
-    Box,
-    files_of,
-    fill_gaps,
-    is_over_network,
-    open_raster,
-    read_box,
-    side_files,
-)
+from ccsegformer.raster.read import Box, fill_gaps, open_raster, read_box
+from ccsegformer.raster.source_files import files_of, is_over_network, side_files
 from ccsegformer.raster.write import MapFormat, create_map, map_bytes, opened_map, write_cog
 
 

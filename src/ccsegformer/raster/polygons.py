@@ -24,7 +24,8 @@ from ccsegformer.errors import DataError, OutputError
 from ccsegformer.files import written_aside
 from ccsegformer.raster._areas import MapGeometry, map_geometry
 from ccsegformer.raster._regions import NO_LABEL, trace_regions
-from ccsegformer.raster.read import Box, gdal_options, open_raster, reason_of
+from ccsegformer.raster.read import Box, open_raster, reason_of
+from ccsegformer.raster.source_files import gdal_options
 
 SUFFIXES = (".gpkg", ".geojson")
 JOURNALS = ("-wal", "-shm", "-journal")

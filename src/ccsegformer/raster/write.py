@@ -22,7 +22,8 @@ from rasterio.io import DatasetReader
 from ccsegformer.data.labels import Classes
 from ccsegformer.errors import OutputError
 from ccsegformer.raster.georeference import is_georeferenced
-from ccsegformer.raster.read import GDAL_OPTIONS, Box, reason_of
+from ccsegformer.raster.read import Box, reason_of
+from ccsegformer.raster.source_files import GDAL_OPTIONS
 
 MAP_BLOCK = 512
 """Side of a map's tiles in pixels."""
