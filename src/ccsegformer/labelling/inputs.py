@@ -207,13 +207,20 @@ def _expand(images: Iterable[str | Path]) -> Iterator[Path]:
             known = {*image_suffixes(), *RASTER_SUFFIXES}
             listed = [p for p in path.iterdir() if not p.name.startswith(".") and not p.is_dir()]
             found = [p for p in listed if p.suffix.lower() in known or has_georeference(p)]
-            masks = {p.stem + MASK for p in found}
-            found = [p for p in found if p.stem not in masks or p.suffix.lower() not in RASTER_SUFFIXES]
+            found = _without_masks(found)
             if not found:
                 raise DataError(f"{path}: no images in this folder{what_lies_there(path)}")
             yield from sorted(found)
         else:
             yield path
+
+
+def _without_masks(found: list[Path]) -> list[Path]:
+    """Leave out the masks of scenes: rasters named after another file, and PNGs named after a raster."""
+    rasters = {path for path in found if path.suffix.lower() in RASTER_SUFFIXES}
+    named, raster_named = ({path.stem + MASK for path in paths} for paths in (found, rasters))
+    pngs = {path for path in found if path.suffix.lower() == ".png" and path.stem in raster_named}
+    return [path for path in found if path not in pngs and (path not in rasters or path.stem not in named)]
 
 
 def _targets(image: Path, output: Path) -> tuple[Path, Path]:

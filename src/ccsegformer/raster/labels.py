@@ -19,7 +19,8 @@ class MaskRaster:
     """Raster of class ids, resampled to the scene's grid by nearest neighbour.
 
     Pixels that the mask does not cover, and pixels with its nodata value, are ignored. If the nodata value is
-    a class id, or in the label map, it is read as that class.
+    a class id, or in the label map, it is read as that class. A PNG without a world file has the scene's
+    pixels.
 
     Args:
         path: Path of the mask.
@@ -88,8 +89,9 @@ class MaskRaster:
 
 
 def _check_same_size(mask: DatasetReader, scene: DatasetReader) -> None:
-    """Check a mask or scene without georeference: neither may have one, and their sizes must agree."""
-    if is_georeferenced(mask) or is_georeferenced(scene):
+    """Check a mask or scene without georeference: of the same size, and, but for PNG masks, both without."""
+    is_bare_png = mask.driver == "PNG" and not is_georeferenced(mask)
+    if not is_bare_png and (is_georeferenced(mask) or is_georeferenced(scene)):
         bare, other = (scene, mask) if is_georeferenced(mask) else (mask, scene)
         raise DataError(f"{bare.name}: has no georeference, which {other.name} has; give it one")
     if mask.shape != scene.shape:

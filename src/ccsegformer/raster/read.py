@@ -24,7 +24,8 @@ from ccsegformer.raster.source_files import absurd_size, gdal_options, is_remote
 PIXEL_DTYPES = ("uint8", "uint16", "int16", "float32")
 RASTER_SUFFIXES = (".tif", ".tiff", ".vrt", ".jp2", ".img")
 MASK = "_mask"
-"""Suffix of the name of a scene's mask: `NAME_mask.tif` labels `NAME.tif`."""
+"""Suffix of the name of a scene's mask: `NAME_mask.tif` or `NAME_mask.png` labels `NAME.tif`."""
+SCENE_MASK_SUFFIXES = (*RASTER_SUFFIXES, ".png")
 
 MASK_DTYPES = (*PIXEL_DTYPES, "int8", "uint32", "int32", "uint64", "int64", "float64")
 """Types of class ids. Those of floats must be whole numbers."""
