@@ -120,7 +120,6 @@ def predict_scene(
         count = source.count
         alpha = alpha_note(source, path) if bands is None else None
         has_crs = bool(source.crs or source.gcps[0] or source.rpcs)
-        is_placed = not source.transform.is_identity or not (source.gcps[0] or source.rpcs)
         if polygons is not None:
             with optional_imports(str(polygons)):
                 from ccsegformer.raster.polygons import check_polygon_output
@@ -129,11 +128,6 @@ def predict_scene(
     opened.preprocessing.check(len(chosen), dtype, path)
     halved: list[str] = []
     notes = [] if has_crs else [f"{path}: has no coordinate reference system, so neither has the map"]
-    if polygons is not None and not is_placed:
-        notes.append(
-            f"{path}: is placed by control points or RPCs, so {polygons} is in pixels; for polygons on the "
-            "ground, warp the scene first: gdalwarp SCENE WARPED.tif"
-        )
     if alpha:
         notes.append(f"{alpha}; to use it: --bands {','.join(map(str, range(1, count + 1)))}")
     side, shared = choose_window(opened, window, overlap, memory, dtype)

@@ -94,12 +94,12 @@ def open_raster(path: str | Path, dtypes: Sequence[str] = PIXEL_DTYPES) -> Datas
 
 
 def has_georeference(path: str | Path) -> bool:
-    """Check whether a file is a raster with a CRS, a geotransform or ground control points."""
+    """Check whether a file is a raster with a CRS, a geotransform, ground control points or RPCs."""
     try:
         with gdal_options(path), warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             with rasterio.open(path) as source:
-                if len(source.gcps[0]) >= 3:  # fewer do not place the pixels
+                if len(source.gcps[0]) >= 3 or source.rpcs:  # fewer do not place the pixels
                     return True
                 if source.driver == "PNM":  # has no geotransform, and rasterio returns memory instead
                     return bool(source.crs)

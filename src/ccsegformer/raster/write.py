@@ -16,6 +16,7 @@ import rasterio.shutil
 from numpy.typing import NDArray
 from rasterio import Affine
 from rasterio._err import CPLE_BaseError
+from rasterio.crs import CRS
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
 
@@ -100,7 +101,7 @@ def create_map(path: Path, source: DatasetReader, classes: Classes, format: MapF
             target.set_band_description(1, "class")
             target.update_tags(1, **tags)
             if points:
-                target.gcps = points, points_crs
+                target.gcps = points, points_crs or CRS()
             if source.rpcs:
                 target.rpcs = source.rpcs
             if format.confidence:
