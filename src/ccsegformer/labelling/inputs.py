@@ -1,6 +1,7 @@
 """Label image files and scenes, and write the results to a folder."""
 
 import io
+import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -131,7 +132,7 @@ def predict_inputs(
     else:
         remote = [path for path in inputs if is_remote(path)]
         files = [*remote, *map(str, _expand(path for path in inputs if not is_remote(path)))]
-        scenes = [(path, output / f"{Path(path).stem}.tif") for path in files if _is_scene(path)]
+        scenes = [(path, output / f"{_map_name(path)}.tif") for path in files if _is_scene(path)]
         images = [path for path in files if path not in dict(scenes)]
         targets = [(target,) for _, target in scenes] + [_targets(Path(image), output) for image in images]
         parts = set[Path]().union(*(_parts(path) for path, _ in scenes))
@@ -221,6 +222,15 @@ def _without_masks(found: list[Path]) -> list[Path]:
     named, raster_named = ({path.stem + MASK for path in paths} for paths in (found, rasters))
     pngs = {path for path in found if path.suffix.lower() == ".png" and path.stem in raster_named}
     return [path for path in found if path not in pngs and (path not in rasters or path.stem not in named)]
+
+
+def _map_name(path: str) -> str:
+    """Name a map by its scene; a part of a file, such as `NETCDF:a.nc:b`, by all that chooses it: a_b."""
+    if not is_remote(path) or re.match(r"/vsi|\w+://", path):
+        return Path(path).stem
+    parts = path.replace('"', "").split(":")[1:]
+    names = (Path(part).stem if Path(part).is_file() else re.sub(r"\W+", "_", part) for part in parts)
+    return "_".join(name.strip("_") for name in names)
 
 
 def _targets(image: Path, output: Path) -> tuple[Path, Path]:
