@@ -114,7 +114,9 @@ def predict_scene(
     with open_raster(path) as source:
         _keep_scene(source, [output] if polygons is None else [output, Path(polygons)])
         if not scratch_folder(output).is_dir():  # what an interrupted run wrote is on the disk already
-            require_space(output.parent, 2 * map_bytes(*source.shape, map_format(classes, confidence)))
+            require_space(
+                output.parent, 2 * map_bytes(source.height, source.width, map_format(classes, confidence))
+            )
         chosen = _choose_bands(bands, source, path)
         dtype, size = pixel_dtype(source, chosen), source.shape
         count = source.count
