@@ -40,12 +40,13 @@ def check_writable(path: str | Path) -> None:
 
 
 def require_space(folder: Path, size: int) -> None:
-    """Check that `size` more bytes fit on the disk of `folder`.
+    """Check that `size` more bytes fit on the disk of `folder`, which need not exist yet.
 
     Raises:
         OutputError: they do not; the message says how many are needed and free.
     """
-    free = shutil.disk_usage(folder).free
+    existing = next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
+    free = shutil.disk_usage(existing).free
     if free < size:
         raise OutputError(
             f"{folder}: {size / 1e6:,.0f} MB are needed, but only {free / 1e6:,.0f} MB are free"

@@ -153,7 +153,13 @@ def _is_own(dataset: Any) -> bool:
 
 def _holds_scenes(folder: Path, split: str) -> bool:
     """Whether a folder has the layout of `Scenes`, with the splits at its top."""
-    return not (folder / "images").is_dir() and ((folder / split).is_dir() or any(folder.glob("*/*.tif")))
+    from ccsegformer.raster.read import RASTER_SUFFIXES
+
+    if (folder / "images").is_dir():
+        return False
+    return (folder / split).is_dir() or any(
+        path.suffix.lower() in RASTER_SUFFIXES for path in folder.glob("*/*")
+    )
 
 
 def _holds_parquet(folder: Path) -> bool:

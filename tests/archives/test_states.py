@@ -16,7 +16,8 @@ from ccsegformer.archives.store import open_store
 from ccsegformer.data.labels import Classes
 from ccsegformer.errors import DataError
 from ccsegformer.raster import mapping, remote
-from ccsegformer.raster.read import gdal_options, open_raster, read_box, reads_network
+from ccsegformer.raster.read import open_raster, read_box
+from ccsegformer.raster.source_files import gdal_options, reads_network
 
 CLASSES = Classes(("dark", "light"))
 

@@ -21,8 +21,7 @@ from ccsegformer.labelling.engine import open_engine
 from ccsegformer.labelling.loading import load_model
 from ccsegformer.labelling.scene import predict_scene
 from ccsegformer.models import CrissCrossSegformerConfig, CrissCrossSegformerForSemanticSegmentation
-from ccsegformer.raster import _journal, mapping
-from ccsegformer.raster import read as rasters
+from ccsegformer.raster import _journal, mapping, source_files
 
 TINY = {"hidden_sizes": [8, 8, 8, 8], "depths": [1, 1, 1, 1], "num_attention_heads": [1, 1, 1, 1]}
 TINY |= {"decoder_hidden_size": 8, "num_labels": 3}
@@ -270,7 +269,7 @@ def server(folder):
 
 
 def test_a_remote_read_that_fails_and_comes_back(server, trained, whole, tmp_path, monkeypatch):
-    monkeypatch.setitem(rasters.GDAL_OPTIONS, "GDAL_HTTP_RETRY_DELAY", 0.001)
+    monkeypatch.setitem(source_files.GDAL_OPTIONS, "GDAL_HTTP_RETRY_DELAY", 0.001)
     model, classes = trained
     address = f"/vsicurl/http://127.0.0.1:{server.server_port}/a.tif"
     server.failures = 2
@@ -280,7 +279,7 @@ def test_a_remote_read_that_fails_and_comes_back(server, trained, whole, tmp_pat
 
 
 def test_a_remote_scene_that_stays_away_can_be_continued(server, trained, whole, tmp_path, monkeypatch):
-    monkeypatch.setitem(rasters.GDAL_OPTIONS, "GDAL_HTTP_RETRY_DELAY", 0.001)
+    monkeypatch.setitem(source_files.GDAL_OPTIONS, "GDAL_HTTP_RETRY_DELAY", 0.001)
     model, classes = trained
     address = f"/vsicurl/http://127.0.0.1:{server.server_port}/b.tif"
     server.failures = 1000

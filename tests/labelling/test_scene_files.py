@@ -14,7 +14,6 @@ import torch
 from rasterio import Affine
 from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning
-from rasterio.rpc import RPC
 from torch import Tensor
 
 from ccsegformer.data.labels import Classes
@@ -25,7 +24,9 @@ from ccsegformer.labelling.preprocess import given_preprocessing
 from ccsegformer.labelling.scene import SceneMap, predict_scene
 from ccsegformer.raster.mapping import _whole_job
 from ccsegformer.raster.polygons import write_polygons
-from ccsegformer.raster.read import Box, files_of, open_raster, read_box
+from ccsegformer.raster.read import Box, open_raster, read_box
+from ccsegformer.raster.source_files import files_of
+from tests.raster.test_placement import rpcs
 
 CLASSES = Classes(("dark", "bright"))
 GRID = Affine(1, 0, 400_000, 0, -1, 5_000_000)
@@ -174,18 +175,12 @@ def test_a_map_of_bands_of_which_one_is_declared_alpha(tmp_path: Path) -> None:
 
 
 def test_a_scene_placed_by_rpcs_keeps_them(tmp_path: Path) -> None:
-    numbers = dict.fromkeys(("height_off", "lat_off", "line_off", "long_off", "samp_off"), 20.0)
-    numbers |= dict.fromkeys(("height_scale", "lat_scale", "line_scale", "long_scale", "samp_scale"), 10.0)
-    terms = [1.0] + [0.0] * 19
-    shapes = {f"{axis}_{part}_coeff": terms for axis in ("line", "samp") for part in ("num", "den")}
-    rpcs = RPC(**numbers, **shapes, err_bias=-1.0, err_rand=-1.0)
     with pytest.warns(NotGeoreferencedWarning):
-        scene = write(tmp_path / "a.tif", crs=None, transform=Affine.identity(), rpcs=rpcs)
-    done = run(scene, tmp_path / "map.tif", polygons=tmp_path / "map.gpkg")
-    (note,) = done.notes
-    assert "is placed by control points or RPCs, so" in note and "gdalwarp" in note
+        scene = write(tmp_path / "a.tif", crs=None, transform=Affine.identity(), rpcs=rpcs())
+    assert not run(scene, tmp_path / "map.tif", polygons=tmp_path / "map.gpkg").notes
     with rasterio.open(tmp_path / "map.tif") as source:
-        assert source.rpcs == rpcs
+        assert source.rpcs == rpcs()
+    assert pyogrio.read_info(tmp_path / "map.gpkg")["crs"] == "EPSG:4326"
 
 
 def test_a_map_does_not_replace_a_tile_of_another_scene(tmp_path: Path) -> None:

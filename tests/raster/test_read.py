@@ -14,8 +14,9 @@ from rasterio.enums import ColorInterp
 from rasterio.env import get_gdal_config
 
 from ccsegformer.errors import DataError
-from ccsegformer.raster import read as rasters
-from ccsegformer.raster.read import Box, image_bands, is_remote, open_raster, read_box
+from ccsegformer.raster import source_files
+from ccsegformer.raster.read import PIXEL_DTYPES, Box, image_bands, open_raster, read_box
+from ccsegformer.raster.source_files import gdal_options, is_remote
 
 UTM = {"crs": "EPSG:32633", "transform": Affine(0.5, 0, 500_000, 0, -0.5, 5_000_000)}
 
@@ -33,7 +34,7 @@ def numbers(bands: int, height: int, width: int, dtype: str = "uint8") -> NDArra
     return np.random.default_rng(0).integers(1, 200, (bands, height, width)).astype(dtype)
 
 
-@pytest.mark.parametrize("dtype", rasters.PIXEL_DTYPES)
+@pytest.mark.parametrize("dtype", PIXEL_DTYPES)
 def test_a_box_has_the_raster_s_dtype(dtype: str, tmp_path: Path) -> None:
     values = numbers(4, 20, 30, dtype)
     with open_raster(write(tmp_path / "a.tif", values, photometric="MINISBLACK")) as source:
@@ -159,7 +160,7 @@ def test_damaged_files_never_show_a_traceback(tmp_path: Path) -> None:
 
 
 def test_gdal_caches_64_mb() -> None:
-    with rasters.gdal_options("a.tif"):
+    with gdal_options("a.tif"):
         assert get_gdal_config("GDAL_CACHEMAX") == 64 * 2**20  # in bytes
 
 
@@ -229,7 +230,7 @@ def served(tmp_path: Path) -> Iterator[Server]:
 def test_a_server_error_is_retried(
     box: Box, served: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(rasters.GDAL_OPTIONS, "GDAL_HTTP_RETRY_DELAY", 0.001)
+    monkeypatch.setitem(source_files.GDAL_OPTIONS, "GDAL_HTTP_RETRY_DELAY", 0.001)
     with open_raster(tmp_path / "a.tif") as source:
         expected, _ = read_box(source, box)
     with open_raster(f"/vsicurl/http://127.0.0.1:{served.server_port}/{box.left}.tif") as source:
@@ -240,11 +241,11 @@ def test_a_server_error_is_retried(
 
 
 def test_a_lasting_server_error_is_a_one_line_error(served: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(rasters.GDAL_OPTIONS, "GDAL_HTTP_RETRY_DELAY", 0.001)
+    monkeypatch.setitem(source_files.GDAL_OPTIONS, "GDAL_HTTP_RETRY_DELAY", 0.001)
     path = f"/vsicurl/http://127.0.0.1:{served.server_port}/b.tif"
     with open_raster(path) as source:
         served.bad = 10**6
         with pytest.raises(DataError) as caught:
             read_box(source, Box(400, 400, 500, 500))
     assert str(caught.value).startswith(f"{path}: rows 400-499, columns 400-499 cannot be read: ")
-    assert served.failed > rasters.GDAL_OPTIONS["GDAL_HTTP_MAX_RETRY"]
+    assert served.failed > source_files.GDAL_OPTIONS["GDAL_HTTP_MAX_RETRY"]

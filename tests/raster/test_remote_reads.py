@@ -13,7 +13,8 @@ from ccsegformer.errors import DataError
 from ccsegformer.labelling.windows import spans
 from ccsegformer.raster import _ahead
 from ccsegformer.raster import read as rasters
-from ccsegformer.raster.read import Box, gdal_options, open_raster
+from ccsegformer.raster.read import Box, open_raster
+from ccsegformer.raster.source_files import gdal_options
 
 
 def windows_of(height, width, window=64, overlap=32):

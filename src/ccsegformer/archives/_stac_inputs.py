@@ -23,8 +23,9 @@ from obstore.store import HTTPStore, ObjectStore
 from pystac.utils import make_absolute_href
 
 from ccsegformer.errors import DataError
-from ccsegformer.raster.read import is_remote, reason_of
+from ccsegformer.raster.read import reason_of
 from ccsegformer.raster.remote import object_store
+from ccsegformer.raster.source_files import is_remote
 
 OFFSET_APPLIED = ("earthsearch:boa_offset_applied", "sentinel:boa_offset_applied")
 """Properties that say that a Sentinel-2 item's pixels are without their offset: today's, and that before."""

@@ -17,7 +17,8 @@ from ccsegformer.archives._footprint import bbox_of, geometry_of
 from ccsegformer.archives.reference import SceneReference
 from ccsegformer.data.labels import Classes
 from ccsegformer.raster.georeference import is_georeferenced
-from ccsegformer.raster.read import MASK_DTYPES, is_over_network, open_raster
+from ccsegformer.raster.read import MASK_DTYPES, open_raster
+from ccsegformer.raster.source_files import is_over_network
 
 COLLECTION_ID = "maps"
 EXTENSIONS = tuple(

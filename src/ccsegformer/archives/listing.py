@@ -20,7 +20,8 @@ from ccsegformer.archives.reference import SceneAsset, SceneReference
 from ccsegformer.data.images import image_suffixes
 from ccsegformer.errors import DataError
 from ccsegformer.raster.folders import images_among, images_in
-from ccsegformer.raster.read import RASTER_SUFFIXES, is_remote
+from ccsegformer.raster.read import RASTER_SUFFIXES
+from ccsegformer.raster.source_files import is_remote
 
 JSON_SUFFIXES = (".json", ".geojson")
 PARQUET_SUFFIXES = (".parquet", ".geoparquet")

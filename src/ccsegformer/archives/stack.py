@@ -15,7 +15,8 @@ from rasterio.io import DatasetReader
 from ccsegformer.archives.reference import SceneAsset, SceneReference
 from ccsegformer.errors import DataError
 from ccsegformer.files import write_atomically
-from ccsegformer.raster.read import PIXEL_DTYPES, gdal_options, is_remote, open_raster
+from ccsegformer.raster.read import PIXEL_DTYPES, open_raster
+from ccsegformer.raster.source_files import gdal_options, is_remote
 
 VSI = {"http": "/vsicurl/http", "https": "/vsicurl/https", "s3": "/vsis3", "gs": "/vsigs", "az": "/vsiaz"}
 """GDAL's names of file systems, by scheme."""

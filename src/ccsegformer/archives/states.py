@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from ccsegformer.raster.read import files_of, is_over_network, open_raster
+from ccsegformer.raster.read import open_raster
 from ccsegformer.raster.remote import remote_state
+from ccsegformer.raster.source_files import files_of, is_over_network
 
 
 def state_of(href: str) -> dict[str, Any]:

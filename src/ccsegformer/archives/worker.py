@@ -29,8 +29,9 @@ from ccsegformer.labelling.loading import load_engine, open_segmenter
 from ccsegformer.labelling.model_item import is_model_item
 from ccsegformer.labelling.scene import SceneMap, predict_scene
 from ccsegformer.raster._areas import map_geometry
-from ccsegformer.raster.read import is_over_network, open_raster
+from ccsegformer.raster.read import open_raster
 from ccsegformer.raster.remote import remote_modified
+from ccsegformer.raster.source_files import is_over_network
 
 PERMANENT = ("401", "403", "404", "410", "No such key", "does not exist")
 """In a server's answer: trying again does not help."""

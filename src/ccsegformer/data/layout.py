@@ -91,6 +91,12 @@ def and_more(names: Sequence[str]) -> str:
     return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
 
 
+def split_path(parent: Path, split: str) -> Path:
+    """Return the path of a split in `parent`, under the first of its names that exists, or its own name."""
+    names = [parent / name for name in SPLIT_NAMES.get(split, (split,))]
+    return next((path for path in names if path.is_dir()), parent / split)
+
+
 def _split_folder(root: Path, folders: Sequence[str], split: str) -> Path:
     """Return the folder of a split, under the first of its names that exists."""
     parents = [root / name for name in folders if (root / name).is_dir()]
@@ -101,9 +107,8 @@ def _split_folder(root: Path, folders: Sequence[str], split: str) -> Path:
     if len(parents) > 1 and parents[0].name != folders[0]:
         listed = ", ".join(path.name for path in parents)
         raise DataError(f"{root}: has several folders of one kind, {listed}; keep one")
-    for name in SPLIT_NAMES.get(split, (split,)):
-        if (parents[0] / name).is_dir():
-            return parents[0] / name
+    if (found := split_path(parents[0], split)).is_dir():
+        return found
     others = sorted(path.name for path in parents[0].iterdir() if path.is_dir())
     hint = f"; the splits here are {', '.join(others)}" if others else ""
     raise DataError(f"{parents[0] / split}: no such folder{hint}")

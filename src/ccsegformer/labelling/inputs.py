@@ -1,6 +1,7 @@
 """Label image files and scenes, and write the results to a folder."""
 
 import io
+import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -24,14 +25,8 @@ from ccsegformer.labelling.labeller import MAX_MEGAPIXELS, predict_labels
 from ccsegformer.labelling.scene import predict_scene
 from ccsegformer.labelling.windows import label_image
 from ccsegformer.raster.folders import images_in
-from ccsegformer.raster.read import (
-    files_of,
-    has_georeference,
-    is_no_photograph,
-    is_over_network,
-    is_remote,
-    open_raster,
-)
+from ccsegformer.raster.read import has_georeference, is_no_photograph, open_raster
+from ccsegformer.raster.source_files import files_of, is_over_network, is_remote
 
 
 def predict_files(
@@ -137,7 +132,7 @@ def predict_inputs(
     else:
         remote = [path for path in inputs if is_remote(path)]
         files = [*remote, *map(str, _expand(path for path in inputs if not is_remote(path)))]
-        scenes = [(path, output / f"{Path(path).stem}.tif") for path in files if _is_scene(path)]
+        scenes = [(path, output / f"{_map_name(path)}.tif") for path in files if _is_scene(path)]
         images = [path for path in files if path not in dict(scenes)]
         targets = [(target,) for _, target in scenes] + [_targets(Path(image), output) for image in images]
         parts = set[Path]().union(*(_parts(path) for path, _ in scenes))
@@ -213,6 +208,15 @@ def _expand(images: Iterable[str | Path]) -> Iterator[Path]:
             yield from images_in(path)
         else:
             yield path
+
+
+def _map_name(path: str) -> str:
+    """Name a map by its scene; a part of a file, such as `NETCDF:a.nc:b`, by all that chooses it: a_b."""
+    if not is_remote(path) or re.match(r"/vsi|\w+://", path):
+        return Path(path).stem
+    parts = path.replace('"', "").split(":")[1:]
+    names = (Path(part).stem if Path(part).is_file() else re.sub(r"\W+", "_", part) for part in parts)
+    return "_".join(name.strip("_") for name in names)
 
 
 def _targets(image: Path, output: Path) -> tuple[Path, Path]:

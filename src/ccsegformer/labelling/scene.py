@@ -16,7 +16,7 @@ from torch import Tensor
 from ccsegformer import __version__
 from ccsegformer.data.labels import Classes
 from ccsegformer.errors import DataError, OutOfMemoryError, OutputError, optional_imports
-from ccsegformer.files import check_writable
+from ccsegformer.files import check_writable, require_space
 from ccsegformer.labelling.budget import MEMORY, SMALLEST_WINDOW, choose_window
 from ccsegformer.labelling.engine import Engine, EngineName, Precision, Segmenter
 from ccsegformer.labelling.loading import open_segmenter
@@ -32,16 +32,9 @@ from ccsegformer.labelling.windows import (
     spans,
 )
 from ccsegformer.raster.mapping import MapCell, Tile, rows_done, scratch_folder, write_map
-from ccsegformer.raster.read import (
-    Box,
-    alpha_note,
-    files_of,
-    image_bands,
-    open_raster,
-    pixel_dtype,
-    side_files,
-)
-from ccsegformer.raster.write import MapFormat, map_format
+from ccsegformer.raster.read import Box, alpha_note, image_bands, open_raster, pixel_dtype
+from ccsegformer.raster.source_files import files_of, side_files
+from ccsegformer.raster.write import MapFormat, map_bytes, map_format
 
 
 class SceneMap(NamedTuple):
@@ -121,12 +114,15 @@ def predict_scene(
         check_writable(written)
     with open_raster(path) as source:
         _keep_scene(source, [output] if polygons is None else [output, Path(polygons)])
+        if not scratch_folder(output).is_dir():  # what an interrupted run wrote is on the disk already
+            require_space(
+                output.parent, 2 * map_bytes(source.height, source.width, map_format(classes, confidence))
+            )
         chosen = _choose_bands(bands, opened.band_names, source, path)
         dtype, size = pixel_dtype(source, chosen), source.shape
         count = source.count
         alpha = alpha_note(source, path) if bands is None else None
         has_crs = bool(source.crs or source.gcps[0] or source.rpcs)
-        is_placed = not source.transform.is_identity or not (source.gcps[0] or source.rpcs)
         if polygons is not None:
             with optional_imports(str(polygons)):
                 from ccsegformer.raster.polygons import check_polygon_output
@@ -135,11 +131,6 @@ def predict_scene(
     opened.preprocessing.check(len(chosen), dtype, path)
     halved: list[str] = []
     notes = [] if has_crs else [f"{path}: has no coordinate reference system, so neither has the map"]
-    if polygons is not None and not is_placed:
-        notes.append(
-            f"{path}: is placed by control points or RPCs, so {polygons} is in pixels; for polygons on the "
-            "ground, warp the scene first: gdalwarp SCENE WARPED.tif"
-        )
     if alpha:
         notes.append(f"{alpha}; to use it: --bands {','.join(map(str, range(1, count + 1)))}")
     side, shared = choose_window(opened, window, overlap, memory, dtype)

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from rasterio.io import DatasetReader
 
-from ccsegformer.raster.read import Box, fill_gaps, open_raster, read_box, reads_network
+from ccsegformer.raster.read import Box, fill_gaps, open_raster, read_box
+from ccsegformer.raster.source_files import reads_network
 
 READERS = 16
 """Threads that read over a network."""

@@ -11,11 +11,14 @@ from rasterio import Affine
 from rasterio.io import DatasetReader
 
 from ccsegformer.raster.georeference import is_georeferenced
+from ccsegformer.raster.placement import Placement, placement
 
 METRES_OF_DEGREE = 111_320
 """Length of a degree of the equator."""
 MAX_SEGMENT = 1000.0
 """Largest distance, in metres, between the vertices of a line that is transformed to the ellipsoid."""
+PLACED_SEGMENT = 4.0
+"""Largest distance, in pixels, between the vertices of a line that control points or RPCs place."""
 
 
 @dataclass(frozen=True)
@@ -23,22 +26,26 @@ class MapGeometry:
     """Transformation from pixels (x to the right, y downwards) to the map and from there to the ellipsoid."""
 
     transform: Affine
+    """Geotransform; with a `placement`, the mean one."""
     width: int
     height: int
     crs: CRS | None
     """CRS, or None if there is none or it is not geographic or projected, as a local one."""
     area_name: str
     """Name of the column of areas, which tells their unit."""
+    placement: Placement | None = None
+    """Control points or RPCs instead of a geotransform."""
 
     def to_map(self, polygons: NDArray[np.object_]) -> NDArray[np.object_]:
         """Transform polygons (N,) from pixels to the map, with counterclockwise outlines."""
         return shapely.orient_polygons(shapely.transform(polygons, self._points_to_map))
 
     def to_map_densified(self, polygons: NDArray[np.object_]) -> NDArray[np.object_]:
-        """Add a vertex every `MAX_SEGMENT`, as map lines may be curves on the Earth, and do as `to_map`."""
-        if self.crs is None or not np.isfinite(self._pixel):
-            return self.to_map(polygons)
-        return self.to_map(shapely.segmentize(polygons, MAX_SEGMENT / self._pixel))
+        """Add vertices, as straight lines may be curves on the map or on the Earth, and do as `to_map`."""
+        segment = PLACED_SEGMENT if self.placement else np.inf
+        if self.crs is not None and np.isfinite(self._pixel):
+            segment = min(segment, MAX_SEGMENT / self._pixel)
+        return self.to_map(shapely.segmentize(polygons, segment) if np.isfinite(segment) else polygons)
 
     def areas(self, polygons: NDArray[np.object_]) -> NDArray[np.float64]:
         """Compute the areas (N,) of polygons from `to_map_densified`: m2 on the ellipsoid, or map units."""
@@ -55,6 +62,8 @@ class MapGeometry:
         return np.array(signed, np.float64)
 
     def _points_to_map(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        if self.placement:
+            return self.placement.to_map(points)
         a, b, c, d, e, f = self.transform[:6]
         x, y = points.T
         return np.column_stack([a * x + b * y + c, d * x + e * y + f])
@@ -118,11 +127,18 @@ class MapGeometry:
 
 
 def map_geometry(source: DatasetReader) -> MapGeometry:
-    """Return the transformation that an open raster's geotransform and CRS define."""
-    transform = source.transform
-    if not is_georeferenced(source):  # y = -row, as in QGIS
-        return MapGeometry(Affine.scale(1, -1), source.width, source.height, None, "area_pixels")
-    crs = CRS.from_wkt(source.crs.to_wkt()) if source.crs else None
+    """Return the transformation that an open raster's geotransform, control points or RPCs and CRS define.
+
+    Raises:
+        DataError: its control points or RPCs do not place it.
+    """
+    size = source.width, source.height
+    placed = None if is_georeferenced(source) else placement(source)
+    if placed is None and not is_georeferenced(source):  # y = -row, as in QGIS
+        return MapGeometry(Affine.scale(1, -1), *size, None, "area_pixels")
+    transform = placed.mean_transform(*size) if placed else source.transform
+    own = placed.crs if placed else source.crs
+    crs = CRS.from_wkt(own.to_wkt()) if own else None
     if crs is None or crs.geodetic_crs is None:
-        return MapGeometry(transform, source.width, source.height, None, "area_map_units")
-    return MapGeometry(transform, source.width, source.height, crs, "area_m2")
+        return MapGeometry(transform, *size, None, "area_map_units", placed)
+    return MapGeometry(transform, *size, crs, "area_m2", placed)

@@ -17,7 +17,7 @@ from ccsegformer.data.colors import read_class_file
 from ccsegformer.data.dataset import Sample, to_labels
 from ccsegformer.data.folder import files_by_stem
 from ccsegformer.data.labels import Classes
-from ccsegformer.data.layout import and_more
+from ccsegformer.data.layout import and_more, split_path, what_lies_there
 from ccsegformer.errors import DataError
 from ccsegformer.raster.labels import MaskRaster
 from ccsegformer.raster.overlaps import warn_about_overlaps, warn_once
@@ -27,15 +27,16 @@ from ccsegformer.raster.read import (
     MASK,
     MASK_DTYPES,
     RASTER_SUFFIXES,
+    SCENE_MASK_SUFFIXES,
     Box,
     alpha_note,
-    files_of,
     fill_gaps,
     image_bands,
     open_raster,
     pixel_dtype,
     read_box,
 )
+from ccsegformer.raster.source_files import files_of
 
 TILE = 512
 """Side, in pixels, of the tiles in which a split is scored."""
@@ -78,7 +79,7 @@ class Bands(NamedTuple):
 
 
 class Scenes(Dataset[Sample]):
-    """Scenes `DIR/SPLIT/NAME.tif`, labelled by `NAME_mask.tif` or by polygons.
+    """Scenes `DIR/SPLIT/NAME.tif`, labelled by `NAME_mask.tif`, `NAME_mask.png` or polygons.
 
     Polygons are in `NAME.gpkg` or `NAME.geojson`, or in one `polygons.gpkg` or `polygons.geojson` for the
     whole split. Sample i is tile i of 512 x 512 pixels, smaller at the edges: scenes in order of their names,
@@ -87,7 +88,8 @@ class Scenes(Dataset[Sample]):
 
     Args:
         root: Folder DIR. Its `classes.json` names the classes; without it they are background and object.
-        split: "training", "validation" or the name of another folder.
+        split: "training", "validation" or the name of another folder; the folder may be called by another of
+            the split's names in `SPLIT_NAMES`, such as train or val.
         classes: Path of another `classes.json`.
         layer: Layer of the polygons; by default the only one.
         column: Column of the polygons' class; by default the first of `class`, `class_id` and `label`.
@@ -107,7 +109,7 @@ class Scenes(Dataset[Sample]):
         column: str | None = None,
     ) -> None:
         self.root = Path(root)
-        folder, listing = self.root / split, Path(classes or self.root / "classes.json")
+        folder, listing = split_path(self.root, split), Path(classes or self.root / "classes.json")
         images, masks = _images_and_masks(folder)
         self._has_class_file = classes is not None or listing.exists()
         self.classes: Classes = read_class_file(listing) if self._has_class_file else DEFAULT_CLASSES
@@ -246,9 +248,15 @@ def _images_and_masks(folder: Path) -> tuple[dict[str, Path], dict[str, Path]]:
     """Return the paths of scenes and of masks by the name of the scene."""
     rasters = files_by_stem(folder, RASTER_SUFFIXES)
     images = {name: path for name, path in rasters.items() if not name.endswith(MASK)}
-    masks = {name.removesuffix(MASK): path for name, path in rasters.items() if name.endswith(MASK)}
+    masks = {
+        name.removesuffix(MASK): path
+        for name, path in files_by_stem(folder, SCENE_MASK_SUFFIXES).items()
+        if name.endswith(MASK)
+    }
     if not images:
-        raise DataError(f"{folder}: no scenes ({', '.join(RASTER_SUFFIXES)}) in this split")
+        raise DataError(
+            f"{folder}: no scenes ({', '.join(RASTER_SUFFIXES)}) in this split{what_lies_there(folder)}"
+        )
     if orphans := sorted(masks.keys() - images.keys()):
         raise DataError(f"{masks[orphans[0]]}: mask without a scene{and_more(orphans)}")
     return images, masks

@@ -26,9 +26,16 @@ def images_among(paths: Iterable[Path]) -> list[Path]:
     known = {*image_suffixes(), *RASTER_SUFFIXES}
     files = [path for path in paths if not path.name.startswith(".") and not path.is_dir()]
     found = [path for path in files if path.suffix.lower() in known or has_georeference(path)]
-    masks = {path.with_name(path.stem + MASK) for path in found}
-    return sorted(
+    return sorted(_without_masks(found))
+
+
+def _without_masks(found: list[Path]) -> list[Path]:
+    """Leave out the masks of scenes: rasters named after another file, and PNGs named after a raster."""
+    rasters = {path for path in found if path.suffix.lower() in RASTER_SUFFIXES}
+    named, raster_named = ({path.with_name(path.stem + MASK) for path in paths} for paths in (found, rasters))
+    return [
         path
         for path in found
-        if path.with_suffix("") not in masks or path.suffix.lower() not in RASTER_SUFFIXES
-    )
+        if not (path in rasters and path.with_suffix("") in named)
+        and not (path.suffix.lower() == ".png" and path.with_suffix("") in raster_named)
+    ]

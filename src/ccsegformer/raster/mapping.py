@@ -33,14 +33,9 @@ from ccsegformer.errors import DataError, OutputError
 from ccsegformer.files import require_space
 from ccsegformer.raster import _journal as journal
 from ccsegformer.raster._ahead import Window, read_ahead
-from ccsegformer.raster.read import (
-    Box,
-    files_of,
-    is_over_network,
-    open_raster,
-    side_files,
-)
+from ccsegformer.raster.read import Box, open_raster
 from ccsegformer.raster.remote import remote_state
+from ccsegformer.raster.source_files import files_of, is_over_network, side_files
 from ccsegformer.raster.write import MapFormat, create_map, map_bytes, opened_map, write_cog
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ccsegformer.data.folder import files_by_stem
-from ccsegformer.data.layout import and_more
+from ccsegformer.data.layout import SPLIT_NAMES, and_more, split_path
 from ccsegformer.errors import DataError
 from ccsegformer.raster.georeference import footprint, is_georeferenced, project, turned
 from ccsegformer.raster.read import MASK, RASTER_SUFFIXES, open_raster
@@ -31,14 +31,13 @@ def warn_about_overlaps(root: Path, split: str, scenes: Iterable[Path]) -> None:
     `scenes` are those of `split`; they are compared with the validation split, or, for any split other than
     training, with the training split.
     """
-    other = "validation" if split == "training" else "training"
-    if not (root / other).is_dir():
+    is_training = split in SPLIT_NAMES["training"]
+    other = split_path(root, "validation" if is_training else "training")
+    if not other.is_dir():
         return
     others = list(
         _footprints(
-            path
-            for path in files_by_stem(root / other, RASTER_SUFFIXES).values()
-            if not path.stem.endswith(MASK)
+            path for path in files_by_stem(other, RASTER_SUFFIXES).values() if not path.stem.endswith(MASK)
         )
     )
     for one in _footprints(scenes):

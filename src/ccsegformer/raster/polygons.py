@@ -24,7 +24,8 @@ from ccsegformer.errors import DataError, OutputError, optional_imports
 from ccsegformer.files import written_aside
 from ccsegformer.raster._areas import MapGeometry, map_geometry
 from ccsegformer.raster._regions import NO_LABEL, trace_regions
-from ccsegformer.raster.read import Box, gdal_options, open_raster, reason_of
+from ccsegformer.raster.read import Box, open_raster, reason_of
+from ccsegformer.raster.source_files import gdal_options
 
 SUFFIXES = (".gpkg", ".geojson", ".parquet")
 JOURNALS = ("-wal", "-shm", "-journal")
@@ -48,8 +49,9 @@ def write_polygons(
 
     A feature has the fields `class`, `class_id` and `area_m2`, the area on the ellipsoid of the map's CRS.
     Without a CRS, `area_map_units` replaces `area_m2`. Without any georeference, `area_pixels` does, and
-    y = -row, as in QGIS. A region is all pixels of one class that are connected by their edges. Pixels
-    without data and those of the ignore index belong to none. The map is read in strips of rows.
+    y = -row, as in QGIS. Control points, or RPCs at their mean height, place a map without a geotransform. A
+    region is all pixels of one class that are connected by their edges. Pixels without data and those of the
+    ignore index belong to none. The map is read in strips of rows.
 
     Args:
         label_map: Raster with class ids in its first band; a second band (confidence) is not read.
@@ -90,6 +92,7 @@ def check_polygon_output(source: DatasetReader, output: str | Path, simplify: fl
         OutputError: the suffix is none of `SUFFIXES`, `simplify` is negative, or the output is GeoJSON and
             `source` has no CRS, or one of another body than the Earth.
         MissingExtraError: the output is GeoParquet and pyarrow is not installed.
+        DataError: control points or RPCs do not place `source`.
     """
     suffix = Path(output).suffix.lower()
     if suffix not in SUFFIXES:
@@ -99,9 +102,9 @@ def check_polygon_output(source: DatasetReader, output: str | Path, simplify: fl
     if suffix == ".parquet":
         with optional_imports(str(output)):
             import pyarrow.parquet  # noqa: F401
+    crs = map_geometry(source).crs
     if suffix != ".geojson":
         return
-    crs = map_geometry(source).crs
     if crs is None:
         raise OutputError(
             f"{output}: GeoJSON needs longitude and latitude, but {source.name} lacks a CRS or "
@@ -147,7 +150,7 @@ def _batches(
         labels = np.array([label for label, _ in found], np.int32)
         polygons = np.array([polygon for _, polygon in found], object)
         densified = geometry.to_map_densified(polygons)
-        written = densified if dense else geometry.to_map(polygons)
+        written = densified if dense or geometry.placement else geometry.to_map(polygons)
         yield _Features(labels, written, geometry.areas(densified))
         first = False
 

@@ -4,11 +4,9 @@ A path is anything that GDAL opens: a file, `/vsicurl/https://...`, `s3://...`. 
 `DataError`.
 """
 
-import os
-import re
 import warnings
 from collections.abc import Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,18 +19,14 @@ from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
 from ccsegformer.errors import DataError
-from ccsegformer.raster.remote import s3_options
+from ccsegformer.raster.source_files import absurd_size, gdal_options, is_remote
 
 PIXEL_DTYPES = ("uint8", "uint16", "int16", "float32")
 RASTER_SUFFIXES = (".tif", ".tiff", ".vrt", ".jp2", ".img")
 MASK = "_mask"
-"""Suffix of the name of a scene's mask: `NAME_mask.tif` labels `NAME.tif`."""
+"""Suffix of the name of a scene's mask: `NAME_mask.tif` or `NAME_mask.png` labels `NAME.tif`."""
+SCENE_MASK_SUFFIXES = (*RASTER_SUFFIXES, ".png")
 
-GDAL_OPTIONS = {
-    "GDAL_CACHEMAX": 64 * 2**20,  # bytes, as rasterio sets it; by default 5 % of the memory
-    "GDAL_HTTP_MAX_RETRY": 3,  # after an HTTP status of 429 or 500 to 504
-    "GDAL_HTTP_RETRY_DELAY": 1,  # seconds before the first retry; about doubles with each one
-}
 MASK_DTYPES = (*PIXEL_DTYPES, "int8", "uint32", "int32", "uint64", "int64", "float64")
 """Types of class ids. Those of floats must be whole numbers."""
 ALPHA_VALUES = 64
@@ -41,16 +35,6 @@ SAMPLE = 256
 """Side, in pixels, of the reduced image of an alpha band in which its values are counted."""
 COLOUR = (0, 65535)
 """Range of nodata values that one band alone may hold without being empty, as black does."""
-SIDECARS = (".aux.xml", ".msk", ".msk.ovr", ".ovr")
-"""What GDAL appends to the name of a file for the files beside it that belong to it."""
-NETWORK = r"/vsi(curl|s3|gs|az|adls|oss|swift|w?e?b?hdfs)|\b(https?|ftp|s3|gs|az|oss|swift|hdfs)://"
-REMOTE_OPTIONS: dict[str, int | str] = {
-    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",  # do not list remote folders
-    "GDAL_HTTP_CONNECTTIMEOUT": 30,  # seconds
-    "GDAL_HTTP_LOW_SPEED_TIME": 30,  # seconds at less than the next line, after which a request has failed
-    "GDAL_HTTP_LOW_SPEED_LIMIT": 1000,  # bytes a second
-}
-"""For files on a network, unless the environment says otherwise."""
 
 
 class Box(NamedTuple):
@@ -81,8 +65,8 @@ def open_raster(path: str | Path, dtypes: Sequence[str] = PIXEL_DTYPES) -> Datas
     """Open a raster for reading. The caller closes it, or uses it in a `with` statement.
 
     Raises:
-        DataError: the file is missing, is not a raster, has no bands, or has pixels of a type other than
-            `dtypes`.
+        DataError: the file is missing, is not a raster, has no bands, has pixels of a type other than
+            `dtypes`, or declares far more pixels than its files can hold.
     """
     with gdal_options(path), warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
@@ -101,6 +85,8 @@ def open_raster(path: str | Path, dtypes: Sequence[str] = PIXEL_DTYPES) -> Datas
             problem = f"holds {len(inner)} rasters; name one of them: {', '.join(inner[:5])}"
     elif len(found) > 1 or found[0] not in dtypes:
         problem = f"values of {', '.join(found)}; convert them to one of {', '.join(dtypes)}"
+    else:
+        problem = absurd_size(source)
     if problem:
         source.close()
         raise DataError(f"{path}: {problem}")
@@ -108,12 +94,12 @@ def open_raster(path: str | Path, dtypes: Sequence[str] = PIXEL_DTYPES) -> Datas
 
 
 def has_georeference(path: str | Path) -> bool:
-    """Check whether a file is a raster with a CRS, a geotransform or ground control points."""
+    """Check whether a file is a raster with a CRS, a geotransform, ground control points or RPCs."""
     try:
         with gdal_options(path), warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             with rasterio.open(path) as source:
-                if len(source.gcps[0]) >= 3:  # fewer do not place the pixels
+                if len(source.gcps[0]) >= 3 or source.rpcs:  # fewer do not place the pixels
                     return True
                 if source.driver == "PNM":  # has no geotransform, and rasterio returns memory instead
                     return bool(source.crs)
@@ -140,16 +126,6 @@ def is_no_photograph(path: str | Path) -> bool:
             return source.dtypes[0] in ("int16", "float32") or len(image_bands(source)) not in (1, 3)
     except DataError:
         return False
-
-
-def gdal_options(path: str | Path) -> rasterio.Env:
-    """Return the GDAL settings under which to open and read `path`, as a context manager."""
-    chosen: dict[str, int | str] = {**GDAL_OPTIONS, **s3_options()}
-    if reads_network(path):
-        chosen |= {name: value for name, value in REMOTE_OPTIONS.items() if name not in os.environ}
-        # Several threads of GDAL 3.10 return zeros, without an error, for what the server fails to give.
-        chosen["GDAL_NUM_THREADS"] = 1
-    return rasterio.Env(**chosen)
 
 
 def image_bands(source: DatasetReader) -> list[int]:
@@ -270,58 +246,6 @@ def fill_gaps(values: NDArray[np.generic], valid: NDArray[np.bool_]) -> NDArray[
         means = values[:, valid].mean(axis=1, dtype=np.float64)
         image[:, ~valid] = (means.round() if image.dtype == np.uint8 else means)[:, None]
     return image
-
-
-def is_remote(path: str | Path) -> bool:
-    """Return whether a path is not a file's own, but GDAL's: `/vsi...`, a URL, or a part, `NETCDF:a.nc:b`."""
-    text = str(path)
-    return text.startswith("/vsi") or bool(re.match(r"[\w+]{2,}:", text) and not Path(text).exists())
-
-
-def is_over_network(path: str | Path) -> bool:
-    """Return whether GDAL reads the path over a network."""
-    return re.search(NETWORK, str(path)) is not None
-
-
-def reads_network(path: str | Path) -> bool:
-    """Return whether a path, or a VRT that is a local file, leads to files on a network."""
-    if is_over_network(path) or Path(path).suffix.lower() != ".vrt":
-        return is_over_network(path)
-    try:
-        with Path(path).open("rb") as file:
-            return is_over_network(file.read(100_000).decode(errors="replace"))
-    except OSError:
-        return False
-
-
-def files_of(source: DatasetReader) -> set[Path]:
-    """Return the local files that a raster is made of: sources, sidecars, archives; symlinks resolved."""
-    found: set[Path] = set()
-    waiting = [str(name) for name in source.files] or [source.name]
-    while waiting:
-        name = waiting.pop()
-        file = _local_file(name)
-        if is_over_network(name) or file is None or file in found:
-            continue
-        found.add(file)
-        found |= {side for side in side_files(file) if side.exists()}
-        with file.open("rb") as content:
-            if b"<VRTDataset" not in content.read(1000):
-                continue
-        with suppress(Exception), gdal_options(name), rasterio.open(name) as inner:  # whatever is wrong in it
-            waiting += map(str, inner.files)
-    return found
-
-
-def side_files(path: Path) -> list[Path]:
-    """Return the paths of the files that GDAL keeps beside a raster, whether they exist or not."""
-    return [path.with_name(path.name + ending) for ending in SIDECARS]
-
-
-def _local_file(name: str) -> Path | None:
-    """Return the file that a GDAL path names or lies in."""
-    path = Path(re.sub(r"^(/vsi\w+/)+", "", name))
-    return next((place.resolve() for place in (path, *path.parents) if place.is_file()), None)
 
 
 def reason_of(error: Exception) -> str:

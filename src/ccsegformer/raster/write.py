@@ -16,13 +16,15 @@ import rasterio.shutil
 from numpy.typing import NDArray
 from rasterio import Affine
 from rasterio._err import CPLE_BaseError
+from rasterio.crs import CRS
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
 
 from ccsegformer.data.labels import Classes
 from ccsegformer.errors import OutputError
 from ccsegformer.raster.georeference import is_georeferenced
-from ccsegformer.raster.read import GDAL_OPTIONS, Box, reason_of
+from ccsegformer.raster.read import Box, reason_of
+from ccsegformer.raster.source_files import GDAL_OPTIONS
 
 MAP_BLOCK = 512
 """Side of a map's tiles in pixels."""
@@ -99,7 +101,7 @@ def create_map(path: Path, source: DatasetReader, classes: Classes, format: MapF
             target.set_band_description(1, "class")
             target.update_tags(1, **tags)
             if points:
-                target.gcps = points, points_crs
+                target.gcps = points, points_crs or CRS()
             if source.rpcs:
                 target.rpcs = source.rpcs
             if format.confidence:
