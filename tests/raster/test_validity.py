@@ -240,3 +240,31 @@ def test_scale_and_offset_are_applied(tmp_path: Path) -> None:
     np.testing.assert_array_equal(~valid, EMPTY)
     expected = np.stack([pixels[0] * 0.0001 - 0.1, pixels[1] * 2.0 + 5.0]).astype(np.float32)
     np.testing.assert_array_equal(read, np.where(EMPTY, 0, expected))
+
+
+@pytest.mark.parametrize("alpha", [False, True])
+def test_holes_of_a_mosaic_are_empty_with_an_alpha_band_alone(alpha: bool, tmp_path: Path) -> None:
+    """`gdalbuildvrt -addalpha` writes a band that is 255 where a tile is."""
+    write(tmp_path / "t.tif", values(3))
+    source = '<SourceFilename relativeToVRT="1">t.tif</SourceFilename><SourceBand>{}</SourceBand>'
+    size = 'yOff="0" xSize="16" ySize="12"'
+    place = f'<SrcRect xOff="0" {size}/><DstRect xOff="{{}}" {size}/>'
+    bands = "".join(
+        f'<VRTRasterBand dataType="Byte" band="{band}">'
+        + "".join(f"<SimpleSource>{source.format(band)}{place.format(x)}</SimpleSource>" for x in (0, 20))
+        + "</VRTRasterBand>"
+        for band in (1, 2, 3)
+    )
+    if alpha:
+        scaled = "<ScaleOffset>255</ScaleOffset><ScaleRatio>0</ScaleRatio>"
+        bands += '<VRTRasterBand dataType="Byte" band="4"><ColorInterp>Alpha</ColorInterp>' + "".join(
+            f"<ComplexSource>{source.format(1)}{place.format(x)}{scaled}</ComplexSource>" for x in (0, 20)
+        )
+        bands += "</VRTRasterBand>"
+    path = tmp_path / "v.vrt"
+    path.write_text(f'<VRTDataset rasterXSize="36" rasterYSize="12">{bands}</VRTDataset>')
+    with open_raster(path) as mosaic:
+        _, valid = read_box(mosaic, Box(0, 0, 12, 36))
+    hole = np.zeros((12, 36), bool)
+    hole[:, 16:20] = alpha
+    np.testing.assert_array_equal(~valid, hole)

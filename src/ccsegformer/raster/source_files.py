@@ -15,7 +15,7 @@ GDAL_OPTIONS = {
     "GDAL_HTTP_MAX_RETRY": 3,  # after an HTTP status of 429 or 500 to 504
     "GDAL_HTTP_RETRY_DELAY": 1,  # seconds before the first retry; about doubles with each one
 }
-PIXELS_PER_BYTE = 1_000_000
+PIXELS_PER_BYTE = 100_000
 """Number of pixels for each byte of a raster's files above which its size is taken for damaged."""
 LARGE = 2**32
 """Number of pixels up to which a raster's size is not compared with its files."""
@@ -78,10 +78,10 @@ def files_of(source: DatasetReader) -> set[Path]:
             continue
         found.add(file)
         found |= {side for side in side_files(file) if side.exists()}
-        with file.open("rb") as content:
-            if b"<VRTDataset" not in content.read(1000):
-                continue
         try:
+            with file.open("rb") as content:
+                if b"<VRTDataset" not in content.read(1000):
+                    continue
             with gdal_options(name), rasterio.open(name) as inner:
                 waiting += _names_of_files(inner)
         except DataError:
