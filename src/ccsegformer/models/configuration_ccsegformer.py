@@ -100,6 +100,12 @@ class CrissCrossSegformerConfig(SegformerConfig):
             return (self.attention,) * self.num_encoder_blocks
         return tuple(self.attention)
 
+    @property
+    def published_size(self) -> str | None:
+        """Name of the published size with these widths and depths, "b0" to "b5", or None."""
+        own = tuple(self.hidden_sizes), tuple(self.depths)
+        return next((size for size, (*known, _) in _MIT.items() if tuple(known) == own), None)
+
     @classmethod
     def mit(cls, size: str, **overrides: Any) -> Self:
         """Return the published configuration of a size, "b0" to "b5".
