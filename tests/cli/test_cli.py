@@ -8,11 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import typer
 from PIL import Image
+from safetensors.torch import load_file
 
 from ccsegformer import __version__
 from ccsegformer.cli import app
+from ccsegformer.config.yaml_files import read_yaml
+from ccsegformer.models import configuration_ccsegformer
 
 Run = Callable[..., Any]  # see conftest
 ROOT = Path(__file__).parents[2]
@@ -35,6 +39,40 @@ def folder(tmp_path: Path) -> Path:
             Image.fromarray(mask).save(root / "annotations" / split / f"{index}.png")
     (root / "classes.json").write_text('{"names": ["ground", "square"], "ignore_index": 255}')
     return root
+
+
+def test_init_restarts_with_the_models_own_network(
+    run: Run, folder: Path, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(configuration_ccsegformer._MIT, "b0", ((8, 16, 40, 64), (1, 1, 1, 1), 16))
+    first, again, data = tmp_path / "first", tmp_path / "again", ("--data", folder)
+    stages = "model.attention=[efficient,none,criss_cross,criss_cross]"
+    for output, more in (
+        (first, ("--set", stages, "--set", "model.recurrence=2")),
+        (again, ("--init", first, "--set", "training.seed=1")),
+    ):
+        # Steps too small to change the weights.
+        done = run(
+            "train", recipe, *data, "--output", output, *more, "--set", "optimizer.learning_rate=1e-30"
+        )
+        assert done.code == 0, done.err
+    before, after = load_file(first / "model.safetensors"), load_file(again / "model.safetensors")
+    learned = {name: value for name, value in before.items() if "batch_norm" not in name}
+    assert all(torch.allclose(value, after[name], atol=1e-20) for name, value in learned.items())
+    assert read_yaml(again / "recipe.yaml", "")["model"] == {
+        "size": "b0", "attention": ["efficient", "none", "criss_cross", "criss_cross"], "recurrence": 2,
+        "projection": "multi_head", "lepe": True, "pretrained": str(first),
+    }  # fmt: skip
+
+    checkpoint = first / "checkpoint-2"
+    wrong = run(
+        "train", recipe, *data, "--output", tmp_path / "c", "--init", checkpoint, "--set", "model.lepe=false"
+    )
+    assert wrong.code == 1 and f"model.lepe: false, but {checkpoint} has true" in wrong.err
+    for name in ("config.json", "model.safetensors"):
+        (first / name).unlink()
+    unfinished = run("train", recipe, *data, "--output", tmp_path / "d", "--init", first)
+    assert unfinished.code == 1 and f"give its last checkpoint, {checkpoint}" in unfinished.err
 
 
 def test_train_evaluate_predict(run: Run, folder: Path, recipe: Path, tmp_path: Path) -> None:
@@ -149,7 +187,7 @@ def test_version(run: Run) -> None:
 
 
 COMMANDS = {
-    *("train", "evaluate", "predict", "export", "compare", "demo"),
+    *("train", "evaluate", "predict", "map", "export", "convert-checkpoint", "compare", "demo"),
     *("data scene-parse-150", "data procedural", "benchmark model", "benchmark attention"),
 }
 

@@ -95,3 +95,25 @@ def test_colorize_draws_classes_in_their_colours_and_ignored_pixels_black() -> N
     for label in (2, -1):
         with pytest.raises(DataError, match=f"label {label} is outside the classes 0-1"):
             colorize(np.array([[0, label]]), classes)
+
+
+def test_one_name_is_a_class_against_a_background(tmp_path: Path) -> None:
+    path = tmp_path / "classes.json"
+    content = {"names": ["road"], "palette": [[9, 8, 7]], "ignore_index": 254, "map": {"0": 0, "255": "road"}}
+    path.write_text(json.dumps(content))
+    classes = read_classes(path)
+    assert classes.names == ("background", "road") and classes.palette == ((0, 0, 0), (9, 8, 7))
+    assert classes.label_map == ((0, 0), (255, 1)) and classes.id2label == {0: "road"}
+    write_classes(classes, path)
+    assert json.loads(path.read_text())["names"] == ["road"] and read_classes(path) == classes
+    assert Classes(("Background",)).names == ("other", "Background")
+    assert not Classes(("background", "road")).one_label
+
+    del content["map"]
+    path.write_text(json.dumps({**content, "reduce_labels": True}))
+    with pytest.raises(DataError, match="'reduce_labels' ignores 0, the background of the only class"):
+        read_classes(path)
+    path.write_text(json.dumps({**content, "colors": True}))
+    assert read_classes(path).colors == (((0, 0, 0), 0), ((9, 8, 7), 1))
+    with pytest.raises(DataError, match="one class, not 3"):
+        Classes(("a", "b", "c"), one_label=True)

@@ -187,7 +187,7 @@ def test_mixed_precision_is_close() -> None:
         ({"projection": "single"}, "projection must be one of multi_head, ccnet"),
         ({"recurrence": 0}, "recurrence must be at least 1"),
         ({"num_attention_heads": (1, 2, 7, 8)}, "must be multiples of num_attention_heads"),
-        ({"num_labels": 1}, "num_labels must be at least 2"),
+        ({"num_labels": 0}, "num_labels must be at least 1"),
         ({"attention_probs_dropout_prob": 0.1}, "has no dropout"),
     ],
 )

@@ -52,7 +52,7 @@ def convert_checkpoint(
     named = read_classes(classes) if classes else None
     with folder_written_aside(output) as folder:
         converted = convert_original(
-            checkpoint, None if named is None else named.names, encoder_only=encoder_only
+            checkpoint, None if named is None else [*named.id2label.values()], encoder_only=encoder_only
         )
         try:
             converted.model.save_pretrained(folder)

@@ -29,6 +29,14 @@ def train(
     label_layer: LabelLayerOption = None,
     label_column: LabelColumnOption = None,
     set_: SetOption = None,
+    init: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Start from the weights of MODEL, with its network and a new schedule.",
+            show_default=False,
+        ),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue from the last checkpoint in OUTPUT.")
     ] = False,
@@ -43,6 +51,8 @@ def train(
       ccsegformer train recipes/report.yaml --data DIR --output runs/short --set training.epochs=2
 
       ccsegformer train recipes/report.yaml --data DIR --output runs/report --resume
+
+      ccsegformer train recipes/report.yaml --data DIR --output runs/again --init runs/report
 
       torchrun --nproc-per-node 2 -m ccsegformer train recipes/report.yaml --data DIR --output runs/report
     """
@@ -65,6 +75,7 @@ def train(
         loaded,
         chosen,
         output,
+        init=init,
         resume=resume,
         overwrite=overwrite,
     )

@@ -1,6 +1,7 @@
 """Masks whose colours are classes, and palette files that list these colours."""
 
 import re
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -53,15 +54,11 @@ def read_palette_file(path: str | Path) -> Classes:
         colors[red, green, blue] = found[4]
     names = list(dict.fromkeys(name for name in colors.values() if name != "ignore"))
     ignored = 255 if len(names) <= 255 else 65535
-    labels = {name: label for label, name in enumerate(names)} | {"ignore": ignored}
     palette = {name: color for color, name in reversed(colors.items())}
     try:
-        return Classes(
-            tuple(names),
-            tuple(palette[name] for name in names),
-            ignored,
-            colors=tuple((color, labels[name]) for color, name in colors.items()),
-        )
+        classes = Classes(tuple(names), tuple(palette[name] for name in names), ignored)
+        labels = {name: label for label, name in enumerate(classes.names)} | {"ignore": ignored}
+        return replace(classes, colors=tuple((color, labels[name]) for color, name in colors.items()))
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
 

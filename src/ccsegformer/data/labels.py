@@ -29,6 +29,10 @@ class Classes:
     With a `label_map`, masks hold other ids, which become labels when they are read: pairs of a raw id and
     its label, or `ignore_index`. Raw ids that it does not list are errors, except `ignore_index` itself.
 
+    A single name is a class against a background: `names` becomes ("background", name), with the labels 0 and
+    1, `one_label` is true, and a palette of one colour gets black before it. A model trained on these has one
+    logit, as transformers' with `num_labels=1`.
+
     With `colors`, masks are pictures: pairs of an 8-bit RGB colour and its label, or `ignore_index`. Colours
     that it does not list are errors.
 
@@ -42,10 +46,15 @@ class Classes:
     ignore_index: int = 255
     label_map: tuple[tuple[int, int], ...] = ()
     colors: tuple[tuple[Color, int], ...] = ()
+    one_label: bool = False
 
     def __post_init__(self) -> None:
         if not self.names:
             raise DataError("there are no class names")
+        if len(self.names) == 1:
+            self._add_background()
+        if self.one_label and len(self.names) != 2:
+            raise DataError(f"one label has a background and one class, not {len(self.names)} classes")
         for name in self.names:
             if not isinstance(name, str) or not name.strip():
                 raise DataError(f"class names must be words, but one is {name!r}")
@@ -68,6 +77,14 @@ class Classes:
             self._check_mapped(raw, label)
         object.__setattr__(self, "colors", tuple(sorted(self.colors)))
         self._check_colors()
+
+    def _add_background(self) -> None:
+        [name] = self.names
+        is_taken = isinstance(name, str) and name.strip().casefold() == "background"
+        object.__setattr__(self, "names", ("other" if is_taken else "background", name))
+        object.__setattr__(self, "one_label", True)
+        if len(self.palette) == 1:
+            object.__setattr__(self, "palette", ((0, 0, 0), *self.palette))
 
     def _check_mapped(self, raw: int, label: int) -> None:
         """Check an entry of the label map."""
@@ -108,8 +125,8 @@ class Classes:
 
     @property
     def id2label(self) -> dict[int, str]:
-        """Class names by label, in the form of a transformers configuration."""
-        return dict(enumerate(self.names))
+        """Names of a model's logits, in the form of a transformers configuration: one for one label."""
+        return dict(enumerate(self.names[self.one_label :]))
 
 
 def check_class_order(one: Sequence[str], other: Sequence[str], first: str, second: str) -> None:
@@ -241,7 +258,7 @@ def read_classes(path: str | Path) -> Classes:
 def write_classes(classes: Classes, path: str | Path) -> None:
     """Write `classes.json` for `read_classes`."""
     content: dict[str, Any] = {
-        "names": list(classes.names),
+        "names": list(classes.id2label.values()),
         "ignore_index": classes.ignore_index,
         "palette": [list(color) for color in classes.palette],
     }
@@ -301,6 +318,8 @@ def _label_map(content: dict[str, Any], classes: Classes) -> tuple[tuple[int, in
         raise DataError(f"'reduce_labels' must be true or false, not {reduced!r}")
     if reduced and given is not None:
         raise DataError("'reduce_labels' is a map; give one of it and 'map'")
+    if reduced and classes.one_label:
+        raise DataError("'reduce_labels' ignores 0, the background of the only class; use 'map'")
     if reduced:
         return ((0, classes.ignore_index), *((label + 1, label) for label in range(len(classes))))
     if given is None:

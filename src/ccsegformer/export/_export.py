@@ -20,6 +20,7 @@ from ccsegformer.data.pixels import IMAGE_MEAN, IMAGE_STD
 from ccsegformer.errors import ExportError, OutputError, optional_imports
 from ccsegformer.files import write_atomically
 from ccsegformer.models import CrissCrossSegformerConfig, CrissCrossSegformerForSemanticSegmentation
+from ccsegformer.models.one_label import with_background
 from ccsegformer.ops.explicit import explicit_criss_cross_attention
 
 Format = Literal["onnx", "pt2"]
@@ -45,7 +46,8 @@ def export(
 
     Args:
         model: Model to export. A float32 copy on the CPU, in evaluation mode, is exported.
-        classes: One class for each output channel of the model.
+        classes: One class for each output channel of the model; two for a model of one label, whose file
+            gives the logits of background, 0, and of the label.
         path: File to write.
         format: "onnx" (opset 20; needs the `export` extra) or "pt2" (`torch.export`).
         overwrite: Replace an existing file.
@@ -119,7 +121,7 @@ class _LogitsModel(nn.Module):
         self.requires_grad_(False).eval()
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        return self.model(pixel_values).logits
+        return with_background(self.model(pixel_values).logits)
 
 
 def _trace(network: _LogitsModel, smallest: int) -> torch.export.ExportedProgram:

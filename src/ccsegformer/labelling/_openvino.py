@@ -31,6 +31,7 @@ from ccsegformer.labelling.engine import (
 )
 from ccsegformer.labelling.preprocess import preprocessing_of
 from ccsegformer.models import CrissCrossSegformerForSemanticSegmentation
+from ccsegformer.models.one_label import class_count
 
 ATTEMPTS = 3
 """How often a graph is compiled before NaN is taken for the model's own."""
@@ -71,7 +72,7 @@ def open_model(model: Any, precision: Precision) -> Engine:
         compiled.run,
         lambda: compiled.digest,
         preprocessing_of(model.config),
-        model.config.num_labels,
+        class_count(model.config.num_labels),
         model.config,
     )
 

@@ -27,6 +27,7 @@ from ccsegformer.data.pixels import MINIMUM_SIDE
 from ccsegformer.errors import CCSegformerError, EngineError, OutOfMemoryError
 from ccsegformer.labelling.preprocess import Preprocessing, preprocessing_of
 from ccsegformer.models import CrissCrossSegformerConfig, CrissCrossSegformerForSemanticSegmentation
+from ccsegformer.models.one_label import class_count, with_background
 
 EngineName = Literal["openvino", "torch", "onnxruntime"]
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -40,7 +41,9 @@ ANY_SIZE = ("segformer", "ccsegformer")
 """Model types that take images of any size."""
 
 Segmenter = nn.Module | Callable[[Tensor], Any]
-"""Maps normalised pixels (batch, bands, H, W) to logits (batch, K, h, w), or to an object that holds them."""
+"""Maps normalised pixels (batch, bands, H, W) to logits (batch, K, h, w), or to an object that holds them.
+
+A network of one label gives (batch, 1, h, w): the label's logit, above 0 where it is more likely than not."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +54,12 @@ class Engine:
         name: name of the engine.
         device: where it computes, and where its logits are.
         precision: number format that it computes in.
-        run: maps float32 (batch, bands, H, W) to logits (batch, K, h, w) of any floating dtype.
+        run: maps float32 (batch, bands, H, W) to logits (batch, K, h, w) of any floating dtype, or to the
+            single logit (batch, 1, h, w) of a network of one label.
         digest: returns a hexadecimal digest of what the logits depend on; None if it cannot be known, as for
             functions and for modules with hooks.
         preprocessing: input that the network expects.
-        num_labels: number of classes K; None if unknown before the first call.
+        num_labels: number of classes K, two for one label; None if unknown before the first call.
         config: configuration of a SegFormer of this package; None for other networks.
         side_step: sides of the input must be multiples of this.
         fixed_size: the only height and width that the network takes, if it takes only one.
@@ -80,6 +84,8 @@ class Engine:
     def __call__(self, pixels: Tensor, *, image: str | Path = "image") -> Tensor:
         """Compute float32 logits (batch, K, h, w) of normalised float32 pixels (batch, bands, H, W).
 
+        A single logit x becomes the two logits (0, x) of background and the label.
+
         Raises:
             EngineError: the logits are not finite or not of that shape; the message calls the pixels `image`.
             OutOfMemoryError: they do not fit into the device's memory.
@@ -96,13 +102,14 @@ class Engine:
         except Exception as error:  # whatever the network or its library raises
             reason = " ".join(str(error).split()) or type(error).__name__
             raise EngineError(f"{image}: the model fails on {tuple(pixels.shape)}: {reason}") from error
-        if logits.dim() != 4 or len(logits) != len(pixels) or logits.shape[1] < 2:
+        if logits.dim() != 4 or len(logits) != len(pixels) or not logits.shape[1]:
             raise EngineError(
                 f"{image}: the model gives {tuple(logits.shape)} for {tuple(pixels.shape)}, not logits "
-                "(batch, K, h, w) of two or more classes"
+                "(batch, K, h, w)"
             )
+        found, logits = logits.shape[1], with_background(logits)
         if self.num_labels not in (None, logits.shape[1]):
-            raise EngineError(f"{image}: {logits.shape[1]} logits a pixel for {self.num_labels} classes")
+            raise EngineError(f"{image}: {found} logits a pixel for {self.num_labels} classes")
         if not is_finite(logits):
             remedy = (
                 "the weights or the image hold NaN, infinite or far too large values"
@@ -217,7 +224,7 @@ def open_torch_engine(model: nn.Module, precision: Precision, note: str = "") ->
         run,
         None if _has_hooks(model) else lambda: model_digest(model),
         preprocessing_of(config),
-        getattr(config, "num_labels", None),
+        class_count(config.num_labels) if hasattr(config, "num_labels") else None,
         config if ours else None,
         side_step=1 if getattr(config, "model_type", None) in ANY_SIZE else SIDE_STEP,
         note=note,

@@ -24,6 +24,7 @@ from ccsegformer.labelling.model_item import (
 )
 from ccsegformer.labelling.preprocess import Preprocessing
 from ccsegformer.models import CrissCrossSegformerForSemanticSegmentation, load_trained
+from ccsegformer.models.one_label import class_count
 
 
 def load_model(
@@ -172,8 +173,8 @@ def _classes(name_or_path: str | Path, config: Any) -> Classes:
     listing = Path(name_or_path) / "classes.json"
     if str(name_or_path) and listing.is_file():
         classes = read_classes(listing)
-        if len(classes) != config.num_labels:
-            raise DataError(f"{listing}: {len(classes)} classes for a model of {config.num_labels}")
+        if len(classes) != (count := class_count(config.num_labels)):
+            raise DataError(f"{listing}: {len(classes)} classes for a model of {count}")
         return classes
     ignored = getattr(config, "semantic_loss_ignore_index", 255)
     return classes_of_model(config.id2label, ignored, name_or_path or type(config).__name__)

@@ -42,11 +42,11 @@ class CrissCrossSegformerConfig(SegformerConfig):
             by 255 and normalised with ImageNet's statistics.
 
     A model with efficient attention in every stage *is* a SegFormer. Its configuration is saved as one, so
-    transformers loads it without this package.
+    transformers loads it without this package. With `num_labels=1` there is one logit, as in transformers.
 
     Raises:
-        ValueError: The attention or projection is unknown, the recurrence is below 1, there are fewer than
-            two labels, the heads do not divide the widths, attention dropout is set with criss-cross
+        ValueError: The attention or projection is unknown, the recurrence is below 1, there is no label,
+            the heads do not divide the widths, attention dropout is set with criss-cross
             attention, which has none, or the statistics do not match `num_channels`.
     """
 
@@ -79,8 +79,8 @@ class CrissCrossSegformerConfig(SegformerConfig):
             raise ValueError(f"projection must be one of {', '.join(PROJECTIONS)}, not {self.projection!r}")
         if self.recurrence < 1:
             raise ValueError(f"recurrence must be at least 1, not {self.recurrence}")
-        if self.num_labels < 2:
-            raise ValueError(f"num_labels must be at least 2, not {self.num_labels}")
+        if self.num_labels < 1:
+            raise ValueError(f"num_labels must be at least 1, not {self.num_labels}")
         if "criss_cross" in stages and self.attention_probs_dropout_prob:
             raise ValueError("criss-cross attention has no dropout: attention_probs_dropout_prob must be 0")
         if (self.band_means is None) != (self.band_stds is None):
@@ -99,6 +99,12 @@ class CrissCrossSegformerConfig(SegformerConfig):
         if isinstance(self.attention, str):
             return (self.attention,) * self.num_encoder_blocks
         return tuple(self.attention)
+
+    @property
+    def published_size(self) -> str | None:
+        """Name of the published size with these widths and depths, "b0" to "b5", or None."""
+        own = tuple(self.hidden_sizes), tuple(self.depths)
+        return next((size for size, (*known, _) in _MIT.items() if tuple(known) == own), None)
 
     @classmethod
     def mit(cls, size: str, **overrides: Any) -> Self:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, interpolate
 
+from ccsegformer.models.one_label import with_background
 from ccsegformer.models.resizing import line_weights
 
 TILE_ELEMENTS = 2**18
@@ -23,8 +24,9 @@ def resized_cross_entropy(
     keep three of them. On a CPU they are computed a tile at a time, with their gradient in the same pass.
 
     Args:
-        logits: Tensor (batch, classes, h, w) of any floating-point dtype. Computation is in float64 for
-            float64 logits and in float32 for others, under autocast too.
+        logits: Tensor (batch, classes, h, w) of any floating-point dtype; a single logit is that of class 1
+            against class 0, and the loss is its binary cross entropy. Computation is in float64 for float64
+            logits and in float32 for others, under autocast too.
         labels: Tensor (batch, H, W) of int64 class ids or `ignore_index`.
         ignore_index: Label of pixels that do not count.
         weights: Weight of each class in the mean (classes,), in the dtype of the computation; by default 1.
@@ -37,7 +39,7 @@ def resized_cross_entropy(
             On a GPU and in compiled code, PyTorch itself raises for labels that are not class ids.
     """
     check_shapes(logits, labels)
-    logits = logits if logits.dtype == torch.float64 else logits.float()
+    logits = with_background(logits if logits.dtype == torch.float64 else logits.float())
     tiled = logits.device.type == "cpu" and not torch.compiler.is_compiling()
     if tiled:
         check_class_ids(labels, logits.shape[1], ignore_index)

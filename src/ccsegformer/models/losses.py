@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from ccsegformer.models.loss import check_class_ids, check_shapes, resized_cross_entropy
+from ccsegformer.models.one_label import with_background
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,13 @@ class SegmentationLoss:
     def __call__(self, logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
         """Return the loss of logits (batch, classes, h, w) for int64 labels (batch, H, W), a scalar.
 
+        A single logit is that of class 1 against class 0.
+
         Raises:
             ValueError: As `resized_cross_entropy`.
         """
         with torch.autocast(logits.device.type, enabled=False):
-            logits = logits if logits.dtype == torch.float64 else logits.float()
+            logits = with_background(logits if logits.dtype == torch.float64 else logits.float())
             weights = None if self.class_weights is None else logits.new_tensor(self.class_weights)
             total = logits.new_zeros(())
             if self.cross_entropy:

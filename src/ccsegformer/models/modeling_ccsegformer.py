@@ -182,7 +182,8 @@ class CrissCrossSegformerForSemanticSegmentation(CrissCrossSegformerPreTrainedMo
 
         Args:
             pixel_values: Normalised images (batch, num_channels, H, W) of any size.
-            labels: Tensor (batch, H, W) of int64 class ids or the configuration's ignore index.
+            labels: Tensor (batch, H, W) of int64 class ids or the configuration's ignore index. With
+                `num_labels=1` the ids are 0 (background) and 1, and the loss is the binary cross entropy.
             output_hidden_states: Whether to return the feature map of each stage. Default: as configured.
 
         Returns:

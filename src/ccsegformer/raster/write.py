@@ -79,7 +79,7 @@ def create_map(path: Path, source: DatasetReader, classes: Classes, format: MapF
         OutputError: the file cannot be written, for instance because the disk is full.
     """
     tags = {"class_names": json.dumps(list(classes.names), ensure_ascii=False)}
-    tags |= {f"class_{label}": name for label, name in classes.id2label.items()}
+    tags |= {f"class_{label}": name for label, name in enumerate(classes.names)}
     points, points_crs = source.gcps
     with _output_errors(path):
         profile = {

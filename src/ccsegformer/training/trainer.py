@@ -45,6 +45,7 @@ from ccsegformer.training._output import (
 )
 from ccsegformer.training._progress import ProgressBar
 from ccsegformer.training._randomness import own_randomness
+from ccsegformer.training._restart import restart_recipe
 from ccsegformer.training._survey import Survey, make_survey
 from ccsegformer.training.freezing import freeze
 from ccsegformer.training.recipe import Recipe
@@ -78,6 +79,7 @@ def train(
     *,
     classes: Classes | Sequence[str] | None = None,
     validation: Any = None,
+    init: str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
     progress: bool = True,
@@ -96,6 +98,8 @@ def train(
         classes: Classes of a data set object, or their names; by default its `classes`.
         validation: Data set to score on if the recipe says so, a name or an object; by default the split
             "validation" of a named `dataset`.
+        init: Model for a warm restart: instead of `model.pretrained`, and with its own size, attention,
+            recurrence, projection and LePE, which the recipe may leave out.
         output: Folder without another run, unless `resume` or `overwrite` is set.
         resume: Continue from the last checkpoint in `output`; the weights become those of an unbroken run.
         overwrite: Delete the run in `output` first.
@@ -103,13 +107,15 @@ def train(
 
     Raises:
         DataError: The data cannot be used, or at most one class is labelled in them.
-        RecipeError: The recipe does not fit the pretrained weights, the number of processes or the device, or
-            differs from that of the run to resume.
+        RecipeError: The recipe does not fit the pretrained weights, the network of `init`, the number of
+            processes or the device, or differs from that of the run to resume.
         CheckpointError: The pretrained weights cannot be loaded.
         OutputError: `output` holds another run or none to resume, or cannot be written.
         TrainingError: The loss is not finite, nothing is left to train, or GPU memory ran out.
     """
     output = Path(output)
+    if init is not None:
+        recipe = restart_recipe(recipe, init)
     images = resolve_dataset(dataset, "training", classes)
     named = isinstance(dataset, str | Path)
     scored = _validation_images(recipe, dataset if named else None, validation, images.classes)
