@@ -17,6 +17,7 @@ _HOMES = {
     "evaluate": "ccsegformer.evaluation.evaluate",
     "load_model": "ccsegformer.labelling.loading",
     "load_recipe": "ccsegformer.training.recipe",
+    "map_scenes": "ccsegformer.archives.run",
     "open_dataset": "ccsegformer.sources",
     "predict_labels": "ccsegformer.labelling.labeller",
     "predict_scene": "ccsegformer.labelling.scene",

@@ -211,6 +211,8 @@ def test_a_server_that_fails_is_asked_again_but_not_for_what_it_does_not_have(
     with served(scenes, {"/s1.tif": [503, 503, 200]}) as (address, handler):
         listing.write_text("".join(f"{address}/{name}.tif\n" for name in ("s0", "s1", "missing")))
         results = mapped(model, [listing], tmp_path / "maps", retries=3)
+        listing.write_text(f"{address}/s0.tif?signature=other\n")
+        assert mapped(model, [listing], tmp_path / "maps")["s0"].status == "kept"
     assert {name: result.status for name, result in results.items()} == {
         "s0": "mapped",
         "s1": "mapped",

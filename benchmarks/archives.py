@@ -1,0 +1,185 @@
+"""Measure `map_scenes` on generated scenes: overhead, scaling, memory, and what is left after random kills.
+
+    python -m benchmarks.archives overhead        # against a plain loop over predict_scene
+    python -m benchmarks.archives scaling         # 1 and 2 workers of one thread each
+    python -m benchmarks.archives kills           # 50 random kills of workers and of the run
+    python -m benchmarks.archives memory          # of the run, with 100 and 10,000 stub scenes
+
+Each prints lines of Markdown. Two cores are needed, and nothing else at work on them but for `kills`.
+"""
+
+import argparse
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import rasterio
+import torch
+from rasterio import Affine
+
+from ccsegformer.archives.job import SceneResult
+from ccsegformer.archives.reference import SceneAsset, SceneReference
+from ccsegformer.archives.run import map_scenes, share_out
+from ccsegformer.archives.store import open_store
+from ccsegformer.archives.workers import Death
+from ccsegformer.labelling.loading import load_engine
+from ccsegformer.labelling.scene import predict_scene
+from ccsegformer.models import CrissCrossSegformerConfig, CrissCrossSegformerForSemanticSegmentation
+
+RUN = "import sys; from benchmarks.archives import run; run(*sys.argv[1:])"
+
+
+def write_scenes(folder: Path, count: int, side: int) -> None:
+    """Write RGB scenes of noise in large squares."""
+    folder.mkdir()
+    for index in range(count):
+        coarse = np.random.default_rng(index).integers(0, 255, (3, side // 16, side // 16), np.uint8)
+        profile = {"driver": "GTiff", "height": side, "width": side, "count": 3, "dtype": "uint8"}
+        place = Affine(0.5, 0, 600000 + index * side, 0, -0.5, 5300000)
+        with rasterio.open(
+            folder / f"s{index:04}.tif", "w", crs="EPSG:32632", transform=place, tiled=True, **profile
+        ) as target:
+            target.write(coarse.repeat(16, axis=1).repeat(16, axis=2))
+
+
+def write_model(folder: Path) -> None:
+    """Save a B0 with random weights."""
+    torch.manual_seed(0)
+    config = CrissCrossSegformerConfig.mit("b0", num_labels=5)
+    CrissCrossSegformerForSemanticSegmentation(config).save_pretrained(folder)
+
+
+def run(model: str, scenes: str, output: str, workers: str = "2", window: str = "") -> None:
+    """Map an archive to the end."""
+    side = int(window) if window else None
+    for result in map_scenes(model, [scenes], output, workers=int(workers), window=side):
+        assert result.status != "failed", result.reason
+
+
+def overhead(folder: Path) -> None:
+    """Compare one worker, two threads, with a plain loop in one process: 12 scenes of 2560 x 2560."""
+    write_scenes(folder / "scenes", 12, 2560)
+    torch.set_num_threads(2)
+    begun = time.monotonic()
+    engine, classes = load_engine(folder / "model")
+    (folder / "loop").mkdir()
+    for path in sorted((folder / "scenes").iterdir()):
+        predict_scene(engine, path, folder / "loop" / path.name, classes=classes)
+    loop = time.monotonic() - begun
+    mapped = timed(folder, "mapped", workers=1, threads=2)
+    print(f"| plain loop | {loop:.0f} s | {loop / 12:.1f} s a scene | |")
+    print(
+        f"| map_scenes, 1 worker | {mapped:.0f} s | {mapped / 12:.1f} s a scene | {mapped / loop - 1:+.1%} |"
+    )
+
+
+def scaling(folder: Path) -> None:
+    """Compare two workers with one, one thread each: 16 scenes of 2048 x 2048."""
+    write_scenes(folder / "scenes", 16, 2048)
+    one = timed(folder, "one", workers=1, threads=1)
+    two = timed(folder, "two", workers=2, threads=1)
+    print(f"| 1 worker {one:.0f} s | 2 workers {two:.0f} s | {one / two:.2f}x |")
+
+
+def timed(folder: Path, output: str, *, workers: int, threads: int) -> float:
+    """Time a run in a process of its own."""
+    begun = time.monotonic()
+    arguments = [str(folder / "model"), str(folder / "scenes"), str(folder / output), str(workers)]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    subprocess.run([sys.executable, "-c", RUN, *arguments], check=True, env=environment)
+    return time.monotonic() - begun
+
+
+def kills(folder: Path, number: int = 50) -> None:
+    """Kill a worker or the whole run at random moments, start it again each time, and compare the bytes."""
+    write_scenes(folder / "scenes", 200, 256)
+    whole, output = folder / "whole", folder / "output"
+    run(str(folder / "model"), str(folder / "scenes"), str(whole), "2", "64")
+    chance, done, runs = random.Random(0), 0, 0
+    arguments = [str(folder / "model"), str(folder / "scenes"), str(output), "2", "64"]
+    while True:
+        runs += 1
+        process = subprocess.Popen([sys.executable, "-c", RUN, *arguments])
+        while process.poll() is None and done < number:
+            time.sleep(2 + 8 * chance.random())
+            workers = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+            victims = [worker.pid for worker in workers if "spawn_main" in " ".join(worker.cmdline())]
+            if chance.random() < 0.5:
+                victims = [process.pid]
+            if victims and process.poll() is None:
+                os.kill(chance.choice(victims), signal.SIGKILL)
+                done += 1
+        if process.wait() == 0 and done >= number:
+            break
+    same = sum(contents(whole)[key] == found for key, found in contents(output).items())
+    print(f"| {done} kills in {runs} runs | {same} of {len(contents(whole))} files the same bytes |")
+
+
+def contents(output: Path) -> dict[str, bytes]:
+    """Read everything but logs."""
+    files = [path for path in output.rglob("*") if path.is_file() and path.suffix != ".log"]
+    return {str(path.relative_to(output)): path.read_bytes() for path in files}
+
+
+class StubWorkers:
+    """Maps nothing, at once."""
+
+    count = 8
+
+    def __init__(self) -> None:
+        self.at_work: list[SceneReference] = []
+
+    def submit(self, scene: SceneReference) -> None:
+        """Take a scene."""
+        self.at_work.append(scene)
+
+    def finished(self) -> list[SceneResult | Death]:
+        """Give one back."""
+        return [SceneResult(self.at_work.pop(), "mapped")]
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+def memory(folder: Path) -> None:
+    """Print the run's peak memory after 100 and after 10,000 scenes."""
+
+    def scenes(number: int) -> Iterator[SceneReference]:
+        return (SceneReference(f"s{i}", (SceneAsset(f"/data/s{i}.tif"),)) for i in range(number))
+
+    for number in (100, 10_000):
+        results = share_out(StubWorkers(), scenes(number), open_store(folder / "maps"), 3)
+        count = sum(1 for _ in results)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(f"| {count:,} scenes | {peak:.0f} MB |")
+
+
+MEASURES: dict[str, Callable[[Path], None]] = {
+    "overhead": overhead,
+    "scaling": scaling,
+    "kills": kills,
+    "memory": memory,
+}
+
+
+def main() -> None:
+    """Run the measurements that the command line names."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("measures", nargs="+", choices=MEASURES)
+    for name in parser.parse_args().measures:
+        with tempfile.TemporaryDirectory() as folder:
+            write_model(Path(folder, "model"))
+            MEASURES[name](Path(folder))
+
+
+if __name__ == "__main__":
+    main()
