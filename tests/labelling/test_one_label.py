@@ -96,7 +96,7 @@ def test_any_network_of_one_logit_is_run() -> None:
     torch.testing.assert_close(logits[:, 1:], network(pixels))
     assert not logits[:, 0].any() and len(classes) == 2
     three, _ = open_segmenter(network, Classes(("a", "b", "c")))
-    with pytest.raises(Exception, match="1 logits a pixel for 3 classes"):
+    with pytest.raises(Exception, match="1 logit a pixel for 3 classes"):
         three(pixels)
     assert open_engine(network).num_labels is None
 

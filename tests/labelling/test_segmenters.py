@@ -219,7 +219,8 @@ def test_an_interrupted_run_of_another_model_goes_on(tmp_path: Path, monkeypatch
 @pytest.mark.parametrize(
     ("segmenter", "message"),
     [
-        (lambda pixels: pixels[:, :1], r"not logits \(batch, K, h, w\) of two or more classes"),
+        (lambda pixels: pixels[:, :1], "1 logit a pixel for 3 classes"),
+        (lambda pixels: pixels[:, :0], r"not logits \(batch, K, h, w\)"),
         (lambda pixels: "labels", "the model returns str, not logits"),
         (lambda pixels: pixels * float("nan"), "logits are not finite"),
         (lambda pixels: pixels[:, [0, 1]], "2 logits a pixel for 3 classes"),

@@ -109,7 +109,9 @@ class Engine:
             )
         found, logits = logits.shape[1], with_background(logits)
         if self.num_labels not in (None, logits.shape[1]):
-            raise EngineError(f"{image}: {found} logits a pixel for {self.num_labels} classes")
+            raise EngineError(
+                f"{image}: {found} logit{'s' * (found > 1)} a pixel for {self.num_labels} classes"
+            )
         if not is_finite(logits):
             remedy = (
                 "the weights or the image hold NaN, infinite or far too large values"
@@ -216,6 +218,7 @@ def open_torch_engine(model: nn.Module, precision: Precision, note: str = "") ->
             return logits_of(model(pixel_values=pixels) if takes_keyword else model(pixels))
 
     config = getattr(model, "config", None)
+    labels: int | None = getattr(config, "num_labels", None)
     ours = isinstance(config, CrissCrossSegformerConfig)
     return Engine(
         "torch",
@@ -224,7 +227,7 @@ def open_torch_engine(model: nn.Module, precision: Precision, note: str = "") ->
         run,
         None if _has_hooks(model) else lambda: model_digest(model),
         preprocessing_of(config),
-        class_count(config.num_labels) if hasattr(config, "num_labels") else None,
+        labels and class_count(labels),
         config if ours else None,
         side_step=1 if getattr(config, "model_type", None) in ANY_SIZE else SIDE_STEP,
         note=note,
