@@ -4,6 +4,7 @@
     python -m benchmarks.archives scaling         # 1 and 2 workers of one thread each
     python -m benchmarks.archives kills           # 50 random kills of workers and of the run
     python -m benchmarks.archives memory          # of the run, with 100 and 10,000 stub scenes
+    python -m benchmarks.archives ray             # Ray Core's actors and Ray Data: 60 stub scenes of 0.2 s
 
 Each prints lines of Markdown. Two cores are needed, and nothing else at work on them but for `kills`.
 """
@@ -18,7 +19,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -163,11 +166,44 @@ def memory(folder: Path) -> None:
         print(f"| {count:,} scenes | {peak:.0f} MB |")
 
 
+def compare_ray(folder: Path, number: int = 60) -> None:
+    """Give stub scenes to two actors of one CPU each on two CPUs, through Ray Core and through Ray Data."""
+    import ray
+
+    class Mapper:
+        def map(self, scene: int) -> int:
+            time.sleep(0.2)
+            return scene
+
+        def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+            return {"id": np.array([self.map(scene) for scene in batch["id"]])}
+
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
+    begun = time.monotonic()
+    actors = [ray.remote(num_cpus=1)(Mapper).remote() for _ in range(2)]
+    pool = ray.util.ActorPool(actors)
+    done = len(list(pool.map_unordered(lambda actor, scene: actor.map.remote(scene), list(range(number)))))
+    print(f"| Ray Core | {done} of {number} scenes | {time.monotonic() - begun:.0f} s |", flush=True)
+    for actor in actors:
+        ray.kill(actor)
+    scenes = ray.data.range(number, override_num_blocks=number)
+    begun, done, limit = time.monotonic(), 0, 120
+    signal.signal(signal.SIGALRM, lambda *_: (_ for _ in ()).throw(TimeoutError()))
+    signal.alarm(limit)
+    with suppress(TimeoutError):
+        for _ in scenes.map_batches(Mapper, batch_size=1, concurrency=2, num_cpus=1).iter_rows():
+            done += 1
+    signal.alarm(0)
+    print(f"| Ray Data | {done} of {number} scenes | {time.monotonic() - begun:.0f} s |", flush=True)
+    ray.shutdown()
+
+
 MEASURES: dict[str, Callable[[Path], None]] = {
     "overhead": overhead,
     "scaling": scaling,
     "kills": kills,
     "memory": memory,
+    "ray": compare_ray,
 }
 
 
