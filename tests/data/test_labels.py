@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ccsegformer.data.colors import read_palette_file
 from ccsegformer.data.labels import Classes, colorize, default_palette, read_classes, write_classes
 from ccsegformer.errors import DataError
 
@@ -117,3 +118,11 @@ def test_one_name_is_a_class_against_a_background(tmp_path: Path) -> None:
     assert read_classes(path).colors == (((0, 0, 0), 0), ((9, 8, 7), 1))
     with pytest.raises(DataError, match="one class, not 3"):
         Classes(("a", "b", "c"), one_label=True)
+
+
+def test_the_only_name_of_a_palette_file_is_no_background(tmp_path: Path) -> None:
+    path = tmp_path / "palette.txt"
+    path.write_text("0 0 0 ignore\n255 0 0 road\n200 0 0 road\n")
+    classes = read_palette_file(path)
+    assert classes.names == ("background", "road")
+    assert dict(classes.colors) == {(0, 0, 0): 255, (255, 0, 0): 1, (200, 0, 0): 1}

@@ -215,3 +215,12 @@ def test_splits_that_overlap_across_the_antimeridian_are_named(
         path.parent.rename(tmp_path / "both" / split)
     Scenes(tmp_path / "both", "training")
     assert "of the other split, so scores will be too high" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("columns", [{}, {"class_id": [1]}, {"class": ["building"]}])
+def test_polygons_of_the_only_class_lie_on_its_background(columns: dict[str, Any], tmp_path: Path) -> None:
+    scene(tmp_path)
+    write_classes(Classes(("building",)), tmp_path / "classes.json")
+    polygons(tmp_path / "training" / "a.gpkg", [rectangle(0, 0, 20, 20)], **columns)
+    found = labels(tmp_path)
+    assert found.sum() == 400 and (found[:20, :20] == 1).all()
