@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from ccsegformer.data.colors import read_palette_file
-from ccsegformer.data.labels import Classes, colorize, default_palette, read_classes, write_classes
+from ccsegformer.data.labels import Classes, colorize, read_classes, write_classes
+from ccsegformer.data.palette import default_palette
 from ccsegformer.errors import DataError
 
 

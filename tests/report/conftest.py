@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ccsegformer.config.protocol import EvaluationProtocol
-from ccsegformer.data.labels import default_palette
+from ccsegformer.data.palette import default_palette
 from ccsegformer.lab.verdict import judge, mean_iou_from_counts
 from ccsegformer.report.page import Example
 

@@ -12,7 +12,8 @@ from PIL import Image
 from torchvision import tv_tensors
 
 from ccsegformer.data.images import decode_image, refuse_jpeg, rgb_from_pillow
-from ccsegformer.data.labels import Classes, Color, read_classes
+from ccsegformer.data.labels import Classes, read_classes
+from ccsegformer.data.palette import Color
 from ccsegformer.errors import DataError
 
 COLOR_MODES = ("RGB", "RGBA", "P", "PA", "L", "LA", "1")

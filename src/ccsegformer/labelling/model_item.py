@@ -14,7 +14,8 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
-from ccsegformer.data.labels import Classes, Color, default_palette
+from ccsegformer.data.labels import Classes
+from ccsegformer.data.palette import Color, default_palette
 from ccsegformer.data.pixels import IMAGE_MEAN, IMAGE_STD
 from ccsegformer.errors import DataError, EngineError
 from ccsegformer.labelling.model_files import ENGINES
