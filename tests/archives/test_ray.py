@@ -61,8 +61,10 @@ def test_a_model_that_no_actor_can_open_ends_the_run(address, scenes, tmp_path):
 
 
 def test_an_address_without_a_cluster_is_named(model, scenes, tmp_path, monkeypatch):  # noqa: F811
-    ray.shutdown()
-    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))  # else Ray finds the cluster of this machine
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    with pytest.raises(CCSegformerError, match=r"^auto: no Ray cluster answers"):
-        list(map_scenes(model, [scenes], tmp_path / "maps", address="auto"))
+    def refuse(**options):  # as Ray does, after a minute
+        raise ConnectionError(f"Failed to connect to\n{options['address']}")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", refuse)
+    with pytest.raises(CCSegformerError, match=r"^127.0.0.1:1: no Ray cluster answers there: Failed to conn"):
+        list(map_scenes(model, [scenes], tmp_path / "maps", address="127.0.0.1:1"))
