@@ -124,7 +124,7 @@ def _serve(job: ArchiveJob, connection: Connection, threads: int) -> None:
         mapper = open_mapper(job)
         while True:
             connection.send(mapper.map(connection.recv()))
-    except EOFError:
+    except (EOFError, ConnectionError):  # the run is over
         return
     except CCSegformerError as error:
         connection.send(error)
