@@ -176,6 +176,20 @@ def test_the_same_bytes_whatever_the_order(archive: DictStore) -> None:
     assert archive.objects == other.objects
 
 
+def test_scenes_that_another_shard_adds_are_in_the_tables(archive: DictStore, tmp_path: Path) -> None:
+    class SharedStore(DictStore):
+        def put_file(self, key: str, file: Path) -> None:
+            super().put_file(key, file)
+            if "scenes/late/late.json" not in self.objects:
+                add_map(self, tmp_path, "late")
+
+    store = SharedStore()
+    store.objects = dict(archive.objects)
+    write_tables(store)
+    table = pq.read_table(store.written(tmp_path / "out") / "items.parquet")
+    assert "late" in table["id"].to_pylist()
+
+
 def test_damaged_and_other_files_are_left_out(archive: DictStore, tmp_path: Path) -> None:
     archive.put("scenes/d/d.json", b'{"type": "Feat')
     archive.put("scenes/e/other.json", archive.objects["scenes/b/b.json"])

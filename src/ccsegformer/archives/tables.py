@@ -4,7 +4,7 @@ import json
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,45 +12,38 @@ from stac_geoparquet.arrow import parse_stac_ndjson_to_parquet
 
 from ccsegformer.archives._collection import COLLECTION, ITEMS, Overview, collection_of
 from ccsegformer.archives.item import COLLECTION_ID, parse_object, read_fingerprint
+from ccsegformer.archives.store import Store
 from ccsegformer.errors import OutputError
 
 FAILED = "failed.parquet"
 ITEM_BATCH = 1000
 """Number of items that are in memory at a time."""
+PASSES = 3
+"""How often the tables are written at most while other shards add scenes."""
 FAILED_SCHEMA = pa.schema(
     [("name", pa.string()), ("href", pa.string()), ("reason", pa.string()), ("attempts", pa.int32())]
 )
 
 
-class Shelf(Protocol):
-    """What the tables need of a `Store`."""
-
-    def get(self, key: str) -> bytes | None:
-        """Return an object's content."""
-
-    def put(self, key: str, content: bytes) -> None:
-        """Write an object."""
-
-    def put_file(self, key: str, file: Path) -> None:
-        """Copy a file into the store."""
-
-    def keys(self, prefix: str = "") -> Iterator[str]:
-        """Yield the keys that begin with a folder's name."""
-
-    def delete(self, key: str) -> None:
-        """Delete an object if there is one."""
-
-
-def write_tables(store: Shelf) -> None:
+def write_tables(store: Store) -> None:
     """Write the tables of all maps and failures that lie in a store, in the order of their names.
 
     `items.parquet` is stac-geoparquet; its hrefs begin at the archive's folder, where the table itself lies.
     It leaves out maps without a place on the Earth, as that format has none for them. The collection lists
-    all. Damaged items are left out of both.
+    all. Damaged items are left out of both. If another shard adds scenes meanwhile, all are written again, so
+    that the tables hold every scene once all shards have ended.
 
     Raises:
         OutputError: a table cannot be written, for instance as two items have values of different types.
     """
+    for _ in range(PASSES):
+        known = [_scene_names(store, folder) for folder in ("scenes/", "failed/")]
+        _write_all(store)
+        if known == [_scene_names(store, folder) for folder in ("scenes/", "failed/")]:
+            return
+
+
+def _write_all(store: Store) -> None:
     overview = Overview()
     with tempfile.TemporaryDirectory() as folder:
         lines, table = Path(folder, "items.ndjson"), Path(folder, ITEMS)
@@ -77,7 +70,7 @@ def _write_items(lines: Path, table: Path, collection: dict[str, Any]) -> None:
         raise OutputError(f"{ITEMS}: cannot be written, as the items differ in kind: {reason}") from error
 
 
-def _scene_names(store: Shelf, prefix: str) -> list[str]:
+def _scene_names(store: Store, prefix: str) -> list[str]:
     """Return the names of the scenes that have an item, or a record of a failure."""
     found = []
     for key in store.keys(prefix):
@@ -87,7 +80,7 @@ def _scene_names(store: Shelf, prefix: str) -> list[str]:
     return sorted(found)
 
 
-def _read_items(store: Shelf) -> Iterator[dict[str, Any]]:
+def _read_items(store: Store) -> Iterator[dict[str, Any]]:
     for name in _scene_names(store, "scenes/"):
         content = store.get(f"scenes/{name}/{name}.json") or b""
         if read_fingerprint(content) is not None:
@@ -120,7 +113,7 @@ def _moved(href: str, folder: str) -> str:
     return f"./{href[6:]}" if href.startswith("../../") else href
 
 
-def _failures(store: Shelf) -> bytes:
+def _failures(store: Store) -> bytes:
     """Return the records of failures as a Parquet file."""
     records = []
     for name in _scene_names(store, "failed/"):
