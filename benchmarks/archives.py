@@ -103,28 +103,38 @@ def timed(folder: Path, output: str, *, workers: int, threads: int) -> float:
 
 
 def kills(folder: Path, number: int = 50) -> None:
-    """Kill a worker or the whole run at random moments, start it again each time, and compare the bytes."""
+    """Kill a worker or the run at random moments, until an archive is whole; then begin another."""
     write_scenes(folder / "scenes", 200, 256)
-    whole, output = folder / "whole", folder / "output"
+    whole, chance = folder / "whole", random.Random(0)
     run(str(folder / "model"), str(folder / "scenes"), str(whole), "2", "64")
-    chance, done, runs = random.Random(0), 0, 0
+    done = archives = same = files = 0
+    while done < number:
+        output = folder / f"output{archives}"
+        done += _map_under_fire(folder, output, chance)
+        found, expected = contents(output), contents(whole)
+        assert found.keys() == expected.keys()
+        archives, files = archives + 1, files + len(expected)
+        same += sum(found[key] == content for key, content in expected.items())
+    print(f"| {done} kills in {archives} archives of 200 scenes | {same} of {files} files the same bytes |")
+
+
+def _map_under_fire(folder: Path, output: Path, chance: random.Random) -> int:
+    """Start a run again and again until it ends by itself; return the number of kills."""
     arguments = [str(folder / "model"), str(folder / "scenes"), str(output), "2", "64"]
+    killed = 0
     while True:
-        runs += 1
         process = subprocess.Popen([sys.executable, "-c", RUN, *arguments])
-        while process.poll() is None and done < number:
-            time.sleep(2 + 8 * chance.random())
-            workers = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+        while process.poll() is None:
+            time.sleep(5 + 8 * chance.random())
+            if process.poll() is not None or len(list(output.glob("scenes/*/*.json"))) == 200:
+                continue
+            workers = psutil.Process(process.pid).children(recursive=True)
             victims = [worker.pid for worker in workers if "spawn_main" in " ".join(worker.cmdline())]
-            if chance.random() < 0.5:
-                victims = [process.pid]
-            if victims and process.poll() is None:
-                os.kill(chance.choice(victims), signal.SIGKILL)
-                done += 1
-        if process.wait() == 0 and done >= number:
-            break
-    same = sum(contents(whole)[key] == found for key, found in contents(output).items())
-    print(f"| {done} kills in {runs} runs | {same} of {len(contents(whole))} files the same bytes |")
+            victims = victims if victims and chance.random() < 0.7 else [process.pid]
+            os.kill(chance.choice(victims), signal.SIGKILL)
+            killed += 1
+        if process.wait() == 0:
+            return killed
 
 
 def contents(output: Path) -> dict[str, bytes]:
