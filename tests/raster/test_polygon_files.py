@@ -162,7 +162,7 @@ def test_geoparquet_is_read_once_and_again_when_it_changes(
     assert [data.labels(0, Box(0, 0, 20, side)).sum() for side in (10, 20, 80)] == [200, 400, 800]
     assert len(count) == 1
     geoparquet(path, SHAPES[2:])
-    _geoparquet._read.cache_clear()  # a coarse clock may not notice
+    _geoparquet._read_table.cache_clear()  # a coarse clock may not notice
     assert Scenes(tmp_path).labels(0, WHOLE).sum() == 800
 
 

@@ -11,9 +11,8 @@ from rasterio.env import getenv
 
 from ccsegformer.errors import DataError
 from ccsegformer.labelling.windows import spans
-from ccsegformer.raster import _ahead
-from ccsegformer.raster import read as rasters
-from ccsegformer.raster.read import Box, open_raster
+from ccsegformer.raster import _ahead, source_files
+from ccsegformer.raster.read import Box, open_raster, read_box
 from ccsegformer.raster.source_files import gdal_options
 
 
@@ -125,14 +124,14 @@ def half_server(tmp_path):
 
 
 def test_a_server_that_stops_halfway_is_an_error_in_bounded_time(half_server, monkeypatch):
-    monkeypatch.setitem(rasters.GDAL_OPTIONS, "GDAL_HTTP_MAX_RETRY", 0)
-    monkeypatch.setitem(rasters.REMOTE_OPTIONS, "GDAL_HTTP_LOW_SPEED_TIME", 1)
-    monkeypatch.setitem(rasters.REMOTE_OPTIONS, "GDAL_HTTP_LOW_SPEED_LIMIT", 10**6)
+    monkeypatch.setitem(source_files.GDAL_OPTIONS, "GDAL_HTTP_MAX_RETRY", 0)
+    monkeypatch.setitem(source_files.REMOTE_OPTIONS, "GDAL_HTTP_LOW_SPEED_TIME", 1)
+    monkeypatch.setitem(source_files.REMOTE_OPTIONS, "GDAL_HTTP_LOW_SPEED_LIMIT", 10**6)
     monkeypatch.setenv("GDAL_NUM_THREADS", "4")  # GDAL would give zeros instead of the error
     path = f"/vsicurl/http://127.0.0.1:{half_server.server_port}/a.tif"
     begun = time.monotonic()
     with open_raster(path) as source:
         half_server.stalls = True
         with pytest.raises(DataError, match="rows 400-409, columns 400-409 cannot be read") as caught:
-            rasters.read_box(source, Box(400, 400, 410, 410))
+            read_box(source, Box(400, 400, 410, 410))
     assert "\n" not in str(caught.value) and time.monotonic() - begun < 10 and half_server.has_stalled
