@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import openvino
 import pytest
 import torch
 from torch import Tensor, nn
@@ -240,3 +241,11 @@ def test_modules_keep_their_modes() -> None:
     for name in ("openvino", "torch"):
         open_engine(model, name)(pixels(1, 3, 64, 64))
         assert [module.training for module in model.modules()] == modes
+
+
+def test_processes_that_share_the_cores_do_not_pin_their_threads_to_the_same_ones(monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    core = openvino.Core()
+    for threads, pinned in ((1, False), (2, True)):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        assert _openvino._settings(core, "fp32")["ENABLE_CPU_PINNING"] is pinned

@@ -202,10 +202,13 @@ def _settings(core: openvino.Core, precision: Precision) -> dict[str, Any]:
         raise EngineError("openvino computes in fp32 or bf16 on a CPU, not in fp16")
     if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         raise EngineError("this processor has no bfloat16 instructions: compute in fp32")
+    threads = torch.get_num_threads()
     return {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
-        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "INFERENCE_NUM_THREADS": threads,
+        # OpenVINO pins threads from the first core on: two processes of one thread each would share it.
+        "ENABLE_CPU_PINNING": threads >= (os.cpu_count() or 1),
     }
 
 
