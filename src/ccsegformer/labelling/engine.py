@@ -218,7 +218,6 @@ def open_torch_engine(model: nn.Module, precision: Precision, note: str = "") ->
             return logits_of(model(pixel_values=pixels) if takes_keyword else model(pixels))
 
     config = getattr(model, "config", None)
-    labels: int | None = getattr(config, "num_labels", None)
     ours = isinstance(config, CrissCrossSegformerConfig)
     return Engine(
         "torch",
@@ -227,7 +226,7 @@ def open_torch_engine(model: nn.Module, precision: Precision, note: str = "") ->
         run,
         None if _has_hooks(model) else lambda: model_digest(model),
         preprocessing_of(config),
-        labels and class_count(labels),
+        class_count(getattr(config, "num_labels", None)),
         config if ours else None,
         side_step=1 if getattr(config, "model_type", None) in ANY_SIZE else SIDE_STEP,
         note=note,

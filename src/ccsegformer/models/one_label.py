@@ -13,6 +13,6 @@ def with_background(logits: Tensor) -> Tensor:
     return pad(logits, (0, 0, 0, 0, 1, 0)) if logits.shape[1] == 1 else logits
 
 
-def class_count(num_labels: int) -> int:
-    """Return the classes that a model of so many labels tells apart: two for one label."""
-    return max(num_labels, 2)
+def class_count(num_labels: int | None) -> int | None:
+    """Return the classes that a model of so many labels tells apart: two for one label; None if unknown."""
+    return 2 if num_labels == 1 else num_labels
