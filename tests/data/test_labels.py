@@ -47,6 +47,10 @@ def test_names_and_ignore_index_are_enough(tmp_path: Path) -> None:
         ({"palette": [[0, 0, 0], [0, 0, 256]]}, "'palette' must be a list of"),
         ({"palette": [[0, 0, 0], [0, 0]]}, "'palette' must be a list of"),
         ({"palette": {"road": "red"}}, "'palette' must be a list of"),
+        ({"label_map": {"7": "road"}}, "unknown key 'label_map'; did you mean 'map'?"),
+        ({"reduce_zero_label": True}, "unknown key 'reduce_zero_label'; did you mean 'reduce_labels'?"),
+        ({"do_reduce_labels": True}, "did you mean 'reduce_labels'?"),
+        ({"colours": True}, "unknown key 'colours'; did you mean 'colors'?"),
     ],
 )
 def test_a_wrong_key_is_one_line_with_file_and_key(

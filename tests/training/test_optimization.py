@@ -75,6 +75,8 @@ def test_a_step_s_gradient_is_the_mean_over_its_micro_batches(
         ({"name": "linear", "warmup_steps": 0}, [1, 3 / 4, 2 / 4, 1 / 4]),
         ({"name": "linear", "warmup_steps": 2}, [0, 1 / 2, 1, 1 / 2]),
         ({"name": "poly", "warmup_steps": 1, "power": 2.0}, [0, 1, 4 / 9, 1 / 9]),
+        ({"name": "poly", "warmup_steps": 4}, [0, 1 / 4, 2 / 4, 3 / 4]),
+        ({"name": "poly", "warmup_steps": 8}, [0, 1 / 8, 2 / 8, 3 / 8]),
     ],
 )
 def test_schedules(

@@ -302,6 +302,14 @@ def test_pretrained_weights_and_the_report_s_freezing(tmp_path: Path, data: Path
     assert not (tmp_path / "other").exists()
 
 
+def test_a_warm_up_as_long_as_the_run_is_said(
+    tmp_path: Path, data: Path, recipe: Callable[..., Recipe], capsys: pytest.CaptureFixture[str]
+) -> None:
+    short = recipe(training={"steps": 2}, schedule={"name": "poly", "warmup_steps": 2})
+    train(short, data, tmp_path / "run", progress=True)
+    assert "schedule.warmup_steps: 2 is not below the run's 2 steps" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("name", "smaller"),
     [

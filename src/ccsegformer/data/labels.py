@@ -15,6 +15,9 @@ from ccsegformer.data.palette import Color, default_palette
 from ccsegformer.errors import DataError
 from ccsegformer.files import write_atomically
 
+KEYS = ("names", "ignore_index", "palette", "map", "reduce_labels", "colors")
+"""Keys of a classes.json."""
+
 MAX_LABEL = 65535  # masks have at most 16 bits per pixel
 
 
@@ -218,7 +221,7 @@ def describe_other_names(one: Sequence[str], other: Sequence[str]) -> str:
 def read_classes(path: str | Path) -> Classes:
     """Read `classes.json`: `names`, `ignore_index` and optionally `palette`, `map` and `colors`.
 
-    Other keys are ignored.
+    Other keys are ignored, unless one looks like these misspelt.
 
     `map` gives the class, by number or name, of each raw id in the masks, or "ignore". With
     `"reduce_labels": true`, as in SegFormer's image processor, 0 is ignored and each other id is one above
@@ -239,6 +242,9 @@ def read_classes(path: str | Path) -> Classes:
     for key in ("names", "ignore_index"):
         if key not in content:
             raise DataError(f"{path}: key {key!r} is missing; expected something like {example}")
+    for key in content.keys() - {*KEYS}:
+        if close := difflib.get_close_matches(key.removeprefix("label_"), KEYS):
+            raise DataError(f"{path}: unknown key {key!r}; did you mean {close[0]!r}?")
     names, ignore_index, palette = content["names"], content["ignore_index"], content.get("palette", [])
     if not isinstance(names, list):
         raise DataError(f"{path}: 'names' must be a list of class names, not {names!r}")

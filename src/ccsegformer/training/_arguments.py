@@ -26,6 +26,8 @@ def trainer_arguments(
     has_cuda = torch.cuda.is_available()
     if training.precision == "fp16" and not has_cuda:
         raise RecipeError("training.precision: fp16 needs a GPU; use bf16 or fp32")
+    # transformers' polynomial divides by the number of steps after the warm-up
+    is_poly = schedule.name == "poly" and schedule.warmup_steps < steps
     workers = training.workers
     if workers is None:  # on a CPU the model already uses every core
         workers = min(4, os.cpu_count() or 1) if has_cuda else 0
@@ -38,8 +40,8 @@ def trainer_arguments(
             remove_unused_columns=False,
             optim={"adamw": "adamw_torch", "adafactor": "adafactor"}[optimizer.name],
             learning_rate=optimizer.learning_rate,
-            lr_scheduler_type={"linear": "linear", "poly": "polynomial"}[schedule.name],
-            lr_scheduler_kwargs={"lr_end": 0.0, "power": schedule.power} if schedule.name == "poly" else None,
+            lr_scheduler_type="polynomial" if is_poly else "linear",
+            lr_scheduler_kwargs={"lr_end": 0.0, "power": schedule.power} if is_poly else None,
             warmup_steps=schedule.warmup_steps,
             bf16=training.precision == "bf16",
             fp16=training.precision == "fp16",

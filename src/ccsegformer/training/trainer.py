@@ -28,7 +28,7 @@ from ccsegformer.models import (
 )
 from ccsegformer.sources import resolve_dataset
 from ccsegformer.training._arguments import trainer_arguments
-from ccsegformer.training._inputs import Inputs, training_inputs
+from ccsegformer.training._inputs import Inputs, tell, training_inputs
 from ccsegformer.training._label_counts import CountedStream, LabelCounts, collate_counted
 from ccsegformer.training._loop import SCORE, SegmentationTrainer
 from ccsegformer.training._loss import segmentation_loss
@@ -131,6 +131,11 @@ def train(
         survey = make_survey(recipe, images, arguments, earlier, progress=progress)
         inputs = _chosen_inputs(recipe, images, survey, progress=progress)
         steps = _count_steps(recipe, len(inputs.samples))
+        if progress and recipe.schedule.warmup_steps >= steps:
+            tell(
+                f"schedule.warmup_steps: {recipe.schedule.warmup_steps} is not below the run's {steps} "
+                f"step{'s' * (steps > 1)}, so the learning rate never reaches its peak"
+            )
         validate_every = _validation_steps(recipe, len(inputs.samples) / global_batch)
         arguments = trainer_arguments(recipe, output, steps, validate_every)
         stack.enter_context(own_randomness(recipe.training.seed))
