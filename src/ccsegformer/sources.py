@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 PROCEDURAL_COUNTS = {"training": 400, "validation": 60}
 OPTIONS = {
     "parquet files": ("image", "mask", "classes"),
-    "scenes": ("classes", "layer", "column"),
+    "scenes": ("classes", "layer", "column", "bands"),
     "a folder of images": ("classes",),
     "a name of a set": (),
 }

@@ -286,6 +286,35 @@ def test_scenes_must_have_the_same_bands(root: Path) -> None:
         assert str(caught.value) == f"{folder}/b.tif: {found}, but {folder}/a.tif has 3 bands of uint8"
 
 
+@pytest.mark.parametrize("bands", ["1,2,3,4", "4,3,2", "2"])
+def test_bands_may_be_chosen_and_ordered(bands: str, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    values = image(4)
+    values[3, :5] = 0  # near infrared of 0 is data
+    write(root / "training" / "a.tif", values, photometric="RGB", alpha="YES")
+    scenes = open_dataset(f"{root}?bands={bands}", "training")
+    numbers = [int(band) for band in bands.split(",")]
+    np.testing.assert_array_equal(scenes[0]["image"][:, 5:], values[[band - 1 for band in numbers], 5:])
+    assert isinstance(scenes, Scenes)
+    assert str(scenes.bands).startswith(f"{len(numbers)} band")
+    assert ((scenes[0]["mask"][:5] != 255).all()) == (4 in numbers)
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("bands", "message"),
+    [
+        ("1,2,4", r"a\.tif: has no band 4; its bands are 1, 2, 3"),
+        ("0,1", "bands must be different numbers from 1, with commas between them, not '0,1'"),
+        ("1,1", "different numbers"),
+        ("red", "different numbers"),
+        ("", "different numbers"),
+    ],
+)
+def test_bands_that_a_scene_lacks_are_named(bands: str, message: str, root: Path) -> None:
+    with pytest.raises(DataError, match=message):
+        Scenes(root, bands=bands)
+
+
 def test_classes_may_be_given_after_the_folder(root: Path, tmp_path: Path) -> None:
     write_classes(Classes(("a", "b", "c", "d")), tmp_path / "own.json")
     assert open_dataset(f"{root}?classes={tmp_path / 'own.json'}", "training").classes.names[3] == "d"

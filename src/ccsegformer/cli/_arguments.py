@@ -61,6 +61,14 @@ LabelColumnOption = Annotated[
         help="Class column of scenes' polygons. Default: class, class_id or label.", show_default=False
     ),
 ]
+DataBandsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--bands",
+        help="Bands of scenes to use, in this order: 4,3,2. Default: all but alpha.",
+        show_default=False,
+    ),
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option(

@@ -10,6 +10,7 @@ import typer
 from ccsegformer.cli._arguments import (
     AttentionOption,
     ClassesOption,
+    DataBandsOption,
     DataOption,
     ImageColumnOption,
     LabelColumnOption,
@@ -33,6 +34,7 @@ def compare(
     classes: ClassesOption = None,
     label_layer: LabelLayerOption = None,
     label_column: LabelColumnOption = None,
+    bands: DataBandsOption = None,
     attention: AttentionOption = None,
     seeds: Annotated[
         int, typer.Option(min=1, help="Runs of each attention, with consecutive seeds from the recipe's on.")
@@ -68,6 +70,7 @@ def compare(
         classes=classes,
         layer=label_layer,
         column=label_column,
+        bands=bands,
     )
     results = run(
         loaded,

@@ -10,6 +10,7 @@ import typer
 from ccsegformer.cli._arguments import (
     DATA_HELP,
     ClassesOption,
+    DataBandsOption,
     EngineOption,
     ImageColumnOption,
     LabelColumnOption,
@@ -29,6 +30,7 @@ def evaluate(
     classes: ClassesOption = None,
     label_layer: LabelLayerOption = None,
     label_column: LabelColumnOption = None,
+    bands: DataBandsOption = None,
     split: Annotated[str, typer.Option(help="Split to score on.")] = "validation",
     output: Annotated[
         Path | None,
@@ -73,7 +75,7 @@ def evaluate(
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         dist.init_process_group()
     columns = {"image": image_column, "mask": mask_column, "layer": label_layer, "column": label_column}
-    data = with_options(data, classes=classes, **columns)
+    data = with_options(data, classes=classes, bands=bands, **columns)
     dataset = open_dataset(data, split)
     opened, _ = load_engine(model, engine, chosen.precision, classes=dataset.classes)
     evaluation = score(opened, dataset, protocol=chosen, progress=True)

@@ -7,6 +7,7 @@ import typer
 
 from ccsegformer.cli._arguments import (
     ClassesOption,
+    DataBandsOption,
     DataOption,
     ImageColumnOption,
     LabelColumnOption,
@@ -28,6 +29,7 @@ def train(
     classes: ClassesOption = None,
     label_layer: LabelLayerOption = None,
     label_column: LabelColumnOption = None,
+    bands: DataBandsOption = None,
     set_: SetOption = None,
     init: Annotated[
         str | None,
@@ -70,6 +72,7 @@ def train(
         classes=classes,
         layer=label_layer,
         column=label_column,
+        bands=bands,
     )
     run(
         loaded,

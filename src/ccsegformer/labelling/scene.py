@@ -32,7 +32,7 @@ from ccsegformer.labelling.windows import (
     spans,
 )
 from ccsegformer.raster.mapping import MapCell, Tile, rows_done, scratch_folder, write_map
-from ccsegformer.raster.read import Box, alpha_note, image_bands, open_raster, pixel_dtype
+from ccsegformer.raster.read import Box, alpha_note, check_bands, image_bands, open_raster, pixel_dtype
 from ccsegformer.raster.source_files import files_of, side_files
 from ccsegformer.raster.write import MapFormat, map_bytes, map_format
 
@@ -208,11 +208,8 @@ def _choose_bands(
     bands: tuple[int, ...] | None, names: tuple[str, ...], source: DatasetReader, path: str | Path
 ) -> tuple[int, ...]:
     """Check the wanted bands, which may be alpha; by default those of the model's names, or all but alpha."""
-    for band in bands or ():
-        if band not in source.indexes:
-            numbers = ", ".join(map(str, source.indexes))
-            raise DataError(f"{path}: has no band {band}; its bands are {numbers}")
     if bands is not None:
+        check_bands(source, bands, path)
         return bands
     found, every = bands_by_name(names, source.descriptions), tuple(image_bands(source))
     if names and not found and len(every) != len(names):

@@ -30,6 +30,7 @@ from ccsegformer.raster.read import (
     SCENE_MASK_SUFFIXES,
     Box,
     alpha_note,
+    check_bands,
     fill_gaps,
     image_bands,
     open_raster,
@@ -93,6 +94,8 @@ class Scenes(Dataset[Sample]):
         classes: Path of another `classes.json`.
         layer: Layer of the polygons; by default the only one.
         column: Column of the polygons' class; by default the first of `class`, `class_id` and `label`.
+        bands: Numbers, from 1, of the bands to use, in this order, such as "4,3,2"; alpha may be among them.
+            By default `image_bands`.
 
     Raises:
         DataError: there are no scenes, a scene has no labels, the bands of scenes differ, or a file cannot be
@@ -107,8 +110,10 @@ class Scenes(Dataset[Sample]):
         classes: str | None = None,
         layer: str | None = None,
         column: str | None = None,
+        bands: str | None = None,
     ) -> None:
         self.root = Path(root)
+        self.chosen_bands = None if bands is None else _numbers(bands)
         folder, listing = split_path(self.root, split), Path(classes or self.root / "classes.json")
         images, masks = _images_and_masks(folder)
         self._has_class_file = classes is not None or listing.exists()
@@ -189,7 +194,7 @@ class Scenes(Dataset[Sample]):
     def pixels(self, number: int, box: Box) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
         """Read a box as `read_box` does: pixels (bands, H, W), and a mask (H, W) of those with data."""
         path = self.scenes[number].path
-        return read_box(self._open.get(path, lambda: open_raster(path)), box)
+        return read_box(self._open.get(path, lambda: open_raster(path)), box, self.chosen_bands)
 
     def labels(self, number: int, box: Box) -> NDArray[np.int32]:
         """Read the class ids (H, W) of a box inside scene `number`, also where the scene has no data."""
@@ -207,16 +212,19 @@ class Scenes(Dataset[Sample]):
 
     def _check_bands(self, path: Path, source: Any) -> None:
         """Check that a scene has the same bands as those before it."""
-        numbers = image_bands(source)
+        check_bands(source, self.chosen_bands or (), path)
+        numbers = self.chosen_bands or image_bands(source)
         colors = [source.colorinterp[band - 1] for band in numbers]
         if ColorInterp.palette in colors:
             raise DataError(f"{path}: holds palette indices; convert to RGB with gdal_translate -expand rgb")
         wanted = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
         red_green_blue = [colors.index(color) for color in wanted if color in colors]
         rgb = (red_green_blue[0], red_green_blue[1], red_green_blue[2]) if len(red_green_blue) == 3 else None
-        bands = Bands(len(numbers), pixel_dtype(source), source.count > len(numbers), rgb)
-        if note := alpha_note(source, path):
-            warn_once(f"{note}; to use it: gdal_edit.py -colorinterp_{source.count} undefined {path}")
+        has_alpha = len(image_bands(source)) < source.count and ColorInterp.alpha not in colors
+        bands = Bands(len(numbers), pixel_dtype(source, numbers), has_alpha, rgb)
+        if self.chosen_bands is None and (note := alpha_note(source, path)):
+            every = ",".join(map(str, source.indexes))
+            warn_once(f"{note}; to use it: --bands {every}, here and for predict")
         if not self.scenes:
             self.bands = bands
         elif bands[:2] != self.bands[:2]:
@@ -232,6 +240,14 @@ def tiles(height: int, width: int, size: int) -> list[Box]:
         for top in range(0, height, size)
         for left in range(0, width, size)
     ]
+
+
+def _numbers(bands: str) -> list[int]:
+    """Read the numbers of bands, such as "4,3,2"."""
+    numbers = [int(part) if part.strip().isdecimal() else 0 for part in bands.split(",")]
+    if min(numbers) < 1 or len(set(numbers)) < len(numbers):
+        raise DataError(f"bands must be different numbers from 1, with commas between them, not {bands!r}")
+    return numbers
 
 
 def _files_behind(path: Path) -> set[Path]:

@@ -148,6 +148,18 @@ def image_bands(source: DatasetReader) -> list[int]:
     return bands
 
 
+def check_bands(source: DatasetReader, bands: Sequence[int], path: str | Path) -> None:
+    """Check that a raster has these bands, from 1; one of them may be alpha.
+
+    Raises:
+        DataError: it lacks one.
+    """
+    for band in bands:
+        if band not in source.indexes:
+            numbers = ", ".join(map(str, source.indexes))
+            raise DataError(f"{path}: has no band {band}; its bands are {numbers}")
+
+
 def pixel_dtype(source: DatasetReader, bands: Sequence[int] | None = None) -> str:
     """Return the dtype of what `read_box` reads: the raster's, or float32 if a band has a scale or offset."""
     chosen = image_bands(source) if bands is None else bands
