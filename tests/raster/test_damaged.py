@@ -22,7 +22,7 @@ from ccsegformer.errors import CCSegformerError, DataError, OutputError
 from ccsegformer.labelling.scene import predict_scene
 from ccsegformer.raster import source_files
 from ccsegformer.raster.dataset import Scenes
-from ccsegformer.raster.read import open_raster
+from ccsegformer.raster.read import has_georeference, open_raster
 from ccsegformer.raster.source_files import files_of
 
 GRID = Affine(2.0, 0, 500_000, 0, -2.0, 5_000_000)
@@ -151,3 +151,12 @@ def threshold(pixels: torch.Tensor) -> torch.Tensor:
     """Label pixels of positive mean as bright."""
     mean = pixels.mean(dim=1, keepdim=True)
     return torch.cat([-mean, mean], dim=1)
+
+
+def test_a_damaged_hdf5_file_says_nothing_of_its_own(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "a.h5"
+    path.write_bytes(b"\x89HDF\r\n\x1a\n" + b"0" * 100)
+    assert not has_georeference(path)
+    assert capfd.readouterr() == ("", "")

@@ -4,9 +4,10 @@ A path is anything that GDAL opens: a file, `/vsicurl/https://...`, `s3://...`. 
 `DataError`.
 """
 
+import os
 import warnings
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,6 +34,7 @@ ALPHA_VALUES = 64
 """Number of different values from which an alpha band is taken for an image band, such as near infrared."""
 SAMPLE = 256
 """Side, in pixels, of the reduced image of an alpha band in which its values are counted."""
+HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 COLOUR = (0, 65535)
 """Range of nodata values that one band alone may hold without being empty, as black does."""
 
@@ -96,7 +98,7 @@ def open_raster(path: str | Path, dtypes: Sequence[str] = PIXEL_DTYPES) -> Datas
 def has_georeference(path: str | Path) -> bool:
     """Check whether a file is a raster with a CRS, a geotransform, ground control points or RPCs."""
     try:
-        with gdal_options(path), warnings.catch_warnings():
+        with gdal_options(path), warnings.catch_warnings(), _quiet_hdf5(path):
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             with rasterio.open(path) as source:
                 if len(source.gcps[0]) >= 3 or source.rpcs:  # fewer do not place the pixels
@@ -108,6 +110,28 @@ def has_georeference(path: str | Path) -> bool:
                 return spans_area(source.transform)
     except Exception:  # not a raster, or a damaged one
         return False
+
+
+@contextmanager
+def _quiet_hdf5(path: str | Path) -> Iterator[None]:
+    """Keep the HDF5 library from printing its stack of errors for a damaged file."""
+    if not _is_hdf5(path):
+        yield
+        return
+    stderr = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+
+
+def _is_hdf5(path: str | Path) -> bool:
+    with suppress(OSError), open(path, "rb") as file:
+        return file.read(len(HDF5_SIGNATURE)) == HDF5_SIGNATURE
+    return False
 
 
 def spans_area(transform: rasterio.Affine) -> bool:
