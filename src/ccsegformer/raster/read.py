@@ -119,7 +119,7 @@ def _quiet_hdf5(path: str | Path) -> Iterator[None]:
         yield
         return
     stderr = os.dup(2)
-    with open(os.devnull, "wb") as nowhere:
+    with Path(os.devnull).open("wb") as nowhere:
         os.dup2(nowhere.fileno(), 2)
     try:
         yield
@@ -129,7 +129,7 @@ def _quiet_hdf5(path: str | Path) -> Iterator[None]:
 
 
 def _is_hdf5(path: str | Path) -> bool:
-    with suppress(OSError), open(path, "rb") as file:
+    with suppress(OSError), Path(path).open("rb") as file:
         return file.read(len(HDF5_SIGNATURE)) == HDF5_SIGNATURE
     return False
 
