@@ -6,6 +6,7 @@
     python -m benchmarks.archives kills           # 50 random kills of workers and of the run
     python -m benchmarks.archives ray_kills       # the same of Ray's actors and their driver
     python -m benchmarks.archives memory          # of the run, with 100 and 10,000 stub scenes
+    python -m benchmarks.archives tables          # 5,000 stub items, 20 ms each; 5,000 lines of logs
     python -m benchmarks.archives ray             # Ray Core's actors and Ray Data: 60 stub scenes of 0.2 s
 
 Each prints lines of Markdown. Two cores are needed, and nothing else at work on them, except for `same` and
@@ -13,7 +14,9 @@ the kills.
 """
 
 import argparse
+import json
 import resource
+import shutil
 import signal
 import tempfile
 import time
@@ -27,10 +30,12 @@ import torch
 
 from benchmarks.archive_faults import kills, ray_kills, same
 from benchmarks.archive_runs import start, write_model, write_scenes
+from ccsegformer.archives import store
 from ccsegformer.archives.job import SceneResult
 from ccsegformer.archives.reference import SceneAsset, SceneReference
 from ccsegformer.archives.run import share_out
-from ccsegformer.archives.store import open_store
+from ccsegformer.archives.store import Store, open_store
+from ccsegformer.archives.tables import write_tables
 from ccsegformer.archives.workers import Death
 from ccsegformer.labelling.loading import load_engine
 from ccsegformer.labelling.scene import predict_scene
@@ -101,6 +106,45 @@ def memory(folder: Path) -> None:
         print(f"| {count:,} scenes | {peak:.0f} MB |")
 
 
+class SlowStore(Store):
+    """A folder that takes 20 ms for each read, as an object store does."""
+
+    def get(self, key: str) -> bytes | None:
+        """Wait, then read."""
+        time.sleep(0.02)
+        return super().get(key)
+
+
+def tables(folder: Path, number: int = 5000) -> None:
+    """Write the tables of stub items with one reader and with all, then logs."""
+    write_scenes(folder / "scenes", 1, 256)
+    assert start(folder, folder / "maps", window=64, workers=1).wait() == 0
+    item = json.loads((folder / "maps/scenes/s0000/s0000.json").read_bytes())
+    maps, seconds, readers = SlowStore(str(folder / "maps")), [], store.READS_AT_ONCE
+    for name in (f"s{index:04}" for index in range(number)):
+        maps.put(f"scenes/{name}/{name}.json", json.dumps(item | {"id": name}).encode())
+    for count in (1, readers):
+        store.READS_AT_ONCE = count
+        begun = time.monotonic()
+        write_tables(maps)
+        seconds.append(time.monotonic() - begun)
+        print(f"| {number:,} items, read {count} at a time | {seconds[-1]:.1f} s |", flush=True)
+    print(f"| {readers} at a time | {seconds[0] / seconds[1]:.1f} times as fast |")
+    _compare_logs(Store(str(folder / "logs")), number)
+
+
+def _compare_logs(logs: Store, number: int) -> None:
+    """Write two lines for each scene, first by writing logs whole, then by adding lines."""
+    line, seconds = b"x" * 100 + b"\n", []
+    for append in (lambda key, line: logs.put(key, (logs.get(key) or b"") + line), logs.append):
+        begun = time.monotonic()
+        for index in range(number):
+            append(f"scenes/s{index // 2}/s{index // 2}.log", line)
+        seconds.append(time.monotonic() - begun)
+        shutil.rmtree(logs.address)
+    print(f"| {number:,} lines of logs, added | {seconds[0] / seconds[1]:.1f} times as fast as whole |")
+
+
 def compare_ray(folder: Path, number: int = 60) -> None:
     """Give stub scenes to two actors of one CPU each on two CPUs, through Ray Core and through Ray Data."""
     import ray
@@ -140,6 +184,7 @@ MEASURES: dict[str, Callable[[Path], None]] = {
     "kills": kills,
     "ray_kills": ray_kills,
     "memory": memory,
+    "tables": tables,
     "ray": compare_ray,
 }
 

@@ -12,7 +12,7 @@ from stac_geoparquet.arrow import parse_stac_ndjson_to_parquet
 
 from ccsegformer.archives._collection import COLLECTION, ITEMS, Overview, collection_of
 from ccsegformer.archives.item import COLLECTION_ID, parse_object, read_fingerprint
-from ccsegformer.archives.store import Store
+from ccsegformer.archives.store import Store, read_each
 from ccsegformer.errors import OutputError
 
 FAILED = "failed.parquet"
@@ -81,8 +81,8 @@ def _scene_names(store: Store, prefix: str) -> list[str]:
 
 
 def _read_items(store: Store) -> Iterator[dict[str, Any]]:
-    for name in _scene_names(store, "scenes/"):
-        content = store.get(f"scenes/{name}/{name}.json") or b""
+    keys = [f"scenes/{name}/{name}.json" for name in _scene_names(store, "scenes/")]
+    for content in read_each(store, keys):
         if read_fingerprint(content) is not None:
             yield parse_object(content)
 
@@ -116,8 +116,10 @@ def _moved(href: str, folder: str) -> str:
 def _failures(store: Store) -> bytes:
     """Return the records of failures as a Parquet file."""
     records = []
-    for name in _scene_names(store, "failed/"):
-        record = parse_object(store.get(f"failed/{name}.json") or b"")
+    names = _scene_names(store, "failed/")
+    contents = read_each(store, [f"failed/{name}.json" for name in names])
+    for name, content in zip(names, contents, strict=True):
+        record = parse_object(content)
         about = [str(record.get(key, "")) for key in ("href", "reason")]
         attempts = record.get("attempts")
         records.append([name, *about, attempts if isinstance(attempts, int) else None])

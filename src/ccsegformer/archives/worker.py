@@ -199,8 +199,8 @@ def source_of(scene: SceneReference) -> str:
 def write_log(store: Store, scene: SceneReference, event: str, **about: Any) -> None:
     """Add a line to a scene's log."""
     line = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "event": event, **about}
-    key = f"scenes/{scene.name}/{scene.name}.log"
-    store.put(key, (store.get(key) or b"") + json.dumps(line, ensure_ascii=False).encode() + b"\n")
+    content = json.dumps(line, ensure_ascii=False).encode() + b"\n"
+    store.append(f"scenes/{scene.name}/{scene.name}.log", content)
 
 
 def _comes_back(error: Exception, scene: SceneReference) -> bool:
