@@ -85,18 +85,21 @@ def _kill(folder: Path, number: int, options: dict[str, Any]) -> None:
 def _map_under_fire(
     folder: Path, output: Path, chance: random.Random, killed: Counter[str], options: dict[str, Any]
 ) -> None:
-    """Start a run again and again until it ends by itself; count the kills."""
+    """Start a run again and again until it ends by itself; count the kills. Wait for a scene before each."""
+    last = 0
     while True:
         process = start(folder, output, window=64, **options)
         while process.poll() is None:
             time.sleep(5 + 8 * chance.random())
-            if process.poll() is not None or len(list(output.glob("scenes/*/*.json"))) == SCENES:
+            done = len(list(output.glob("scenes/*/*.json")))
+            if process.poll() is not None or done in (last, SCENES):
                 continue
             workers = _workers()
             kind = "worker" if workers and chance.random() < 0.7 else "run"
             with suppress(ProcessLookupError):
                 os.kill(chance.choice(workers) if kind == "worker" else process.pid, signal.SIGKILL)
                 killed[kind] += 1
+            last = done
         if process.wait() == 0:
             return
 
