@@ -5,6 +5,7 @@ An error in a scene never leaves the worker: it comes back as the scene's result
 
 import hashlib
 import json
+import re
 import shutil
 import tempfile
 import time
@@ -31,10 +32,10 @@ from ccsegformer.labelling.scene import SceneMap, predict_scene
 from ccsegformer.raster._areas import map_geometry
 from ccsegformer.raster.read import open_raster
 from ccsegformer.raster.remote import remote_modified
-from ccsegformer.raster.source_files import is_over_network
+from ccsegformer.raster.source_files import forget, is_over_network
 
-PERMANENT = ("401", "403", "404", "410", "No such key", "does not exist")
-"""In a server's answer: trying again does not help."""
+PERMANENT = r"(code: |answers )(401|403|404|410)\b|No such key|does not exist|Access Denied"
+"""Matches answers of servers after which trying again does not help; a number alone may be in a name."""
 SOURCE = ".source"
 """Folder for the file that makes one raster of a scene's assets, beside the map while it is at work."""
 
@@ -70,6 +71,8 @@ class SceneMapper(NamedTuple):
                     result = record_failure(self.store, scene, reason, attempt)
                     break
                 time.sleep(self.job.pause * 2 ** (attempt - 1))
+                for asset in scene.assets:
+                    forget(asset.href)
         return result._replace(attempts=attempt, seconds=time.monotonic() - begun)
 
     def _attempt(self, scene: SceneReference) -> SceneResult:
@@ -206,7 +209,7 @@ def write_log(store: Store, scene: SceneReference, event: str, **about: Any) -> 
 def _comes_back(error: Exception, scene: SceneReference) -> bool:
     """Return whether the scene may be read later: its server failed, and did not say that it is not there."""
     remote = any(is_over_network(asset.href) for asset in scene.assets)
-    return remote and isinstance(error, DataError) and not any(word in str(error) for word in PERMANENT)
+    return remote and isinstance(error, DataError) and not re.search(PERMANENT, str(error))
 
 
 def _one_line(error: Exception) -> str:
