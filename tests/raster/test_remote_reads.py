@@ -1,6 +1,7 @@
 """Reading over a network: several windows at once, the same pixels, and an end to waiting."""
 
 import time
+from http.server import SimpleHTTPRequestHandler
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from ccsegformer.labelling.windows import spans
 from ccsegformer.raster import _ahead, source_files
 from ccsegformer.raster.read import Box, open_raster, read_box
 from ccsegformer.raster.source_files import gdal_options
-from tests.served import served
+from tests.served import Handler, served
 
 
 def windows_of(height, width, window=64, overlap=32):
@@ -90,3 +91,11 @@ def test_a_server_that_stops_halfway_is_an_error_in_bounded_time(server, monkeyp
         with pytest.raises(DataError, match="rows 400-409, columns 400-409 cannot be read") as caught:
             read_box(source, Box(400, 400, 410, 410))
     assert "\n" not in str(caught.value) and time.monotonic() - begun < 10 and server.failed
+
+
+def test_a_server_that_fails_for_the_header_is_named(server, monkeypatch):
+    monkeypatch.setitem(source_files.GDAL_OPTIONS, "GDAL_HTTP_MAX_RETRY", 0)
+    monkeypatch.setattr(Handler, "do_HEAD", SimpleHTTPRequestHandler.do_HEAD)
+    server.faults["*"] = [503]
+    with pytest.raises(DataError, match=r"a\.tif: not a raster that .*: its server failed, or [^\n]*$"):
+        open_raster(f"/vsicurl/{server.address}/a.tif")
