@@ -154,3 +154,13 @@ def open_store(output: str | Path) -> Store:
         reason = first_line(error)
         raise OutputError(f"{output}: not a folder or object store: {reason}") from error
     return Store(text)
+
+
+def item_key(name: str) -> str:
+    """Return the key of a map's STAC item."""
+    return f"scenes/{name}/{name}.json"
+
+
+def failure_key(name: str) -> str:
+    """Return the key of the record of a scene that failed."""
+    return f"failed/{name}.json"

@@ -22,7 +22,7 @@ from ccsegformer.archives.job import ArchiveJob, SceneResult
 from ccsegformer.archives.reference import SceneReference
 from ccsegformer.archives.stack import opened_as_one
 from ccsegformer.archives.states import state_of
-from ccsegformer.archives.store import Store, open_store
+from ccsegformer.archives.store import Store, failure_key, item_key, open_store
 from ccsegformer.data.labels import Classes
 from ccsegformer.errors import CCSegformerError, DataError, EngineError, OutputError
 from ccsegformer.labelling.engine import Engine
@@ -175,16 +175,6 @@ def open_mapper(job: ArchiveJob) -> SceneMapper:
     arguments = [job.bands, job.window, job.overlap, job.confidence, job.polygons, job.simplify]
     digest = _sha256([model, arguments, job.engine, job.precision])
     return SceneMapper(job, engine, classes, open_store(job.output), digest)
-
-
-def item_key(name: str) -> str:
-    """Return the key of a map's STAC item."""
-    return f"scenes/{name}/{name}.json"
-
-
-def failure_key(name: str) -> str:
-    """Return the key of the record of a scene that failed."""
-    return f"failed/{name}.json"
 
 
 def record_failure(store: Store, scene: SceneReference, reason: str, attempts: int) -> SceneResult:
