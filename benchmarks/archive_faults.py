@@ -23,8 +23,10 @@ def same(folder: Path) -> None:
     """Map an archive by one worker, two, four shards at once, and a Ray cluster of two nodes."""
     write_scenes(folder / "scenes", SCENES, 256)
     _finish(folder, folder / "whole", {"workers": 1})
-    shards = [{"workers": 1, "shard": [index, 4]} for index in range(4)]
-    ways = {"2 workers": [{"workers": 2}], "4 shards at once": shards}
+    ways: dict[str, list[dict[str, Any]]] = {
+        "2 workers": [{"workers": 2}],
+        "4 shards at once": [{"workers": 1, "shard": [index, 4]} for index in range(4)],
+    }
     for name, runs in ways.items():
         _finish(folder, folder / name, *runs)
         _print_comparison(f"{SCENES} scenes, {name}", folder / "whole", folder / name)

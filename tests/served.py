@@ -17,7 +17,7 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self, folder: Path, handler: type["Handler"]) -> None:
-        super().__init__(("127.0.0.1", 0), lambda *about: handler(*about, directory=str(folder)))  # type: ignore[arg-type]
+        super().__init__(("127.0.0.1", 0), lambda *about: handler(*about, directory=str(folder)))
         self.address = f"http://127.0.0.1:{self.server_port}"
         self.faults: dict[str, list[Fault]] = {}
         """What befalls the next requests for a path, or for any under `*`; the last one lasts."""
