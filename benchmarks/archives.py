@@ -2,20 +2,22 @@
 
     python -m benchmarks.archives overhead        # against a plain loop over predict_scene
     python -m benchmarks.archives scaling         # 1 and 2 workers of one thread each
+    python -m benchmarks.archives same            # 200 scenes by 1 and 2 workers, 4 shards, a Ray cluster
     python -m benchmarks.archives kills           # 50 random kills of workers and of the run
+    python -m benchmarks.archives ray_kills       # the same of Ray's actors and their driver
     python -m benchmarks.archives memory          # of the run, with 100 and 10,000 stub scenes
+    python -m benchmarks.archives tables          # 5,000 stub items, 20 ms each; 5,000 lines of logs
     python -m benchmarks.archives ray             # Ray Core's actors and Ray Data: 60 stub scenes of 0.2 s
 
-Each prints lines of Markdown. Two cores are needed, and nothing else at work on them but for `kills`.
+Each prints lines of Markdown. Two cores are needed, and nothing else at work on them, except for `same` and
+the kills.
 """
 
 import argparse
-import os
-import random
+import json
 import resource
+import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -24,48 +26,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
-import rasterio
 import torch
-from rasterio import Affine
 
+from benchmarks.archive_faults import kills, ray_kills, same
+from benchmarks.archive_runs import start, write_model, write_scenes
+from ccsegformer.archives import store
 from ccsegformer.archives.job import SceneResult
 from ccsegformer.archives.reference import SceneAsset, SceneReference
-from ccsegformer.archives.run import map_scenes, share_out
-from ccsegformer.archives.store import open_store
+from ccsegformer.archives.run import share_out
+from ccsegformer.archives.store import Store, open_store
+from ccsegformer.archives.tables import write_tables
 from ccsegformer.archives.workers import Death
 from ccsegformer.labelling.loading import load_engine
 from ccsegformer.labelling.scene import predict_scene
-from ccsegformer.models import CrissCrossSegformerConfig, CrissCrossSegformerForSemanticSegmentation
-
-RUN = "import sys; from benchmarks.archives import run; run(*sys.argv[1:])"
-
-
-def write_scenes(folder: Path, count: int, side: int) -> None:
-    """Write RGB scenes of noise in large squares."""
-    folder.mkdir()
-    for index in range(count):
-        coarse = np.random.default_rng(index).integers(0, 255, (3, side // 16, side // 16), np.uint8)
-        profile = {"driver": "GTiff", "height": side, "width": side, "count": 3, "dtype": "uint8"}
-        place = Affine(0.5, 0, 600000 + index * side, 0, -0.5, 5300000)
-        with rasterio.open(
-            folder / f"s{index:04}.tif", "w", crs="EPSG:32632", transform=place, tiled=True, **profile
-        ) as target:
-            target.write(coarse.repeat(16, axis=1).repeat(16, axis=2))
-
-
-def write_model(folder: Path) -> None:
-    """Save a B0 with random weights."""
-    torch.manual_seed(0)
-    config = CrissCrossSegformerConfig.mit("b0", num_labels=5)
-    CrissCrossSegformerForSemanticSegmentation(config).save_pretrained(folder)
-
-
-def run(model: str, scenes: str, output: str, workers: str = "2", window: str = "") -> None:
-    """Map an archive to the end."""
-    side = int(window) if window else None
-    for result in map_scenes(model, [scenes], output, workers=int(workers), window=side):
-        assert result.status != "failed", result.reason
 
 
 def overhead(folder: Path) -> None:
@@ -96,51 +69,8 @@ def scaling(folder: Path) -> None:
 def timed(folder: Path, output: str, *, workers: int, threads: int) -> float:
     """Time a run in a process of its own."""
     begun = time.monotonic()
-    arguments = [str(folder / "model"), str(folder / "scenes"), str(folder / output), str(workers)]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    subprocess.run([sys.executable, "-c", RUN, *arguments], check=True, env=environment)
+    assert start(folder, folder / output, threads, workers=workers).wait() == 0
     return time.monotonic() - begun
-
-
-def kills(folder: Path, number: int = 50) -> None:
-    """Kill a worker or the run at random moments, until an archive is whole; then begin another."""
-    write_scenes(folder / "scenes", 200, 256)
-    whole, chance = folder / "whole", random.Random(0)
-    run(str(folder / "model"), str(folder / "scenes"), str(whole), "2", "64")
-    done = archives = same = files = 0
-    while done < number:
-        output = folder / f"output{archives}"
-        done += _map_under_fire(folder, output, chance)
-        found, expected = contents(output), contents(whole)
-        assert found.keys() == expected.keys()
-        archives, files = archives + 1, files + len(expected)
-        same += sum(found[key] == content for key, content in expected.items())
-    print(f"| {done} kills in {archives} archives of 200 scenes | {same} of {files} files the same bytes |")
-
-
-def _map_under_fire(folder: Path, output: Path, chance: random.Random) -> int:
-    """Start a run again and again until it ends by itself; return the number of kills."""
-    arguments = [str(folder / "model"), str(folder / "scenes"), str(output), "2", "64"]
-    killed = 0
-    while True:
-        process = subprocess.Popen([sys.executable, "-c", RUN, *arguments])
-        while process.poll() is None:
-            time.sleep(5 + 8 * chance.random())
-            if process.poll() is not None or len(list(output.glob("scenes/*/*.json"))) == 200:
-                continue
-            workers = psutil.Process(process.pid).children(recursive=True)
-            victims = [worker.pid for worker in workers if "spawn_main" in " ".join(worker.cmdline())]
-            victims = victims if victims and chance.random() < 0.7 else [process.pid]
-            os.kill(chance.choice(victims), signal.SIGKILL)
-            killed += 1
-        if process.wait() == 0:
-            return killed
-
-
-def contents(output: Path) -> dict[str, bytes]:
-    """Read everything but logs."""
-    files = [path for path in output.rglob("*") if path.is_file() and path.suffix != ".log"]
-    return {str(path.relative_to(output)): path.read_bytes() for path in files}
 
 
 class StubWorkers:
@@ -174,6 +104,45 @@ def memory(folder: Path) -> None:
         count = sum(1 for _ in results)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         print(f"| {count:,} scenes | {peak:.0f} MB |")
+
+
+class SlowStore(Store):
+    """A folder that takes 20 ms for each read, as an object store does."""
+
+    def get(self, key: str) -> bytes | None:
+        """Wait, then read."""
+        time.sleep(0.02)
+        return super().get(key)
+
+
+def tables(folder: Path, number: int = 5000) -> None:
+    """Write the tables of stub items with one reader and with all, then logs."""
+    write_scenes(folder / "scenes", 1, 256)
+    assert start(folder, folder / "maps", window=64, workers=1).wait() == 0
+    item = json.loads((folder / "maps/scenes/s0000/s0000.json").read_bytes())
+    maps, seconds, readers = SlowStore(str(folder / "maps")), [], store.READS_AT_ONCE
+    for name in (f"s{index:04}" for index in range(number)):
+        maps.put(f"scenes/{name}/{name}.json", json.dumps(item | {"id": name}).encode())
+    for count in (1, readers):
+        store.READS_AT_ONCE = count
+        begun = time.monotonic()
+        write_tables(maps)
+        seconds.append(time.monotonic() - begun)
+        print(f"| {number:,} items, read {count} at a time | {seconds[-1]:.1f} s |", flush=True)
+    print(f"| {readers} at a time | {seconds[0] / seconds[1]:.1f} times as fast |")
+    _compare_logs(Store(str(folder / "logs")), number)
+
+
+def _compare_logs(logs: Store, number: int) -> None:
+    """Write two lines for each scene, first by writing logs whole, then by adding lines."""
+    line, seconds = b"x" * 100 + b"\n", []
+    for append in (lambda key, line: logs.put(key, (logs.get(key) or b"") + line), logs.append):
+        begun = time.monotonic()
+        for index in range(number):
+            append(f"scenes/s{index // 2}/s{index // 2}.log", line)
+        seconds.append(time.monotonic() - begun)
+        shutil.rmtree(logs.address)
+    print(f"| {number:,} lines of logs, added | {seconds[0] / seconds[1]:.1f} times as fast as whole |")
 
 
 def compare_ray(folder: Path, number: int = 60) -> None:
@@ -211,8 +180,11 @@ def compare_ray(folder: Path, number: int = 60) -> None:
 MEASURES: dict[str, Callable[[Path], None]] = {
     "overhead": overhead,
     "scaling": scaling,
+    "same": same,
     "kills": kills,
+    "ray_kills": ray_kills,
     "memory": memory,
+    "tables": tables,
     "ray": compare_ray,
 }
 

@@ -1,7 +1,8 @@
 """Measure the peak memory of mapping a small and a large scene: `python -m benchmarks.scene_memory [MODEL]`.
 
-The scenes have 8,192 x 4,096 and 40,000 x 40,000 pixels; each is mapped in a fresh process. The default
-model is an untrained SegFormer-B0 with nine classes, which needs the same memory as a trained one.
+The scenes have 8,192 x 4,096 and 40,000 x 40,000 pixels; each is mapped in a fresh process, as a file, and
+from a server on the loopback that waits 50 ms before each answer. The default model is an untrained
+SegFormer-B0 with nine classes, which needs the same memory as a trained one.
 
 The small scene is full, the large one sparse: data are in its first row and column of blocks, so that a row
 and a column of windows are labelled from end to end, and in a random two-hundredth of the others. Windows
@@ -12,13 +13,18 @@ import json
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 import numpy as np
 import rasterio
 from rasterio.windows import Window
 
+from benchmarks.remote_reads import SlowServer
+
 BLOCK = 512
+DELAY = 0.05
+"""Seconds before each answer of the server."""
 SCENES = {"8192 x 4096": (4096, 8192, 1.0), "40000 x 40000": (40000, 40000, 0.005)}
 OPTIONS = {"window": 1024, "overlap": 128}
 
@@ -71,20 +77,29 @@ def write_scene(path: Path, height: int, width: int, share: float, seed: int = 0
     return written / total
 
 
+def print_peak(name: str, scene: str, output: Path, found: float) -> int:
+    """Map a scene in a fresh process, print a line, and return the peak in bytes."""
+    command = [sys.executable, "-c", RUN, scene, str(output), json.dumps(OPTIONS), *sys.argv[1:]]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    result = json.loads(done.stdout)
+    minutes, peak = result["seconds"] / 60, int(result["peak"])
+    print(f"| {name} | {found:.0%} | {minutes:.1f} | {peak / 1e6:.0f} |", flush=True)
+    return peak
+
+
 def main() -> None:
-    """Map both scenes and print their peaks."""
+    """Map the scenes and print their peaks."""
     print("| scene | blocks with data | minutes | peak memory, MB |\n|---|---:|---:|---:|")
     peaks = []
     with tempfile.TemporaryDirectory() as folder:
-        for name, (height, width, share) in SCENES.items():
-            scene, output = Path(folder) / "scene.tif", Path(folder) / "map.tif"
+        server = SlowServer(Path(folder), DELAY)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        for number, (name, (height, width, share)) in enumerate(SCENES.items()):
+            scene, output = Path(folder) / f"{number}.tif", Path(folder) / "map.tif"
             found = write_scene(scene, height, width, share)
-            command = [sys.executable, "-c", RUN, str(scene), str(output), json.dumps(OPTIONS), *sys.argv[1:]]
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-            result = json.loads(done.stdout)
-            peaks.append(result["peak"])
-            minutes, megabytes = result["seconds"] / 60, result["peak"] / 1e6
-            print(f"| {name} | {found:.0%} | {minutes:.1f} | {megabytes:.0f} |", flush=True)
+            peaks.append(print_peak(name, str(scene), output, found))
+            address = f"/vsicurl/http://127.0.0.1:{server.server_port}/{number}.tif"
+            print_peak(f"{name}, from a server", address, Path(folder) / "remote.tif", found)
     print(f"\nThe large scene takes {peaks[1] / peaks[0]:.3f} times the memory of the small one.")
 
 

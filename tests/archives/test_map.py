@@ -7,12 +7,8 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
-from contextlib import contextmanager
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import ClassVar
 
 import pystac
 import pytest
@@ -161,69 +157,6 @@ def test_bad_scenes_are_listed_with_reasons_and_the_rest_is_mapped(model, scenes
     assert mapped(model, inputs, output)["s0"].status == "mapped"
     assert set(read_status(open_store(output)).failed) == {"s1"}
     assert not (output / "failed/s0.json").exists()
-
-
-class UnreliableHandler(SimpleHTTPRequestHandler):
-    """Serves a folder; `trouble` says what happens to a path: a status, and how many times."""
-
-    trouble: ClassVar[dict[str, list[int]]] = {}
-    asked: ClassVar[list[str]] = []
-
-    def do_GET(self):
-        self._answer(super().do_GET)
-
-    def do_HEAD(self):
-        self._answer(super().do_HEAD)
-
-    def _answer(self, serve):
-        self.asked.append(self.path)
-        waiting = self.trouble.get(self.path, [])
-        if waiting:
-            status = waiting.pop(0) if len(waiting) > 1 else waiting[0]
-            if status != 200:
-                self.send_error(status)
-                return
-        serve()
-
-    def log_message(self, *arguments):
-        pass
-
-
-@contextmanager
-def served(folder, trouble):
-    handler = type("Handler", (UnreliableHandler,), {"trouble": trouble, "asked": []})
-    server = ThreadingHTTPServer(
-        ("127.0.0.1", 0), lambda *arguments: handler(*arguments, directory=str(folder))
-    )
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", handler
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
-def test_a_server_that_fails_is_asked_again_but_not_for_what_it_does_not_have(
-    model, scenes, tmp_path, monkeypatch
-):
-    monkeypatch.setenv("GDAL_HTTP_MAX_RETRY", "0")
-    listing = tmp_path / "scenes.txt"
-    with served(scenes, {"/s1.tif": [503, 503, 200]}) as (address, handler):
-        listing.write_text("".join(f"{address}/{name}.tif\n" for name in ("s0", "s1", "missing")))
-        results = mapped(model, [listing], tmp_path / "maps", retries=3)
-        listing.write_text(f"{address}/s0.tif?signature=other\n")
-        assert mapped(model, [listing], tmp_path / "maps")["s0"].status == "kept"
-    assert {name: result.status for name, result in results.items()} == {
-        "s0": "mapped",
-        "s1": "mapped",
-        "missing": "failed",
-    }
-    assert results["missing"].attempts == 1
-    assert "missing.tif" in results["missing"].reason
-    assert len(handler.asked) > 3
-    item = pystac.Item.from_file(tmp_path / "maps/scenes/s0/s0.json")
-    assert item.datetime.timestamp() == int((scenes / "s0.tif").stat().st_mtime)
-    assert item.properties["ccsegformer:datetime_from"] == "modification"
 
 
 def test_a_model_that_cannot_be_opened_ends_the_run_in_one_line(scenes, tmp_path):

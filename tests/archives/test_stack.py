@@ -1,9 +1,5 @@
 """Assets of a scene as one raster: values against plain reads and numpy."""
 
-import threading
-from collections.abc import Callable, Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +15,7 @@ from ccsegformer.archives.reference import SceneAsset, SceneReference
 from ccsegformer.archives.stack import gdal_path, opened_as_one
 from ccsegformer.errors import DataError
 from ccsegformer.raster.read import Box, open_raster, read_box
+from tests.served import served
 
 
 def place(pixel: float, left: float = 0, top: float = 0) -> dict[str, Any]:
@@ -189,32 +186,16 @@ def test_a_relative_path_and_one_that_xml_and_shells_mind(
     np.testing.assert_array_equal(read_all(path)[0], values * 2.0)
 
 
-@pytest.fixture
-def served(tmp_path: Path) -> Iterator[Callable[[str], str]]:
-    """Serve a folder, and give the addresses of its files."""
-
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path)))
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield lambda name: f"http://127.0.0.1:{server.server_port}/{name}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-def test_remote_assets_with_signatures(served: Callable[[str], str], tmp_path: Path) -> None:
+def test_remote_assets_with_signatures(tmp_path: Path) -> None:
     first, second = noise(4, 4), noise(8, 8)
     save(tmp_path / "a.tif", first, **place(20))
     save(tmp_path / "b.tif", second, **place(10))
-    assets = [SceneAsset(served(f"{name}.tif?sig=1&se=2")) for name in "ab"]
-    values, _ = read_all(opened_as_one(scene(*assets), tmp_path / "out"))
+    with served(tmp_path) as server:
+        assets = [SceneAsset(f"{server.address}/{name}.tif?sig=1&se=2") for name in "ab"]
+        values, _ = read_all(opened_as_one(scene(*assets), tmp_path / "out"))
+        with pytest.raises(DataError, match=r"c\.tif"):
+            opened_as_one(scene(assets[0], SceneAsset(f"{server.address}/c.tif")), tmp_path / "out")
     np.testing.assert_array_equal(values, np.stack([np.kron(first[0], np.ones((2, 2))), second[0]]))
-    with pytest.raises(DataError, match=r"c\.tif"):
-        opened_as_one(scene(assets[0], SceneAsset(served("c.tif"))), tmp_path / "out")
 
 
 def test_names_that_gdal_knows() -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ccsegformer.archives.store import open_store
+from ccsegformer.archives import store as archive_store
+from ccsegformer.archives.store import Store, open_store, read_each
 from ccsegformer.errors import OutputError
 
 CHUNK = 5 * 2**20
@@ -34,6 +35,30 @@ def test_objects_are_written_replaced_listed_and_deleted(store):
     for _ in range(2):
         store.delete("failed/b.json")
     assert store.get("failed/b.json") is None and store.get("scenes") is None
+
+
+def test_lines_are_added(store):
+    for line in (b"one\n", b"two\n"):
+        store.append("scenes/a/a.log", line)
+    assert store.get("scenes/a/a.log") == b"one\ntwo\n"
+
+
+def test_objects_are_read_several_at_a_time_and_in_order(tmp_path, monkeypatch):
+    monkeypatch.setattr(archive_store, "READ_BATCH", 8)
+    together, most = threading.Barrier(4, timeout=5), []
+
+    class WaitingStore(Store):
+        def get(self, key):
+            together.wait()  # four at a time, or an error
+            most.append(key)
+            return super().get(key)
+
+    store, keys = WaitingStore(str(tmp_path)), [f"{number}" for number in reversed(range(20))]
+    for key in keys[:16]:
+        store.put(key, key.encode())
+    contents = read_each(store, keys)
+    assert next(contents) == b"19" and len(most) <= 8, "no more than a batch is held"
+    assert [b"19", *contents] == [*(key.encode() for key in keys[:16]), b"", b"", b"", b""]
 
 
 @pytest.mark.parametrize("name", ["Zürich Süd", "a#b", "a?b", "a%20b", "a+b&c", "T32TMT:1"])
@@ -153,3 +178,5 @@ def test_a_folder_that_refuses_is_a_one_line_error(tmp_path):
         store.delete("scenes")
     with pytest.raises(OutputError, match="scenes/a/b: cannot be written: "):
         store.put("scenes/a/b", b"")
+    with pytest.raises(OutputError, match="scenes/a/b: cannot be written: "):
+        store.append("scenes/a/b", b"")

@@ -4,11 +4,10 @@ import json
 import resource
 import subprocess
 import sys
-import threading
 import time
 from contextlib import contextmanager
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler
 
 import numpy as np
 import pytest
@@ -22,6 +21,7 @@ from ccsegformer.labelling.loading import load_model
 from ccsegformer.labelling.scene import predict_scene
 from ccsegformer.models import CrissCrossSegformerConfig, CrissCrossSegformerForSemanticSegmentation
 from ccsegformer.raster import _journal, mapping, source_files
+from tests.served import Handler, served
 
 TINY = {"hidden_sizes": [8, 8, 8, 8], "depths": [1, 1, 1, 1], "num_attention_heads": [1, 1, 1, 1]}
 TINY |= {"decoder_hidden_size": 8, "num_labels": 3}
@@ -208,71 +208,29 @@ def test_a_disk_that_is_full_at_the_end(folder, trained, whole, tmp_path, monkey
     assert (tmp_path / "map.tif").read_bytes() == whole
 
 
-class Server(ThreadingHTTPServer):
-    """Serves one file in ranges; fails as often as told."""
+class PixelsHandler(Handler):
+    """Answers whatever opens a scene, and fails for its pixels alone."""
 
-    daemon_threads = True
-
-    def __init__(self, content):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.content = content
-        self.failures = 0
-        self.failed = 0
-
-
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def do_HEAD(self):
-        self.answer(body=False)
+    do_HEAD = SimpleHTTPRequestHandler.do_HEAD
 
     def do_GET(self):
-        self.answer(body=True)
-
-    def answer(self, body):
-        asked = self.headers["Range"]
-        if asked and self.server.failures and not asked.startswith("bytes=0-"):
-            self.server.failures -= 1
-            self.server.failed += 1
-            self.send_response(503)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
-        content = self.server.content
-        first, last = 0, len(content) - 1
-        if asked:
-            begin, _, end = asked.removeprefix("bytes=").partition("-")
-            first, last = int(begin), min(int(end or last), last)
-            self.send_response(206)
-            self.send_header("Content-Range", f"bytes {first}-{last}/{len(content)}")
+        if self.headers["Range"].startswith("bytes=0-"):
+            self.send_part(200)
         else:
-            self.send_response(200)
-        self.send_header("Accept-Ranges", "bytes")
-        self.send_header("Content-Length", str(last - first + 1))
-        self.end_headers()
-        if body:
-            self.wfile.write(content[first : last + 1])
-
-    def log_message(self, *_):
-        pass
+            super().do_GET()
 
 
 @pytest.fixture
 def server(folder):
-    server = Server((folder / "scene.tif").read_bytes())
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with served(folder, PixelsHandler) as server:
+        yield server
 
 
 def test_a_remote_read_that_fails_and_comes_back(server, trained, whole, tmp_path, monkeypatch):
     monkeypatch.setitem(source_files.GDAL_OPTIONS, "GDAL_HTTP_RETRY_DELAY", 0.001)
     model, classes = trained
-    address = f"/vsicurl/http://127.0.0.1:{server.server_port}/a.tif"
-    server.failures = 2
+    address = f"/vsicurl/{server.address}/scene.tif"
+    server.faults["*"] = [503, 503, 200]
     predict_scene(model, address, tmp_path / "map.tif", classes=classes, **OPTIONS)
     assert server.failed == 2
     assert (tmp_path / "map.tif").read_bytes() == whole
@@ -281,10 +239,10 @@ def test_a_remote_read_that_fails_and_comes_back(server, trained, whole, tmp_pat
 def test_a_remote_scene_that_stays_away_can_be_continued(server, trained, whole, tmp_path, monkeypatch):
     monkeypatch.setitem(source_files.GDAL_OPTIONS, "GDAL_HTTP_RETRY_DELAY", 0.001)
     model, classes = trained
-    address = f"/vsicurl/http://127.0.0.1:{server.server_port}/b.tif"
-    server.failures = 1000
-    with pytest.raises(DataError, match=r"b\.tif: rows \d+-\d+, columns \d+-\d+ cannot be read"):
+    address = f"/vsicurl/{server.address}/scene.tif"
+    server.faults["*"] = [503]
+    with pytest.raises(DataError, match=r"scene\.tif: rows \d+-\d+, columns \d+-\d+ cannot be read"):
         predict_scene(model, address, tmp_path / "map.tif", classes=classes, **OPTIONS)
-    server.failures = 0
+    server.faults.clear()
     predict_scene(model, address, tmp_path / "map.tif", classes=classes, **OPTIONS)
     assert (tmp_path / "map.tif").read_bytes() == whole

@@ -1,8 +1,6 @@
 """Boxes of rasters that are complete, partly empty, damaged or remote."""
 
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +15,7 @@ from ccsegformer.errors import DataError
 from ccsegformer.raster import source_files
 from ccsegformer.raster.read import PIXEL_DTYPES, Box, image_bands, open_raster, read_box
 from ccsegformer.raster.source_files import gdal_options, is_remote
+from tests.served import Server, served
 
 UTM = {"crs": "EPSG:32633", "transform": Affine(0.5, 0, 500_000, 0, -0.5, 5_000_000)}
 
@@ -175,77 +174,34 @@ def test_remote_paths() -> None:
     assert not is_remote("scenes/a.tif") and not is_remote(Path("/data/a.tif"))
 
 
-class Server(ThreadingHTTPServer):
-    """Serves one file in ranges under any name, and fails the next `bad` requests."""
-
-    daemon_threads = True
-
-    def __init__(self, content: bytes) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.content, self.bad, self.failed = content, 0, 0
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def do_HEAD(self) -> None:
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(self.server.content)))
-        self.send_header("Accept-Ranges", "bytes")
-        self.end_headers()
-
-    def do_GET(self) -> None:
-        if self.server.bad:
-            self.server.bad -= 1
-            self.server.failed += 1
-            self.send_error(503)
-            return
-        first, last = self.headers["Range"].removeprefix("bytes=").split("-")
-        part = self.server.content[int(first) : int(last) + 1]
-        self.send_response(206)
-        self.send_header("Content-Length", str(len(part)))
-        self.send_header(
-            "Content-Range", f"bytes {first}-{int(first) + len(part) - 1}/{len(self.server.content)}"
-        )
-        self.end_headers()
-        self.wfile.write(part)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 @pytest.fixture
-def served(tmp_path: Path) -> Iterator[Server]:
+def server(tmp_path: Path) -> Iterator[Server]:
     values = np.random.default_rng(1).integers(0, 256, (1, 512, 512), dtype=np.uint8)
-    server = Server(write(tmp_path / "a.tif", values, tiled=True, blockxsize=64, blockysize=64).read_bytes())
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    write(tmp_path / "a.tif", values, tiled=True, blockxsize=64, blockysize=64)
+    with served(tmp_path) as server:
+        yield server
 
 
 @pytest.mark.parametrize("box", [Box(400, 0, 500, 512), Box(400, 400, 500, 500)])  # one range, and several
 def test_a_server_error_is_retried(
-    box: Box, served: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    box: Box, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(source_files.GDAL_OPTIONS, "GDAL_HTTP_RETRY_DELAY", 0.001)
     with open_raster(tmp_path / "a.tif") as source:
         expected, _ = read_box(source, box)
-    with open_raster(f"/vsicurl/http://127.0.0.1:{served.server_port}/{box.left}.tif") as source:
-        served.bad = 2
+    with open_raster(f"/vsicurl/{server.address}/a.tif") as source:
+        server.faults["*"] = [503, 503, 200]
         read, valid = read_box(source, box)
         np.testing.assert_array_equal(read, expected)
-        assert valid.all() and served.failed == 2
+        assert valid.all() and server.failed == 2
 
 
-def test_a_lasting_server_error_is_a_one_line_error(served: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lasting_server_error_is_a_one_line_error(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(source_files.GDAL_OPTIONS, "GDAL_HTTP_RETRY_DELAY", 0.001)
-    path = f"/vsicurl/http://127.0.0.1:{served.server_port}/b.tif"
+    path = f"/vsicurl/{server.address}/a.tif"
     with open_raster(path) as source:
-        served.bad = 10**6
+        server.faults["*"] = [503]
         with pytest.raises(DataError) as caught:
             read_box(source, Box(400, 400, 500, 500))
     assert str(caught.value).startswith(f"{path}: rows 400-499, columns 400-499 cannot be read: ")
-    assert served.failed > source_files.GDAL_OPTIONS["GDAL_HTTP_MAX_RETRY"]
+    assert server.failed > source_files.GDAL_OPTIONS["GDAL_HTTP_MAX_RETRY"]

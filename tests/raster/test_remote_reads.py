@@ -1,8 +1,7 @@
 """Reading over a network: several windows at once, the same pixels, and an end to waiting."""
 
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ from ccsegformer.labelling.windows import spans
 from ccsegformer.raster import _ahead, source_files
 from ccsegformer.raster.read import Box, open_raster, read_box
 from ccsegformer.raster.source_files import gdal_options
+from tests.served import Handler, served
 
 
 def windows_of(height, width, window=64, overlap=32):
@@ -68,70 +68,34 @@ def test_the_environment_decides_before_the_defaults(monkeypatch):
         assert "GDAL_HTTP_LOW_SPEED_TIME" not in getenv()
 
 
-class HalfServer(ThreadingHTTPServer):
-    """Answers with half of what was asked for, and then stays silent, once it `stalls`."""
-
-    daemon_threads = True
-
-    def __init__(self, content):
-        super().__init__(("127.0.0.1", 0), HalfHandler)
-        self.content, self.stalls, self.has_stalled = content, False, False
-        self.over = threading.Event()
-
-
-class HalfHandler(BaseHTTPRequestHandler):
-    def do_HEAD(self):
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(self.server.content)))
-        self.end_headers()
-
-    def do_GET(self):
-        first, last = map(int, self.headers["Range"].removeprefix("bytes=").split("-"))
-        part = self.server.content[first : last + 1]
-        self.send_response(206)
-        self.send_header("Content-Length", str(len(part)))
-        self.send_header("Content-Range", f"bytes {first}-{first + len(part) - 1}/{len(self.server.content)}")
-        self.end_headers()
-        if self.server.stalls:
-            self.wfile.write(part[: len(part) // 2])
-            self.wfile.flush()
-            if not self.server.has_stalled:  # the others are cut off
-                self.server.has_stalled = True
-                self.server.over.wait(20)
-            self.close_connection = True
-            return
-        self.wfile.write(part)
-
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture
-def half_server(tmp_path):
+def server(tmp_path):
     path = tmp_path / "a.tif"
     profile = {"driver": "GTiff", "height": 512, "width": 512, "count": 1, "dtype": "uint8"}
     profile |= {"tiled": True, "blockxsize": 64, "blockysize": 64}
     with rasterio.open(path, "w", crs="EPSG:32632", transform=rasterio.Affine.scale(2), **profile) as target:
         target.write(np.random.default_rng(0).integers(0, 255, (1, 512, 512), dtype=np.uint8))
-    server = HalfServer(path.read_bytes())
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.over.set()
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with served(tmp_path) as server:
+        yield server
 
 
-def test_a_server_that_stops_halfway_is_an_error_in_bounded_time(half_server, monkeypatch):
+def test_a_server_that_stops_halfway_is_an_error_in_bounded_time(server, monkeypatch):
     monkeypatch.setitem(source_files.GDAL_OPTIONS, "GDAL_HTTP_MAX_RETRY", 0)
     monkeypatch.setitem(source_files.REMOTE_OPTIONS, "GDAL_HTTP_LOW_SPEED_TIME", 1)
     monkeypatch.setitem(source_files.REMOTE_OPTIONS, "GDAL_HTTP_LOW_SPEED_LIMIT", 10**6)
     monkeypatch.setenv("GDAL_NUM_THREADS", "4")  # GDAL would give zeros instead of the error
-    path = f"/vsicurl/http://127.0.0.1:{half_server.server_port}/a.tif"
+    path = f"/vsicurl/{server.address}/a.tif"
     begun = time.monotonic()
     with open_raster(path) as source:
-        half_server.stalls = True
+        server.faults["*"] = ["stall", "half"]
         with pytest.raises(DataError, match="rows 400-409, columns 400-409 cannot be read") as caught:
             read_box(source, Box(400, 400, 410, 410))
-    assert "\n" not in str(caught.value) and time.monotonic() - begun < 10 and half_server.has_stalled
+    assert "\n" not in str(caught.value) and time.monotonic() - begun < 10 and server.failed
+
+
+def test_a_server_that_fails_for_the_header_is_named(server, monkeypatch):
+    monkeypatch.setitem(source_files.GDAL_OPTIONS, "GDAL_HTTP_MAX_RETRY", 0)
+    monkeypatch.setattr(Handler, "do_HEAD", SimpleHTTPRequestHandler.do_HEAD)
+    server.faults["*"] = [503]
+    with pytest.raises(DataError, match=r"a\.tif: not a raster that .*: its server failed, or [^\n]*$"):
+        open_raster(f"/vsicurl/{server.address}/a.tif")

@@ -3,7 +3,7 @@
 import json
 from typing import NamedTuple
 
-from ccsegformer.archives.store import Store
+from ccsegformer.archives.store import Store, read_each
 
 
 class ArchiveStatus(NamedTuple):
@@ -26,8 +26,8 @@ def read_status(store: Store) -> ArchiveStatus:
         if file == f"{name}.json":
             mapped.add(name)
     failed = {}
-    for key in store.keys("failed/"):
-        if content := store.get(key):
+    for content in read_each(store, list(store.keys("failed/"))):
+        if content:
             record = json.loads(content)
             failed[record["name"]] = record["reason"]
     return ArchiveStatus(frozenset(mapped), frozenset(begun - mapped - set(failed)), failed)

@@ -2,7 +2,8 @@
 
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,11 @@ from obstore.exceptions import BaseError
 from ccsegformer.errors import OutputError
 from ccsegformer.files import write_atomically, written_aside
 from ccsegformer.raster.remote import first_line, object_store
+
+READS_AT_ONCE = 32
+"""Number of objects that `read_each` reads at a time; an object store takes some 20 ms for each."""
+READ_BATCH = 1000
+"""Number of objects that it holds in memory."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,19 @@ class Store:
         try:
             obstore.put(self._remote, key, content)
         except (BaseError, OSError) as error:
+            raise self._refused(key, "cannot be written", error) from error
+
+    def append(self, key: str, content: bytes) -> None:
+        """Add to the end of an object; in an object store, it is read and written again."""
+        path = self.local(key)
+        if path is None:
+            self.put(key, (self.get(key) or b"") + content)
+            return
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("ab", buffering=0) as file:  # one call of the system: no kill leaves a half
+                file.write(content)
+        except OSError as error:
             raise self._refused(key, "cannot be written", error) from error
 
     def put_file(self, key: str, file: Path) -> None:
@@ -106,6 +125,18 @@ class Store:
         return OutputError(f"{self.href(key)}: {what}: {reason}")
 
 
+def read_each(store: Store, keys: Sequence[str]) -> Iterator[bytes]:
+    """Yield the contents of objects in the order of their keys, empty for a missing one; read many at once.
+
+    Raises:
+        OutputError: as `Store.get`.
+    """
+    with ThreadPoolExecutor(READS_AT_ONCE) as pool:
+        for begin in range(0, len(keys), READ_BATCH):
+            for content in pool.map(store.get, keys[begin : begin + READ_BATCH]):
+                yield content or b""
+
+
 def open_store(output: str | Path) -> Store:
     """Open a local folder or an object store for an archive's outputs.
 
@@ -123,3 +154,13 @@ def open_store(output: str | Path) -> Store:
         reason = first_line(error)
         raise OutputError(f"{output}: not a folder or object store: {reason}") from error
     return Store(text)
+
+
+def item_key(name: str) -> str:
+    """Return the key of a map's STAC item."""
+    return f"scenes/{name}/{name}.json"
+
+
+def failure_key(name: str) -> str:
+    """Return the key of the record of a scene that failed."""
+    return f"failed/{name}.json"

@@ -12,7 +12,7 @@ from stac_geoparquet.arrow import parse_stac_ndjson_to_parquet
 
 from ccsegformer.archives._collection import COLLECTION, ITEMS, Overview, collection_of
 from ccsegformer.archives.item import COLLECTION_ID, parse_object, read_fingerprint
-from ccsegformer.archives.store import Store
+from ccsegformer.archives.store import Store, failure_key, item_key, read_each
 from ccsegformer.errors import OutputError
 
 FAILED = "failed.parquet"
@@ -36,25 +36,27 @@ def write_tables(store: Store) -> None:
     Raises:
         OutputError: a table cannot be written, for instance as two items have values of different types.
     """
+    mapped, failed = _scene_names(store, "scenes/"), _scene_names(store, "failed/")
     for _ in range(PASSES):
-        known = [_scene_names(store, folder) for folder in ("scenes/", "failed/")]
-        _write_all(store)
-        if known == [_scene_names(store, folder) for folder in ("scenes/", "failed/")]:
+        _write_all(store, mapped, failed)
+        known = mapped, failed
+        mapped, failed = _scene_names(store, "scenes/"), _scene_names(store, "failed/")
+        if known == (mapped, failed):
             return
 
 
-def _write_all(store: Store) -> None:
+def _write_all(store: Store, mapped: list[str], failed: list[str]) -> None:
     overview = Overview()
     with tempfile.TemporaryDirectory() as folder:
         lines, table = Path(folder, "items.ndjson"), Path(folder, ITEMS)
-        placed = _write_lines(lines, _read_items(store), overview)
+        placed = _write_lines(lines, _read_items(store, mapped), overview)
         collection = collection_of(overview, placed > 0)
         if placed:
             _write_items(lines, table, collection)
             store.put_file(ITEMS, table)
         else:
             store.delete(ITEMS)
-    store.put(FAILED, _failures(store))
+    store.put(FAILED, _failures(store, failed))
     store.put(COLLECTION, json.dumps(collection, indent=2, ensure_ascii=False).encode() + b"\n")
 
 
@@ -75,14 +77,13 @@ def _scene_names(store: Store, prefix: str) -> list[str]:
     found = []
     for key in store.keys(prefix):
         name = key.rpartition("/")[2].removesuffix(".json")
-        if key in (f"scenes/{name}/{name}.json", f"failed/{name}.json"):
+        if key in (item_key(name), failure_key(name)):
             found.append(name)
     return sorted(found)
 
 
-def _read_items(store: Store) -> Iterator[dict[str, Any]]:
-    for name in _scene_names(store, "scenes/"):
-        content = store.get(f"scenes/{name}/{name}.json") or b""
+def _read_items(store: Store, names: list[str]) -> Iterator[dict[str, Any]]:
+    for content in read_each(store, [item_key(name) for name in names]):
         if read_fingerprint(content) is not None:
             yield parse_object(content)
 
@@ -113,11 +114,12 @@ def _moved(href: str, folder: str) -> str:
     return f"./{href[6:]}" if href.startswith("../../") else href
 
 
-def _failures(store: Store) -> bytes:
+def _failures(store: Store, names: list[str]) -> bytes:
     """Return the records of failures as a Parquet file."""
     records = []
-    for name in _scene_names(store, "failed/"):
-        record = parse_object(store.get(f"failed/{name}.json") or b"")
+    contents = read_each(store, [failure_key(name) for name in names])
+    for name, content in zip(names, contents, strict=True):
+        record = parse_object(content)
         about = [str(record.get(key, "")) for key in ("href", "reason")]
         attempts = record.get("attempts")
         records.append([name, *about, attempts if isinstance(attempts, int) else None])

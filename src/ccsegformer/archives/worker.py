@@ -5,6 +5,7 @@ An error in a scene never leaves the worker: it comes back as the scene's result
 
 import hashlib
 import json
+import re
 import shutil
 import tempfile
 import time
@@ -21,7 +22,7 @@ from ccsegformer.archives.job import ArchiveJob, SceneResult
 from ccsegformer.archives.reference import SceneReference
 from ccsegformer.archives.stack import opened_as_one
 from ccsegformer.archives.states import state_of
-from ccsegformer.archives.store import Store, open_store
+from ccsegformer.archives.store import Store, failure_key, item_key, open_store
 from ccsegformer.data.labels import Classes
 from ccsegformer.errors import CCSegformerError, DataError, EngineError, OutputError
 from ccsegformer.labelling.engine import Engine
@@ -31,10 +32,10 @@ from ccsegformer.labelling.scene import SceneMap, predict_scene
 from ccsegformer.raster._areas import map_geometry
 from ccsegformer.raster.read import open_raster
 from ccsegformer.raster.remote import remote_modified
-from ccsegformer.raster.source_files import is_over_network
+from ccsegformer.raster.source_files import forget, is_over_network
 
-PERMANENT = ("401", "403", "404", "410", "No such key", "does not exist")
-"""In a server's answer: trying again does not help."""
+PERMANENT = r"(code: |answers )(401|403|404|410)\b|No such key|does not exist|Access Denied"
+"""Matches answers of servers after which trying again does not help; a number alone may be in a name."""
 SOURCE = ".source"
 """Folder for the file that makes one raster of a scene's assets, beside the map while it is at work."""
 
@@ -70,6 +71,8 @@ class SceneMapper(NamedTuple):
                     result = record_failure(self.store, scene, reason, attempt)
                     break
                 time.sleep(self.job.pause * 2 ** (attempt - 1))
+                for asset in scene.assets:
+                    forget(asset.href)
         return result._replace(attempts=attempt, seconds=time.monotonic() - begun)
 
     def _attempt(self, scene: SceneReference) -> SceneResult:
@@ -174,16 +177,6 @@ def open_mapper(job: ArchiveJob) -> SceneMapper:
     return SceneMapper(job, engine, classes, open_store(job.output), digest)
 
 
-def item_key(name: str) -> str:
-    """Return the key of a map's STAC item."""
-    return f"scenes/{name}/{name}.json"
-
-
-def failure_key(name: str) -> str:
-    """Return the key of the record of a scene that failed."""
-    return f"failed/{name}.json"
-
-
 def record_failure(store: Store, scene: SceneReference, reason: str, attempts: int) -> SceneResult:
     """Record that a scene has failed for good."""
     record = {"name": scene.name, "href": source_of(scene), "reason": reason, "attempts": attempts}
@@ -199,14 +192,14 @@ def source_of(scene: SceneReference) -> str:
 def write_log(store: Store, scene: SceneReference, event: str, **about: Any) -> None:
     """Add a line to a scene's log."""
     line = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "event": event, **about}
-    key = f"scenes/{scene.name}/{scene.name}.log"
-    store.put(key, (store.get(key) or b"") + json.dumps(line, ensure_ascii=False).encode() + b"\n")
+    content = json.dumps(line, ensure_ascii=False).encode() + b"\n"
+    store.append(f"scenes/{scene.name}/{scene.name}.log", content)
 
 
 def _comes_back(error: Exception, scene: SceneReference) -> bool:
     """Return whether the scene may be read later: its server failed, and did not say that it is not there."""
     remote = any(is_over_network(asset.href) for asset in scene.assets)
-    return remote and isinstance(error, DataError) and not any(word in str(error) for word in PERMANENT)
+    return remote and isinstance(error, DataError) and not re.search(PERMANENT, str(error))
 
 
 def _one_line(error: Exception) -> str:

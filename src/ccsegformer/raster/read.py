@@ -20,7 +20,7 @@ from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
 from ccsegformer.errors import DataError
-from ccsegformer.raster.source_files import absurd_size, gdal_options, is_remote
+from ccsegformer.raster.source_files import absurd_size, gdal_options, is_over_network, is_remote
 
 PIXEL_DTYPES = ("uint8", "uint16", "int16", "float32")
 RASTER_SUFFIXES = (".tif", ".tiff", ".vrt", ".jp2", ".img")
@@ -79,7 +79,10 @@ def open_raster(path: str | Path, dtypes: Sequence[str] = PIXEL_DTYPES) -> Datas
             found = sorted(set(source.dtypes))
             _ = source.crs, source.transform, source.nodatavals, source.mask_flag_enums
         except Exception as error:  # a damaged header raises many types, some of them private to rasterio
-            raise DataError(f"{path}: not a raster that can be read: {reason_of(error)}") from error
+            reason = reason_of(error)
+            if is_over_network(path) and "not recognized" in reason:  # GDAL says no more of a failed request
+                reason = f"its server failed, or {reason}"
+            raise DataError(f"{path}: not a raster that can be read: {reason}") from error
     problem = None
     if not image_bands(source):
         problem = "a raster without bands"

@@ -2,13 +2,14 @@
 
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 
 import rasterio
 from rasterio.io import DatasetReader
 
 from ccsegformer.errors import DataError
-from ccsegformer.raster.remote import s3_options
+from ccsegformer.raster.remote import FILE_SYSTEMS, s3_options
 
 GDAL_OPTIONS = {
     "GDAL_CACHEMAX": 64 * 2**20,  # bytes, as rasterio sets it; by default 5 % of the memory
@@ -39,6 +40,14 @@ def gdal_options(path: str | Path) -> rasterio.Env:
         # Several threads of GDAL 3.10 return zeros, without an error, for what the server fails to give.
         chosen["GDAL_NUM_THREADS"] = 1
     return rasterio.Env(**chosen)
+
+
+def forget(path: str | Path) -> None:
+    """Make GDAL ask the server for a file again: it keeps what it has read, even if the answer broke off."""
+    closing = {"CPL_VSIL_CURL_NON_CACHED": ":".join(FILE_SYSTEMS)}  # drops it when the file is closed
+    quickly = {"GDAL_HTTP_TIMEOUT": 1, "GDAL_HTTP_MAX_RETRY": 0}
+    with gdal_options(path), rasterio.Env(**closing, **quickly), suppress(Exception):
+        rasterio.open(path).close()
 
 
 def is_remote(path: str | Path) -> bool:
