@@ -113,7 +113,7 @@ class Scenes(Dataset[Sample]):
         bands: str | None = None,
     ) -> None:
         self.root = Path(root)
-        self.chosen_bands = None if bands is None else _numbers(bands)
+        self.chosen_bands = None if bands is None else _band_numbers(bands)
         folder, listing = split_path(self.root, split), Path(classes or self.root / "classes.json")
         images, masks = _images_and_masks(folder)
         self._has_class_file = classes is not None or listing.exists()
@@ -242,7 +242,7 @@ def tiles(height: int, width: int, size: int) -> list[Box]:
     ]
 
 
-def _numbers(bands: str) -> list[int]:
+def _band_numbers(bands: str) -> list[int]:
     """Read the numbers of bands, such as "4,3,2"."""
     numbers = [int(part) if part.strip().isdecimal() else 0 for part in bands.split(",")]
     if min(numbers) < 1 or len(set(numbers)) < len(numbers):
