@@ -17,7 +17,7 @@ from ccsegformer.conversion.fold import fold
 from ccsegformer.conversion.images import Division, batches, crops, divide_images
 from ccsegformer.conversion.layerwise import match_layers
 from ccsegformer.conversion.ridge import attention_errors, fit_ridge, keep_better
-from ccsegformer.conversion.scores import check_labelled, compare_scores
+from ccsegformer.conversion.scores import check_labelled, compare_scores, mean_iou_on
 from ccsegformer.conversion.state import ConversionSettings, conversion_state, finish, keep_start, load_start
 from ccsegformer.conversion.student import attention_blocks, build_student
 from ccsegformer.data.pixels import MINIMUM_SIDE
@@ -125,7 +125,7 @@ def convert(
         own_randomness(seed),
         quiet_transformers(),
     ):
-        run = _Work(teacher, student, settings, division, preprocessing, progress)
+        run = _Work(teacher, student, settings, division, preprocessing, data, progress)
         stages = load_start(state, student)
         if stages is None:
             stages = run.start()
@@ -140,6 +140,8 @@ def convert(
         }
         if data is not None:
             record["scores"] = compare_scores(teacher, student, data, progress=progress)
+        if hasattr(student.config, "use_cache"):
+            del student.config.use_cache  # set by the Trainer, for generative models
         finish(Path(output), student, classes, record)
     assert run.agreement is not None
     return Conversion(student, run.agreement, record)
@@ -155,10 +157,11 @@ class _Work:
         settings: ConversionSettings,
         division: Division,
         preprocessing: Preprocessing,
+        data: str | Path | None,
         progress: bool,
     ) -> None:
         self.teacher, self.student, self.settings = teacher, student, settings
-        self.preprocessing, self.progress = preprocessing, progress
+        self.preprocessing, self.data, self.progress = preprocessing, data, progress
         self.console = Console(stderr=True, highlight=False)
         self.agreement: Agreement | None = None
         self.began = time.monotonic()
@@ -206,14 +209,19 @@ class _Work:
     def measure(self, stage: str) -> dict[str, Any]:
         """Return the figures of the student as it is, and print them."""
         agreement = self.agreement = self.held_back.compare(self.student)
-        seconds, self.began = time.monotonic() - self.began, time.monotonic()
+        seconds = time.monotonic() - self.began
         if self.progress:
             self.console.print(
                 f"{stage}: {agreement.pixels:.1%} of the pixels as the teacher, mean IoU "
                 f"{agreement.mean_iou:.3f} ({seconds:.0f} s)"
             )
-        errors = attention_errors(self.teacher, self.student, self.choice)
-        return {"agreement": agreement._asdict(), "attention_errors": errors, "seconds": round(seconds, 1)}
+        figures: dict[str, Any] = {"agreement": agreement._asdict(), "seconds": round(seconds, 1)}
+        if attention_blocks(self.teacher, self.student):
+            figures["attention_errors"] = attention_errors(self.teacher, self.student, self.choice)
+        if self.data is not None:
+            figures["mean_iou"] = mean_iou_on(self.student, self.data)
+        self.began = time.monotonic()
+        return figures
 
     def _fold(self, images: Iterable[Tensor]) -> None:
         fold(self.teacher, self.student, images)

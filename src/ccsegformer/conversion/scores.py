@@ -35,6 +35,11 @@ def check_labelled(data: str | Path, classes: Classes, checkpoint: str) -> None:
     check_class_order(classes.names, found, checkpoint, str(data))
 
 
+def mean_iou_on(model: CrissCrossSegformerForSemanticSegmentation, data: str | Path) -> float:
+    """Return the mean IoU of a model on whole images of a data set."""
+    return evaluate(model, open_dataset(data, SPLIT), engine="torch").metrics.mean_iou
+
+
 def compare_scores(
     teacher: CrissCrossSegformerForSemanticSegmentation,
     student: CrissCrossSegformerForSemanticSegmentation,
@@ -72,5 +77,5 @@ def _counts(model: CrissCrossSegformerForSemanticSegmentation, data: str | Path,
     def keep(_: str, matrix: torch.Tensor) -> None:
         found.append(class_counts(matrix.cpu().numpy()))
 
-    evaluate(model, open_dataset(data, SPLIT), progress=progress, on_image=keep)
+    evaluate(model, open_dataset(data, SPLIT), engine="torch", progress=progress, on_image=keep)
     return np.stack(found)
