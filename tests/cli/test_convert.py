@@ -12,11 +12,12 @@ from tests.models.test_modeling import tiny
 
 
 @pytest.fixture
-def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Path:
     monkeypatch.setattr(run_module, "CALIBRATION", 2)
     monkeypatch.setattr(run_module, "CHOICE", 1)
     monkeypatch.setattr(images_module, "HELD_BACK", (2, 2))
     tiny(attention="efficient", num_labels=2).save_pretrained(tmp_path / "nvidia")
+    capsys.readouterr()  # transformers shows a bar
     return tmp_path / "nvidia"
 
 

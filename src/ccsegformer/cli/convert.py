@@ -77,7 +77,7 @@ def convert(
         progress=True,
     )
     _print(done)
-    if "nvidia" in checkpoint.lower() or "nvidia" in str(done.record.get("trained_from", "")).lower():
+    if "nvidia" in checkpoint.lower():
         typer.echo(LICENCE, err=True)
     typer.echo(f"{output}: converted")
 

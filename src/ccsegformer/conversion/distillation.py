@@ -140,7 +140,7 @@ def distill(
         weight_decay=0.01,
         lr_scheduler_type="cosine",
         warmup_steps=steps // 10,
-        use_cpu=not torch.accelerator.is_available(),
+        use_cpu=teacher.device.type == "cpu",
         seed=seed,
         logging_steps=max(1, steps // 50),
         logging_first_step=True,

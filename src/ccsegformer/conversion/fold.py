@@ -3,9 +3,9 @@
 Efficient attention computes its keys and values from a reduced image, LN(conv(x)), with one position for each
 patch of R x R (Xie et al., SegFormer, https://arxiv.org/abs/2105.15203). Criss-cross attention computes them
 from every position x by itself. The linear map of x that comes closest to its patch's reduced position,
-measured on images, takes the place of convolution and layer norm. Where the image is constant over a patch
-this is what the sum of the convolution's taps would give; elsewhere the sum exaggerates, because a patch
-varies less than its positions.
+measured on images, takes the place of convolution and layer norm. Adding up the convolution's taps instead,
+which is right where an image is constant over a patch, exaggerates elsewhere: a patch varies less than its
+positions.
 """
 
 from collections.abc import Iterable
