@@ -64,3 +64,11 @@ def test_unfit_folders_are_refused(images: Path, tmp_path: Path) -> None:
     Image.new("RGB", (60, 31)).save(tmp_path / "small.png")
     with pytest.raises(DataError, match=r"small.png: 60 x 31 pixels; each side must have 32"):
         divide_images(tmp_path, RGB)
+
+
+def test_a_file_that_is_no_image_is_named(images: Path, tmp_path: Path) -> None:
+    for path in images.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"broken.png: not an image"):
+        divide_images(tmp_path, RGB)

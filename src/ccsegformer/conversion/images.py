@@ -1,5 +1,6 @@
 """Images without labels: found in a folder, divided, cut to pieces of one size, and normalised."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -171,9 +172,9 @@ def _check_image(path: Path, preprocessing: Preprocessing) -> None:
             height, width = source.height, source.width
     else:
         try:
-            with Pillow.open(path) as picture:
+            with warnings.catch_warnings(action="ignore"), Pillow.open(path) as picture:
                 width, height = picture.size
-        except OSError:  # a format that only `read_image` knows, or none
+        except (OSError, Pillow.DecompressionBombError):  # read or refused by `read_image`
             height, width = read_image(path).shape[1:]
     if min(height, width) < MINIMUM_SIDE:
         raise DataError(f"{path}: {width} x {height} pixels; each side must have {MINIMUM_SIDE} at least")
