@@ -3,15 +3,14 @@
 import numpy as np
 import pytest
 
-from ccsegformer.lab.verdict import (
+from ccsegformer.evaluation.bootstrap import (
     FEWEST_IMAGES,
     bootstrap,
     class_counts,
     interval,
-    judge,
     mean_iou_from_counts,
-    signed,
 )
+from ccsegformer.lab.verdict import judge, signed
 
 
 def counts_of(

@@ -5,7 +5,8 @@ import pytest
 
 from ccsegformer.config.protocol import EvaluationProtocol
 from ccsegformer.data.palette import default_palette
-from ccsegformer.lab.verdict import judge, mean_iou_from_counts
+from ccsegformer.evaluation.bootstrap import mean_iou_from_counts
+from ccsegformer.lab.verdict import judge
 from ccsegformer.report.page import Example
 
 CLASSES = ["water", "road", "forest", "wheat", "rye", "building", "vehicle", "bare ground"]

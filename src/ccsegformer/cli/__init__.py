@@ -9,6 +9,7 @@ from ccsegformer import __version__
 from ccsegformer.cli import (
     benchmark,
     compare,
+    convert,
     convert_checkpoint,
     data,
     demo,
@@ -36,6 +37,7 @@ for command in (
     map.map,
     export.export,
     compare.compare,
+    convert.convert,
     convert_checkpoint.convert_checkpoint,
     demo.demo,
 ):

@@ -18,11 +18,12 @@ import ccsegformer
 from ccsegformer.config.protocol import DEFAULT, EvaluationProtocol, save_protocol
 from ccsegformer.data.dataset import LabelledImages
 from ccsegformer.errors import CCSegformerError, OutputError
+from ccsegformer.evaluation.bootstrap import Counts, class_counts
 from ccsegformer.evaluation.evaluate import evaluate, write_metrics
 from ccsegformer.files import write_atomically
 from ccsegformer.lab.cost import Cost, measure_cost
 from ccsegformer.lab.results import Run, choose_examples, summarize
-from ccsegformer.lab.verdict import Counts, class_counts, judge
+from ccsegformer.lab.verdict import judge
 from ccsegformer.labelling.loading import load_model
 from ccsegformer.models.attention import ATTENTIONS, CONTROL
 from ccsegformer.report.machine import describe_machine

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from ccsegformer.config.protocol import EvaluationProtocol
 from ccsegformer.data.dataset import LabelledImages
+from ccsegformer.evaluation.bootstrap import Counts, mean_iou_from_counts
 from ccsegformer.evaluation.evaluate import Evaluation
-from ccsegformer.lab.verdict import Counts, Difference, Verdict, mean_iou_from_counts, signed
+from ccsegformer.lab.verdict import Difference, Verdict, signed
 from ccsegformer.labelling.engine import open_engine
 from ccsegformer.labelling.labeller import predict_labels
 from ccsegformer.labelling.loading import load_model

@@ -1,25 +1,21 @@
-"""Test whether models with different attentions differ in score, and put the answer into words.
-
-Each image is stored as three counts per class (correct, true and predicted pixels), which determine the mean
-IoU of any set of images. The bootstrap resamples images and recomputes the data set's mean IoU. It never
-averages the images' own IoUs, which would be a different measure.
-"""
+"""Test whether models with different attentions differ in score, and put the answer into words."""
 
 from collections.abc import Mapping, Sequence
 from typing import TypedDict
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ccsegformer.evaluation.bootstrap import (
+    BOOTSTRAP_SEED,
+    CONFIDENCE,
+    FEWEST_IMAGES,
+    RESAMPLES,
+    Counts,
+    bootstrap,
+    interval,
+    mean_iou_from_counts,
+)
 from ccsegformer.models.attention import ATTENTIONS, CONTROL
-
-CONFIDENCE = 0.95
-RESAMPLES = 2000
-BOOTSTRAP_SEED = 0
-FEWEST_IMAGES = 10
-"""Fewest images for which intervals are given and a model can be called better."""
-
-Counts = NDArray[np.int64]  # (..., 3, classes): correct, true and predicted pixels
 
 
 class Difference(TypedDict):
@@ -50,45 +46,6 @@ class Verdict(TypedDict):
     bootstrap_seed: int
     images: int
     seeds: int
-
-
-def class_counts(confusion: NDArray[np.int64]) -> Counts:
-    """Reduce a confusion matrix (K, K), with true classes in rows, to the counts (3, K)."""
-    return np.stack([confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)])
-
-
-def mean_iou_from_counts(counts: NDArray[np.number]) -> NDArray[np.float64]:
-    """Return the mean IoU (...) of counts (..., 3, K) over the classes that occur; NaN if none does."""
-    correct, truth, predicted = np.moveaxis(counts.astype(np.float64), -2, 0)
-    union = truth + predicted - correct
-    present = union > 0
-    iou = np.divide(correct, union, out=np.zeros_like(union), where=present)
-    with np.errstate(invalid="ignore"):
-        return iou.sum(axis=-1) / present.sum(axis=-1)
-
-
-def bootstrap(counts: Mapping[str, Counts]) -> dict[str, NDArray[np.float64]]:
-    """Return the mean IoU of each resampled data set (RESAMPLES,) by model.
-
-    Every model is scored on the same resampled images, and each value is the mean over the seeds.
-
-    Args:
-        counts: Counts (seeds, images, 3, K) by model.
-    """
-    images = next(iter(counts.values())).shape[1]
-    generator = np.random.default_rng(BOOTSTRAP_SEED)
-    drawn = generator.multinomial(images, np.full(images, 1 / images), size=RESAMPLES)
-    return {
-        model: np.mean([mean_iou_from_counts(np.tensordot(drawn, run, axes=1)) for run in runs], axis=0)
-        for model, runs in counts.items()
-    }
-
-
-def interval(resampled: NDArray[np.float64]) -> list[float]:
-    """Return the percentile interval [low, high] of resampled values, ignoring NaN."""
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.nanquantile(resampled, [tail, 1 - tail])
-    return [float(low), float(high)]
 
 
 def judge(counts: Mapping[str, Counts], names: Sequence[str] = ()) -> Verdict:

@@ -91,7 +91,7 @@ def nothing_half_begun(output: Path) -> Iterator[None]:
 
 def can_resume(output: str | Path) -> bool:
     """Return whether `output` holds a complete checkpoint; a launcher that starts again must know."""
-    return bool(_complete_checkpoints(Path(output)))
+    return bool(complete_checkpoints(Path(output)))
 
 
 def find_checkpoint(output: Path, recipe: Recipe, dataset: LabelledImages | DrawnSamples) -> Path:
@@ -114,7 +114,7 @@ def find_checkpoint(output: Path, recipe: Recipe, dataset: LabelledImages | Draw
     if read_classes(output / "classes.json") != dataset.classes:
         raise OutputError(f"{output / 'classes.json'}: the run to resume has other classes than the data")
     check_same_data(output, record_data(dataset))
-    complete = _complete_checkpoints(output)
+    complete = complete_checkpoints(output)
     if not complete:
         raise OutputError(
             f"{output}: holds no complete checkpoint to resume from; train again with overwrite"
@@ -163,7 +163,8 @@ def _run_files(output: Path) -> list[Path]:
     return [path for pattern in RUN_FILES for path in sorted(output.glob(pattern))]
 
 
-def _complete_checkpoints(output: Path) -> list[Path]:
+def complete_checkpoints(output: Path) -> list[Path]:
+    """Return the checkpoints in a folder that were written to the end."""
     return [path for path in output.glob("checkpoint-*") if _is_complete(path)]
 
 

@@ -121,7 +121,7 @@ def train(
     scored = _validation_images(recipe, dataset if named else None, validation, images.classes)
     recipe = recipe.model_copy(update={"data": str(dataset) if named else describe_object(images)})
     global_batch = recipe.training.batch_size * recipe.training.accumulation
-    with _quiet_transformers(), ExitStack() as stack:
+    with quiet_transformers(), ExitStack() as stack:
         arguments = trainer_arguments(recipe, output, 1)  # joins the processes; the steps are known below
         is_main = arguments.process_index == 0
         checkpoint = find_checkpoint(output, recipe, images) if resume else None
@@ -340,7 +340,7 @@ def _finish(
 
 
 @contextmanager
-def _quiet_transformers() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """Silence transformers' progress bars and warnings, and a performance warning of DDP."""
     logging = transformers.utils.logging
     verbosity, had_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
