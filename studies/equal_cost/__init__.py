@@ -1,0 +1,1 @@
+"""What criss-cross attention buys at equal cost."""

@@ -1,0 +1,181 @@
+"""Is criss-cross attention better than efficient attention at equal cost, where large windows are needed?
+
+python -m studies.equal_cost
+
+Train models on generated scenes of 256 pixels, then label scenes of 2048 pixels, where a landmark can be a
+thousand pixels away, in windows of several sizes. The guesses are a record, written before the first run:
+do not edit them. An interrupted study resumes, and processes of the same command share the trainings.
+
+Guesses (28 November 2026). Small windows do not show the landmarks: with 512 every model loses ten points
+or more against 2048. At 2048 a B1 with criss-cross attention costs less than a B0 with efficient attention
+and is 0.005 to 0.015 mIoU ahead, because thin objects (roads, vehicles) gain from its width; B0 with
+criss-cross attention is within 0.005 of B0 with efficient attention at a third of its cost. Without
+attention, B0 loses 0.05 or more.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from ccsegformer.config.protocol import EvaluationProtocol, WindowSection
+from ccsegformer.data.procedural.scenes import ProceduralScenes
+from ccsegformer.evaluation.evaluate import evaluate
+from ccsegformer.lab.cost import count_flops, measure_cost
+from ccsegformer.models import CrissCrossSegformerConfig, CrissCrossSegformerForSemanticSegmentation
+from ccsegformer.models.modeling_ccsegformer import load_trained
+from ccsegformer.report.machine import describe_machine
+from ccsegformer.training.recipe import load_recipe
+from ccsegformer.training.trainer import train
+from studies.runs import write_json
+from studies.tables import spread
+
+RECIPE = "src/ccsegformer/cli/demo.yaml"
+MEGA, GIGA = 10**6, 10**9
+CLASSES = len(ProceduralScenes.classes)
+
+
+class Network(NamedTuple):
+    """A size and an attention."""
+
+    size: str
+    attention: str
+
+    def __str__(self) -> str:
+        return f"{self.size}-{self.attention}"
+
+
+NETWORKS = (
+    Network("b0", "efficient"),
+    Network("b0", "criss_cross"),
+    Network("b1", "criss_cross"),
+    Network("b0", "none"),
+    Network("b1", "none"),
+)
+
+
+def train_all(given: argparse.Namespace) -> None:
+    """Train what is missing; leave runs of other processes to them, and wait for those at the end."""
+    given.output.mkdir(parents=True, exist_ok=True)
+    for seconds in (0, -1):
+        for seed in given.seeds:
+            for network in chosen(given):
+                folder = given.output / f"{network}-{seed}"
+                try:
+                    with FileLock(f"{folder}.lock", timeout=seconds):
+                        train_once(network, seed, folder, given.steps)
+                except Timeout:
+                    print(f"{folder}: running in another process", flush=True)
+
+
+def train_once(network: Network, seed: int, folder: Path, steps: int) -> None:
+    """Train or resume a run, unless it has finished."""
+    if (folder / "model.safetensors").is_file():  # written last
+        return
+    overrides = [f"model.size={network.size}", f"model.attention={network.attention}"]
+    recipe = load_recipe(RECIPE, [*overrides, f"training.seed={seed}", f"training.steps={steps}"])
+    resume = any(folder.glob("checkpoint-*/trainer_state.json"))
+    result = train(recipe, "procedural", folder, resume=resume, overwrite=not resume)
+    print(f"{folder}: trained in {result.seconds / 60:.1f} minutes", flush=True)
+
+
+def chosen(given: argparse.Namespace) -> list[Network]:
+    """Return the networks to run."""
+    return [network for network in NETWORKS if not given.only or str(network) in given.only]
+
+
+def scored(folder: Path, given: argparse.Namespace, window: int) -> list[float]:
+    """Return the mean IoU and the IoU of each class in windows side by side; score unless kept on disk."""
+    path = folder / f"scored-{given.scene}-{given.scenes}-{window}.json"
+    if not path.is_file():
+        scenes = ProceduralScenes("validation", count=given.scenes, size=given.scene)
+        protocol = EvaluationProtocol(window=WindowSection(size=window, stride=window))
+        metrics = evaluate(load_trained(str(folder)), scenes, protocol=protocol).metrics
+        write_json([metrics.mean_iou, *(found["iou"] for found in metrics.per_class.values())], path)
+    values: list[float] = json.loads(path.read_text())
+    return values
+
+
+def cost(network: Network, folder: Path, window: int) -> dict[str, float]:
+    """Return operations and seconds of a megapixel; measure unless kept on disk."""
+    path = folder / f"cost-{window}.json"
+    if not path.is_file():
+        config = CrissCrossSegformerConfig.mit(network.size, attention=network.attention, num_labels=CLASSES)
+        flops = count_flops(CrissCrossSegformerForSemanticSegmentation(config), window, window)
+        found = measure_cost(folder, window, window)
+        megapixels = window * window / MEGA
+        write_json(
+            {
+                "gflops": flops / GIGA / megapixels,
+                "seconds": 1 / found.images_per_second / megapixels,
+                "threads": found.threads,
+                "engine": found.engine,
+            },
+            path,
+        )
+    values: dict[str, float] = json.loads(path.read_text())
+    return values
+
+
+def results(given: argparse.Namespace) -> list[dict[str, Any]]:
+    """Return a row for each network and window."""
+    rows = []
+    for network in chosen(given):
+        folders = [given.output / f"{network}-{seed}" for seed in given.seeds]
+        for window in given.windows:
+            scores = np.array([scored(folder, given, window) for folder in folders])
+            price = cost(network, folders[0], window)
+            print(f"{network}, windows of {window}: {spread(scores[:, 0])}", flush=True)
+            rows.append({**network._asdict(), "window": window, "scores": scores.tolist(), "cost": price})
+    return rows
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Return a Markdown table, cheapest first."""
+    lines = [
+        "| network | window | GFLOPs a megapixel | seconds a megapixel | mean IoU | each seed |",
+        "|---|---:|---:|---:|---:|---|",
+    ]
+    for row in sorted(rows, key=lambda row: row["cost"]["gflops"]):
+        seeds = [scores[0] for scores in row["scores"]]
+        lines.append(
+            f"| {row['size'].upper()}, {row['attention'].replace('_', '-')} | {row['window']} | "
+            f"{row['cost']['gflops']:.0f} | {row['cost']['seconds']:.2f} | {spread(seeds)} | "
+            f"{', '.join(f'{seed:.3f}' for seed in seeds)} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Run what is missing, then write the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--output", type=Path, default=Path("runs/studies/equal_cost"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--steps", type=int, default=1600, help="steps of 4 scenes of 256 pixels")
+    parser.add_argument("--scene", type=int, default=2048, help="side of the scenes to label, in pixels")
+    parser.add_argument("--scenes", type=int, default=12, help="number of scenes to label")
+    parser.add_argument("--windows", type=int, nargs="+", default=[512, 1024, 2048])
+    parser.add_argument(
+        "--only", nargs="+", default=[], help="networks, such as b1-criss_cross; default: all"
+    )
+    parser.add_argument("--train-only", action="store_true", help="do not score")
+    given = parser.parse_args()
+    train_all(given)
+    if given.train_only:
+        return
+    rows = results(given)
+    settings = {"scene": given.scene, "scenes": given.scenes, "steps": given.steps, "seeds": given.seeds}
+    write_json(
+        {"machine": describe_machine(), "settings": settings, "rows": rows}, given.output / "results.json"
+    )
+    (given.output / "results.md").write_text(table(rows))
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()
