@@ -128,7 +128,7 @@ def results(given: argparse.Namespace) -> list[dict[str, Any]]:
         for window in given.windows:
             scores = np.array([scored(folder, given, window) for folder in folders])
             price = cost(network, folders[0], window)
-            print(f"{network}, windows of {window}: {spread(scores[:, 0])}", flush=True)
+            print(f"{network}, windows of {window}: {spread(scores[:, 0].tolist())}", flush=True)
             rows.append({**network._asdict(), "window": window, "scores": scores.tolist(), "cost": price})
     return rows
 
