@@ -249,3 +249,17 @@ def test_processes_that_share_the_cores_do_not_pin_their_threads_to_the_same_one
     for threads, pinned in ((1, False), (2, True)):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
         assert _openvino._settings(core, "fp32")["ENABLE_CPU_PINNING"] is pinned
+
+
+@pytest.mark.parametrize("width", [256, 1024])
+@torch.no_grad()
+def test_scores_far_apart_are_right_at_every_size(width: int) -> None:
+    """Lines of up to 64 positions need no landmarks; of 256, the graph gives NaN, and PyTorch steps in."""
+    model = make(attention=["criss_cross", "none", "none", "none"])
+    attention = model.segformer.stages[0].blocks[0].attention
+    attention.q_proj.weight *= 30_000
+    image = pixels(1, 3, 32, width)
+    graph = _openvino._CompiledModel(_openvino._core(), model, "fp32").run_graph(image)
+    assert bool(graph.isfinite().all()) == (width == 256)
+    expected = model(pixel_values=image).logits
+    assert difference(open_engine(model, "openvino")(image), expected) < 1e-5
