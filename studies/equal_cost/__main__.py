@@ -149,7 +149,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Run what is missing, then write the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -164,7 +164,7 @@ def main() -> None:
         "--only", nargs="+", default=[], help="networks, such as b1-criss_cross; default: all"
     )
     parser.add_argument("--train-only", action="store_true", help="do not score")
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     train_all(given)
     if given.train_only:
         return

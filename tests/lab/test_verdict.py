@@ -97,6 +97,16 @@ def test_attention_does_not_help_if_the_control_is_as_good():
     assert "no difference between criss-cross attention and the control" in verdict["control"]
 
 
+def test_a_control_that_leads_within_the_noise_is_said_to_lead():
+    own = counts_of(0.8, images=40, noise=0.3)
+    other = own.copy()
+    other[:, 0, 0, 0] += 20  # one image labelled better
+    verdict = judge({"efficient": own, "none": other})
+    pair = verdict["differences"][0]
+    assert pair["difference"] < 0 and not pair["told_apart"]
+    assert f"(the control leads by {-pair['difference']:.3f} mIoU;" in verdict["control"]
+
+
 def test_a_better_control_is_reported():
     verdict = judge({"efficient": counts_of(0.7), "none": counts_of(0.9)})
     assert not verdict["judges_attention"]
@@ -126,6 +136,8 @@ def test_too_few_images_have_no_winner_and_no_interval():
     assert verdict["intervals"] == {"efficient": None, "none": None}
     assert not verdict["judges_attention"]
     assert verdict["control"].startswith("There are too few images")
+    lead = -verdict["differences"][0]["difference"]
+    assert f"without attention, leads efficient attention by {lead:.3f} mIoU" in verdict["control"]
     assert verdict["headline"].startswith("Too few held-out images (9)")
 
 

@@ -144,15 +144,17 @@ def _control_sentence(pair: Difference, judges: bool) -> str:
         finding = f"{control} is {signed(lead)} mIoU behind {first} ({_interval(pair)})"
         return f"Attention helps on these data: {finding}."
     if pair["interval"] is None:
+        ahead, behind = (first, control.removesuffix(",")) if lead >= 0 else (control, first)
         return (
-            f"There are too few images to show whether attention helps: {first} leads {control} "
-            f"by {signed(lead)} mIoU."
+            f"There are too few images to show whether attention helps: {ahead} leads {behind} "
+            f"by {signed(abs(lead))} mIoU."
         )
     if pair["told_apart"]:
         finding = f"{control} is {signed(-lead)} mIoU ahead of {first} ({_interval(pair, negated=True)})"
     else:
         finding = f"no difference between {first} and {control} could be shown "
-        finding += f"({first} leads by {signed(lead)} mIoU; {_interval(pair)})"
+        ahead = first if lead >= 0 else "the control"
+        finding += f"({ahead} leads by {signed(abs(lead))} mIoU; {_interval(pair, negated=lead < 0)})"
     return (
         f"Attention does not measurably help on these data: {finding}. "
         "Differences between the attentions mean little here."
