@@ -13,7 +13,7 @@ from ccsegformer.config.protocol import DEFAULT, EvaluationProtocol
 from ccsegformer.data.labels import Classes
 from ccsegformer.errors import DataError
 from ccsegformer.evaluation.evaluate import evaluate
-from ccsegformer.export._export import _LogitsModel, describe
+from ccsegformer.export._export import LogitsModel, describe
 from ccsegformer.labelling.engine import Engine, open_engine
 from ccsegformer.labelling.labeller import predict_labels
 from ccsegformer.labelling.loading import load_engine, load_model, open_segmenter
@@ -69,7 +69,7 @@ def test_labels_are_where_the_sigmoid_is_above_one_half(
 def test_exported_files_give_both_logits_and_name_both_classes(hub_model: Path) -> None:
     model, classes = load_model(hub_model)
     pixels = torch.randn(1, 3, 64, 64)
-    background, road = _LogitsModel(model)(pixels)[0]
+    background, road = LogitsModel(model)(pixels)[0]
     assert not background.any()
     torch.testing.assert_close(road, model(pixels).logits[0, 0])
     assert json.loads(describe(model.config, classes)["class_names"]) == ["background", "road"]

@@ -64,17 +64,12 @@ def export(
         OutputError: `path` exists and `overwrite` is not set, or `path` cannot be written.
     """
     path = Path(path)
-    _check_format(model, format)
-    _check_writable(path, overwrite)
-    network, smallest = _LogitsModel(model), smallest_side(model.config)
-    samples = _samples(network, smallest)
-    if not all(logits.isfinite().all() for _, logits in samples):
-        raise ExportError(f"{path}: not written: the model's logits are not finite even in PyTorch")
+    check_exportable(model, path, format, overwrite)
+    network, smallest = LogitsModel(model), smallest_side(model.config)
+    samples = run_on(network, _inputs(network.bands, smallest))
+    check_finite(path, samples)
     content = _serialize(_trace(network, smallest), format, describe(model.config, classes))
-    difference = None
-    if format == "pt2" or find_spec("onnxruntime"):
-        difference = _largest_difference(_load_exported(content, format), samples)
-        _check_difference(path, difference)
+    difference = compare_with_pytorch(path, content, format, samples)
     write_atomically(path, content)
     return difference
 
@@ -111,7 +106,7 @@ def describe(config: CrissCrossSegformerConfig, classes: Classes) -> dict[str, s
     return {name: json.dumps(value) for name, value in entries.items()}
 
 
-class _LogitsModel(nn.Module):
+class LogitsModel(nn.Module):
     """Float32 CPU copy of a model that maps a tensor to a tensor."""
 
     def __init__(self, model: CrissCrossSegformerForSemanticSegmentation) -> None:
@@ -124,7 +119,7 @@ class _LogitsModel(nn.Module):
         return with_background(self.model(pixel_values).logits)
 
 
-def _trace(network: _LogitsModel, smallest: int) -> torch.export.ExportedProgram:
+def _trace(network: LogitsModel, smallest: int) -> torch.export.ExportedProgram:
     """Trace a network with dynamic batch, height and width, using only PyTorch's own operators."""
     sizes = {
         0: torch.export.Dim("batch", min=1),
@@ -133,7 +128,11 @@ def _trace(network: _LogitsModel, smallest: int) -> torch.export.ExportedProgram
     }
     # Sizes that are 1 or equal to each other would be specialised to constants.
     pixels = torch.zeros(2, network.bands, 3 * smallest // 2, 2 * smallest)
-    program = torch.export.export(network, (pixels,), dynamic_shapes={"pixel_values": sizes})
+    return plain(torch.export.export(network, (pixels,), dynamic_shapes={"pixel_values": sizes}))
+
+
+def plain(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """Replace this package's operators in a traced program by PyTorch's own, and local paths by nothing."""
     program = program.run_decompositions(
         {torch.ops.ccsegformer.flash_criss_cross.default: explicit_criss_cross_attention}
     )
@@ -154,7 +153,7 @@ def _serialize(program: torch.export.ExportedProgram, format: Format, metadata: 
 
 
 def _load_exported(content: bytes, format: Format) -> Callable[[Tensor], Tensor]:
-    """Return a function that maps `pixel_values` to the file's logits."""
+    """Return a function that maps a file's input to its output."""
     if format == "pt2":
         return torch.export.load(io.BytesIO(content)).module()
     import onnxruntime
@@ -162,20 +161,48 @@ def _load_exported(content: bytes, format: Format) -> Callable[[Tensor], Tensor]
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    return lambda pixels: torch.from_numpy(session.run(None, {"pixel_values": pixels.numpy()})[0])
+    [image] = session.get_inputs()
+    return lambda pixels: torch.from_numpy(session.run(None, {image.name: pixels.numpy()})[0])
 
 
-@torch.inference_mode()
-def _samples(network: _LogitsModel, smallest: int) -> list[tuple[Tensor, Tensor]]:
-    """Return inputs whose sizes and batches differ from the traced ones, with the network's logits."""
+def _inputs(bands: int, smallest: int) -> list[Tensor]:
+    """Return inputs whose sizes and batches differ from the traced ones."""
     generator = torch.Generator().manual_seed(0)
     shapes = (
         (1, smallest, 5 * smallest // 2),
         (3, 3 * smallest // 2 + 1, smallest + 11),
         (2, 4 * smallest - 3, 2 * smallest + 3),
     )
-    inputs = (torch.randn(batch, network.bands, *size, generator=generator) for batch, *size in shapes)
+    return [torch.randn(batch, bands, *size, generator=generator) for batch, *size in shapes]
+
+
+@torch.inference_mode()
+def run_on(network: nn.Module, inputs: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """Return each input with the network's output."""
     return [(pixels, network(pixels)) for pixels in inputs]
+
+
+def check_finite(path: Path, samples: list[tuple[Tensor, Tensor]]) -> None:
+    """Refuse a model whose outputs are not finite in PyTorch."""
+    if not all(logits.isfinite().all() for _, logits in samples):
+        raise ExportError(f"{path}: not written: the model's logits are not finite even in PyTorch")
+
+
+def compare_with_pytorch(
+    path: Path, content: bytes, format: Format, samples: list[tuple[Tensor, Tensor]]
+) -> float | None:
+    """Return a file's largest difference from PyTorch's outputs, as a share of the largest, if it is small.
+
+    Return None if an ONNX file cannot be checked because ONNX Runtime is not installed.
+
+    Raises:
+        ExportError: the file disagrees with PyTorch.
+    """
+    if format == "onnx" and not find_spec("onnxruntime"):
+        return None
+    difference = _largest_difference(_load_exported(content, format), samples)
+    _check_difference(path, difference)
+    return difference
 
 
 @torch.inference_mode()
@@ -200,6 +227,12 @@ def _check_difference(path: Path, difference: float) -> None:
         )
 
 
+def check_exportable(model: nn.Module, path: Path, format: str, overwrite: bool) -> None:
+    """Check format, size and path before the slow export starts."""
+    _check_format(model, format)
+    _check_writable(path, overwrite)
+
+
 def _check_format(model: nn.Module, format: str) -> None:
     if format not in get_args(Format):
         raise ExportError(f"format must be one of {', '.join(get_args(Format))}, not {format!r}")
@@ -215,7 +248,7 @@ def _check_format(model: nn.Module, format: str) -> None:
 
 
 def _check_writable(path: Path, overwrite: bool) -> None:
-    """Check that `path` can be written, before the slow export starts."""
+    """Check that `path` can be written."""
     if path.is_dir():
         raise OutputError(f"{path}: is a folder; give the name of a file")
     if path.exists() and not overwrite:

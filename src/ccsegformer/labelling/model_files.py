@@ -112,6 +112,11 @@ def _engine(
     if "class_names" not in loaded.entries:
         return Engine(**common, run=loaded.run, preprocessing=Preprocessing(bands), side_step=SIDE_STEP), None
     try:
+        if isinstance(json.loads(loaded.entries["class_names"]), dict):
+            raise EngineError(
+                f"{path}: is a model for QGIS's Deepness; this takes its folder, or a file from "
+                "`ccsegformer export --format onnx`"
+            )
         about = {key: json.loads(loaded.entries[key]) for key in ENTRIES}
         palette = tuple((red, green, blue) for red, green, blue in about["palette"])
         classes = Classes(tuple(about["class_names"]), palette, about["ignore_index"])
