@@ -54,7 +54,10 @@ class RayWorkers:
                 ray.init(address=address, log_to_driver=False, logging_level="warning")
             except (ConnectionError, RuntimeError, ValueError) as error:
                 reason = " ".join(str(error).split())
-                raise CCSegformerError(f"{address}: no Ray cluster answers there: {reason}") from error
+                raise CCSegformerError(
+                    f"{address}: no Ray cluster answers there: {reason}; for one that asks for a token, set "
+                    "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
+                ) from error
         found = ray.cluster_resources()
         gpus = found.get("GPU", 0)
         room = gpus / gpu_share if gpus else found.get("CPU", 1) / threads
