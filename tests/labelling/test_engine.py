@@ -263,3 +263,10 @@ def test_scores_far_apart_are_right_at_every_size(width: int) -> None:
     assert bool(graph.isfinite().all()) == (width == 256)
     expected = model(pixel_values=image).logits
     assert difference(open_engine(model, "openvino")(image), expected) < 1e-5
+
+
+def test_graphs_with_other_landmarks_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = _openvino._CompiledModel(_openvino._core(), make(), "fp32")
+    before = compiled._key((1, 3, 64, 64))
+    monkeypatch.setattr(_graph, "LANDMARKS", _graph.LANDMARKS // 2)
+    assert compiled._key((1, 3, 64, 64)) != before

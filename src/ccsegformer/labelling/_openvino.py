@@ -183,7 +183,7 @@ class _CompiledModel:
             self.core.get_property("CPU", name) for name in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")
         ]
         facts = (self.digest, self.model.config.to_json_string(), shape, sorted(self.settings.items()))
-        code = Path(_graph.__file__).read_bytes()
+        code = Path(_graph.__file__).read_bytes(), _graph.LANDMARKS
         versions = (__version__, openvino.get_version(), processor, sys.platform, code)
         return hashlib.sha256(repr((facts, versions)).encode()).hexdigest()
 
