@@ -20,12 +20,13 @@ objects. Both are trained that way. Runs have 800 steps, not 1600: five seeds in
 
 import argparse
 import json
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from transformers import SegformerConfig
 
 from ccsegformer.config.protocol import EvaluationProtocol, ResizeSection, WindowSection
@@ -37,11 +38,11 @@ from ccsegformer.models.attention import ATTENTIONS
 from ccsegformer.models.modeling_ccsegformer import load_trained
 from ccsegformer.report.machine import describe_machine
 from ccsegformer.training.recipe import load_recipe
-from ccsegformer.training.trainer import train
 from studies.runs import write_json
+from studies.sharing import share, train_once
 from studies.tables import spread
 
-RECIPE = "src/ccsegformer/cli/demo.yaml"
+RECIPE = Path(__file__).parents[2] / "recipes" / "far_context.yaml"
 MEGA, GIGA = 10**6, 10**9
 CLASSES = len(ProceduralScenes.classes)
 
@@ -92,23 +93,14 @@ NETWORKS = (
 
 
 def train_all(given: argparse.Namespace) -> None:
-    """Train what is missing; leave runs of other processes to them, and wait for those at the end."""
-    given.output.mkdir(parents=True, exist_ok=True)
-    for seconds in (0, -1):
-        for seed in given.seeds:
-            for network in chosen(given):
-                folder = given.output / f"{network}-{seed}"
-                try:
-                    with FileLock(f"{folder}.lock", timeout=seconds):
-                        train_once(network, seed, folder, given.steps)
-                except Timeout:
-                    print(f"{folder}: running in another process", flush=True)
+    """Train what is missing, shared with other processes of the same command."""
+    runs = product(given.seeds, chosen(given))
+    share({of(given, network, seed): partial(train_run, given, network, seed) for seed, network in runs})
 
 
-def train_once(network: Network, seed: int, folder: Path, steps: int) -> None:
+def train_run(given: argparse.Namespace, network: Network, seed: int) -> None:
     """Train or resume a run, unless it has finished."""
-    if (folder / "model.safetensors").is_file():  # written last
-        return
+    folder = of(given, network, seed)
     overrides = [f"model.size={network.size}", f"model.attention={network.attention}"]
     if network.reduction > 1:  # no key of a recipe: start from a saved model that is not trained
         start = folder.with_name(f"{folder.name}-start")
@@ -118,10 +110,14 @@ def train_once(network: Network, seed: int, folder: Path, steps: int) -> None:
     if network.scale < 1:
         resize = f"{{name: random_resize, ratio: [{network.scale}, {network.scale}]}}"
         overrides.append(f"transforms=[{resize}, {{name: horizontal_flip, probability: 0.5}}]")
-    recipe = load_recipe(RECIPE, [*overrides, f"training.seed={seed}", f"training.steps={steps}"])
-    resume = any(folder.glob("checkpoint-*/trainer_state.json"))
-    result = train(recipe, "procedural", folder, resume=resume, overwrite=not resume)
-    print(f"{folder}: trained in {result.seconds / 60:.1f} minutes", flush=True)
+    overrides += [f"training.seed={seed}", f"training.steps={given.steps}"]
+    train_once(load_recipe(RECIPE, overrides), "procedural", folder)
+
+
+def of(given: argparse.Namespace, network: Network, seed: int) -> Path:
+    """Return the folder of a run."""
+    folder: Path = given.output / f"{network}-{seed}"
+    return folder
 
 
 def chosen(given: argparse.Namespace) -> list[Network]:
@@ -174,7 +170,7 @@ def results(given: argparse.Namespace) -> list[dict[str, Any]]:
     """Return a row for each network and window."""
     rows = []
     for network in chosen(given):
-        folders = [given.output / f"{network}-{seed}" for seed in given.seeds]
+        folders = [of(given, network, seed) for seed in given.seeds]
         for window in windows(network, given):
             scores = np.array([scored(network, folder, given, window) for folder in folders])
             price = cost(network, folders[0], window)
