@@ -38,6 +38,7 @@ from ccsegformer.models.attention import ATTENTIONS
 from ccsegformer.models.modeling_ccsegformer import load_trained
 from ccsegformer.report.machine import describe_machine
 from ccsegformer.training.recipe import load_recipe
+from studies.equal_cost.summary import draw, table
 from studies.runs import write_json
 from studies.sharing import share, train_once
 from studies.tables import spread
@@ -187,24 +188,8 @@ def results(given: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """Return a Markdown table, cheapest first."""
-    lines = [
-        "| network | window | GFLOPs a megapixel | seconds a megapixel | mean IoU | each seed |",
-        "|---|---:|---:|---:|---:|---|",
-    ]
-    for row in sorted(rows, key=lambda row: row["cost"]["gflops"]):
-        seeds = [scores[0] for scores in row["scores"]]
-        lines.append(
-            f"| {row['name']} | {row['window']} | "
-            f"{row['cost']['gflops']:.0f} | {row['cost']['seconds']:.2f} | {spread(seeds)} | "
-            f"{', '.join(f'{seed:.3f}' for seed in seeds)} |"
-        )
-    return "\n".join(lines) + "\n"
-
-
 def main(arguments: list[str] | None = None) -> None:
-    """Run what is missing, then write the table."""
+    """Run what is missing, then write the table and the plot."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -228,6 +213,8 @@ def main(arguments: list[str] | None = None) -> None:
         {"machine": describe_machine(), "settings": settings, "rows": rows}, given.output / "results.json"
     )
     (given.output / "results.md").write_text(table(rows))
+    title = f"Scenes of {given.scene} pixels, landmarks anywhere in them"
+    draw(rows, title, given.output / "results.svg")
     print(table(rows))
 
 
