@@ -25,9 +25,11 @@ myst_heading_anchors = 4
 suppress_warnings = ["myst.header"]  # the command line's pages begin at a lower heading
 exclude_patterns = ["build"]
 default_role = "code"
+smartquotes = False
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 autodoc_typehints = "none"  # signatures show them
+autodoc_preserve_defaults = True
 autodoc_member_order = "bysource"
 copybutton_prompt_text = r"\$ "
 copybutton_prompt_is_regexp = True
@@ -41,6 +43,9 @@ html_show_sphinx = False
 INCLUDED = {"index": "README.md", "mathematics": "src/ccsegformer/ops/README.md"}
 """Pages whose text is that of a file elsewhere in the repository."""
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\((?!https?:|#|mailto:)([^)\s#]*)(#[^)\s]*)?\)")
+
+EXAMPLES = re.compile(r"(?:^(?:ccsegformer|torchrun|accelerate) .*\n\n)+", re.MULTILINE)
+"""Commands that typer writes as paragraphs."""
 
 
 def take_text(app: Sphinx, page: str, source: list[str]) -> None:
@@ -78,6 +83,9 @@ def write_commands(_: Sphinx) -> None:
     utility = [sys.executable, "-m", "typer", "ccsegformer.cli", "utils", "docs", "--name", "ccsegformer"]
     done = subprocess.run(utility, capture_output=True, text=True, check=True)
     text = done.stdout.replace("# `ccsegformer`", "# The command line", 1)
+    text = EXAMPLES.sub(
+        lambda found: f"```sh\n{found[0].replace(chr(10) * 2, chr(10)).strip()}\n```\n\n", text
+    )
     (DOCS / "reference" / "commands.md").write_text(text)
 
 

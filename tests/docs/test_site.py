@@ -1,0 +1,66 @@
+"""The documentation site builds without a warning, and holds what it should."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import ccsegformer
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("site")
+    command = [
+        sys.executable,
+        "-m",
+        "sphinx",
+        "-W",
+        "--keep-going",
+        "-q",
+        "-b",
+        "html",
+        "-d",
+        output / "trees",
+    ]
+    done = subprocess.run(
+        [*map(str, command), str(ROOT / "docs"), str(output / "html")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return output / "html"
+
+
+def test_every_page_is_built_and_the_home_page_is_the_readme(site: Path) -> None:
+    pages = {path.relative_to(ROOT / "docs").with_suffix("") for path in (ROOT / "docs").rglob("*.md")}
+    assert all((site / page).with_suffix(".html").is_file() for page in pages)
+    home = (site / "index.html").read_text()
+    assert "SegFormer for images that are too large for it." in home
+    assert 'href="results.html"' in home
+
+
+def test_the_references_hold_every_public_name_and_command(site: Path) -> None:
+    python = (site / "reference" / "python.html").read_text()
+    missing = [name for name in ccsegformer.__all__ if f'id="ccsegformer.{name}"' not in python]
+    assert missing == ["CCSegformerError"]  # under its home, with the other errors
+    commands = (site / "reference" / "commands.html").read_text()
+    for command in ("train", "predict", "map", "convert", "export"):
+        assert f'id="ccsegformer-{command}"' in commands
+
+
+def test_nothing_is_loaded_from_elsewhere(site: Path) -> None:
+    for page in site.rglob("*.html"):
+        text = page.read_text()
+        for attribute in ('src="http', "src='http", 'rel="stylesheet" type="text/css" href="http', "@import"):
+            assert attribute not in text, f"{page.name}: {attribute}"
+
+
+def test_formulas_need_no_script(site: Path) -> None:
+    page = (site / "mathematics.html").read_text()
+    assert page.count("<math") > 40
+    assert "MathJax" not in page
