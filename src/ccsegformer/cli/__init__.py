@@ -25,7 +25,6 @@ app = typer.Typer(
     name="ccsegformer",
     help="SegFormer for large images, with efficient or criss-cross attention in every stage.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -22,7 +22,7 @@ ModelArgument = Annotated[
     str,
     typer.Argument(
         help="Model folder, hub name, or file: NAME.onnx, NAME.xml, NAME.pt2, "
-        "or NAME.json, the STAC item of one.",
+        "or NAME.json, the STAC item of one; or example, a small model that ships.",
         show_default=False,
     ),
 ]
@@ -116,6 +116,7 @@ OverlapOption = Annotated[
         show_default=False,
     ),
 ]
+OpenOption = Annotated[bool, typer.Option("--open", help="Show the result with the desktop's own program.")]
 MemoryOption = Annotated[str, typer.Option(help="Memory that the default window may take.")]
 ConfidenceOption = Annotated[
     bool, typer.Option("--confidence", help="Add a band to maps: the probability of the class.")

@@ -16,6 +16,7 @@ from ccsegformer.cli._arguments import (
     LabelColumnOption,
     LabelLayerOption,
     MaskColumnOption,
+    OpenOption,
     OverwriteOption,
     ProtocolOption,
     RecipeArgument,
@@ -42,6 +43,7 @@ def compare(
     protocol: ProtocolOption = None,
     set_: SetOption = None,
     overwrite: OverwriteOption = False,
+    show: OpenOption = False,
 ) -> None:
     """Train a recipe with each attention and with none, and compare the scores.
 
@@ -84,3 +86,5 @@ def compare(
     )
     print_table(results, Console())
     typer.echo(f"{output / 'report.html'}")
+    if show:
+        typer.launch(str(output / "report.html"))

@@ -6,12 +6,13 @@ from typing import Annotated
 
 import typer
 
-from ccsegformer.cli._arguments import OverwriteOption
+from ccsegformer.cli._arguments import OpenOption, OverwriteOption
 
 
 def demo(
     output: Annotated[Path, typer.Option(help="Folder for the comparison.")] = Path("runs/demo"),
     overwrite: OverwriteOption = False,
+    show: OpenOption = False,
 ) -> None:
     """Compare the attentions on built-in aerial scenes; takes about ten minutes on two cores.
 
@@ -22,4 +23,4 @@ def demo(
     from ccsegformer.cli.compare import compare
 
     with as_file(files("ccsegformer.cli") / "demo.yaml") as recipe:
-        compare(recipe, output, overwrite=overwrite)
+        compare(recipe, output, overwrite=overwrite, show=show)

@@ -17,6 +17,7 @@ from ccsegformer.cli._arguments import (
     LabelLayerOption,
     MaskColumnOption,
     ModelArgument,
+    OpenOption,
     PrecisionOption,
     ProtocolOption,
 )
@@ -42,6 +43,7 @@ def evaluate(
     protocol: ProtocolOption = None,
     engine: EngineOption = None,
     precision: PrecisionOption = None,
+    show: OpenOption = False,
 ) -> None:
     """Score a model at each image's original resolution, and report where it fails.
 
@@ -64,6 +66,8 @@ def evaluate(
     from ccsegformer.report.scores import print_scores
     from ccsegformer.sources import open_dataset, with_options
 
+    if show and output is None:
+        raise typer.BadParameter("shows the report: name its folder with --output", param_hint="--open")
     if output is not None:  # a missing package is noticed before the scoring
         from ccsegformer.report.evaluation import write_evaluation
     chosen = load_protocol(protocol) if protocol else DEFAULT
@@ -86,5 +90,7 @@ def evaluate(
             command = ["ccsegformer", *sys.argv[1:]]
             page = write_evaluation(output, evaluation, opened, dataset, chosen, **names, command=command)
             typer.echo(f"{page}")
+            if show:
+                typer.launch(str(page))
     if distributed:
         dist.destroy_process_group()

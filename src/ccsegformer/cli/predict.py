@@ -1,5 +1,6 @@
 """`ccsegformer predict`."""
 
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,7 @@ from ccsegformer.cli._arguments import (
     MemoryOption,
     ModelArgument,
     ModelClassesOption,
+    OpenOption,
     OverlapOption,
     PrecisionOption,
     SimplifyOption,
@@ -27,12 +29,16 @@ from ccsegformer.errors import CCSegformerError
 def predict(
     model: ModelArgument,
     images: Annotated[
-        list[str],
-        typer.Argument(help="Scenes, images, or folders of them; also /vsicurl/... .", show_default=False),
-    ],
-    output: Annotated[
-        Path, typer.Option(help="A folder, or the map of one scene: NAME.tif.", show_default=False)
-    ],
+        list[str] | None,
+        typer.Argument(
+            help="Scenes, images, or folders of them; also /vsicurl/... . The model example has a scene of "
+            "its own.",
+            show_default=False,
+        ),
+    ] = None,
+    output: Annotated[Path, typer.Option(help="A folder, or the map of one scene: NAME.tif.")] = Path(
+        "labelled"
+    ),
     window: WindowOption = None,
     overlap: OverlapOption = None,
     memory: MemoryOption = "4GB",
@@ -54,6 +60,7 @@ def predict(
     ] = False,
     engine: EngineOption = None,
     precision: PrecisionOption = None,
+    show: OpenOption = False,
 ) -> None:
     """Map georeferenced scenes as Cloud-Optimized GeoTIFFs, and label other images.
 
@@ -61,7 +68,11 @@ def predict(
     map continues when the same command is run again. Inputs that cannot be labelled are listed at the end;
     the exit code is then 1.
 
+    The model named example ships with the package and needs no network.
+
     [bold]Examples[/bold]
+
+      ccsegformer predict example --open
 
       ccsegformer predict runs/aerial scene.tif --output map.tif
 
@@ -76,12 +87,20 @@ def predict(
     if simplify is not None and polygons is None:
         raise typer.BadParameter("is for polygons: name their file with --polygons", param_hint="--simplify")
     preprocessing = preprocessing_or_usage_error(mean, std)
+    from ccsegformer.cli._shares import ClassShares
     from ccsegformer.data.colors import read_class_file
+    from ccsegformer.labelling.example import EXAMPLE, write_example_scene
     from ccsegformer.labelling.inputs import predict_inputs
     from ccsegformer.labelling.loading import load_engine
 
+    if not images and (model != EXAMPLE or output.suffix):
+        raise typer.BadParameter("name at least one image", param_hint="IMAGES")
+    began = time.monotonic()
     named = read_class_file(classes) if classes else None
     opened, found = load_engine(model, engine, precision, classes=named, preprocessing=preprocessing)
+    images = images or [str(write_example_scene(output))]
+    shares = ClassShares(found)
+    shown: Path | None = None
     failed: list[CCSegformerError] = []
     said = f"engine: {opened.describe()}{f' ({opened.note})' if opened.note else ''}"
     try:
@@ -108,8 +127,13 @@ def predict(
             typer.echo("  ".join(map(str, written)))
             for note in notes:
                 typer.echo(note, err=True)
+            shares.add(written)
+            shown = shown or written[-1]
     finally:  # also when an error ends the run
         for error in failed:
             typer.echo(f"ccsegformer: error: {error}", err=True)
+    shares.print(time.monotonic() - began)
+    if show and shown is not None:
+        typer.launch(str(shown))
     if failed:
         raise typer.Exit(1)

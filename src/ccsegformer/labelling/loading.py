@@ -13,6 +13,7 @@ from ccsegformer.data.labels import Classes, check_class_order, classes_of_model
 from ccsegformer.data.pixels import IMAGE_MEAN, IMAGE_STD, BandStatistics
 from ccsegformer.errors import CheckpointError, DataError
 from ccsegformer.labelling.engine import ANY_SIZE, Engine, EngineName, Precision, Segmenter, open_engine
+from ccsegformer.labelling.example import model_location
 from ccsegformer.labelling.model_files import is_model_file, open_model_file
 from ccsegformer.labelling.model_item import (
     band_names_of,
@@ -33,7 +34,7 @@ def load_model(
     """Load a trained SegFormer for inference, with its classes.
 
     Args:
-        name_or_path: folder, or name on the Hugging Face hub.
+        name_or_path: folder, name on the Hugging Face hub, or "example", the small model that ships.
         device: by default CUDA if there is a GPU, else the CPU.
 
     Returns:
@@ -45,6 +46,7 @@ def load_model(
         CheckpointError: not a SegFormer, or one with parts that were never trained, such as an encoder alone.
         DataError: `classes.json` is wrong, or does not have one class for each of the model's.
     """
+    name_or_path = model_location(name_or_path)
     model = _load_segformer(name_or_path, device)
     return model, _classes(name_or_path, model.config)
 
@@ -76,7 +78,7 @@ def load_engine(
         name_or_path: folder or name on the hub, of a SegFormer or of another of transformers' models for
             semantic segmentation (safetensors only), whose image processor says how images are normalised; or
             an .onnx, .xml or .pt2 file, see `open_model_file`; or the STAC item of one, NAME.json, whose
-            bands, normalisation and classes are taken.
+            bands, normalisation and classes are taken; or "example", the small model that ships.
         engine, precision: see `open_engine`.
         classes: by default those that the model names.
         preprocessing: by default what the model says.
@@ -87,6 +89,7 @@ def load_engine(
         DataError: the classes are unknown, wrong, or not one for each of the model's.
         EngineError: the engine cannot run the model.
     """
+    name_or_path = model_location(name_or_path)
     if is_model_item(name_or_path):
         return _open_item(name_or_path, engine, precision, classes, preprocessing)
     opened, found = _open_model(name_or_path, engine, precision, classes, device)
