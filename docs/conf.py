@@ -19,9 +19,12 @@ ROOT = DOCS.parent
 project = "ccsegformer"
 release = version = __version__
 copyright = "the ccsegformer authors, Apache-2.0"
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 4
+nb_execution_mode = "force"
+nb_execution_raise_on_error = True
+nb_execution_in_temp = True
 suppress_warnings = ["myst.header"]  # the command line's pages begin at a lower heading
 exclude_patterns = ["build"]
 default_role = "code"
