@@ -23,7 +23,7 @@ def main() -> None:
     """Train and save."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=4000, help="steps of four scenes")
+    parser.add_argument("--steps", type=int, default=1200, help="steps of four scenes")
     given = parser.parse_args()
     scenes = ProceduralScenes("training", count=SCENES)
     plan = Plan(
