@@ -94,7 +94,7 @@ class Job:
         self.changed.notify_all()
 
 
-Work = Callable[[Job], dict[str, Any]]
+JobWork = Callable[[Job], dict[str, Any]]
 """Does the job in the worker thread and returns its result, JSON values. Calls `report` or `check` often."""
 
 
@@ -109,14 +109,14 @@ class JobQueue:
     def __init__(self, folder: Path, remove: Callable[[Path], None]) -> None:
         self.folder, self.remove = folder, remove
         self.jobs: dict[str, Job] = {}
-        self._waiting: list[tuple[Job, Work]] = []
+        self._waiting: list[tuple[Job, JobWork]] = []
         self._news = threading.Condition()
         self._numbers = itertools.count(1)
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="jobs", daemon=True)
         self._thread.start()
 
-    def submit(self, title: str, work: Work) -> Job:
+    def submit(self, title: str, work: JobWork) -> Job:
         """Queue a job.
 
         Raises:
@@ -164,7 +164,7 @@ class JobQueue:
             self._do(job, work)
             self._forget_old()
 
-    def _do(self, job: Job, work: Work) -> None:
+    def _do(self, job: Job, work: JobWork) -> None:
         try:
             job.check()
             job.folder.mkdir(parents=True)

@@ -52,7 +52,7 @@ def create_app(workspace: Workspace, hosts: tuple[str, ...] = LOOPBACK) -> ASGIA
     return guarded(app, hosts)
 
 
-def serve(workspace: Workspace, host: str, port: int) -> None:
+def serve_app(workspace: Workspace, host: str, port: int) -> None:
     """Serve the page until the person stops it."""
     import uvicorn
 

@@ -30,13 +30,18 @@ class OpenedModel:
     engine: Engine
     classes: Classes
 
+    @property
+    def name(self) -> str:
+        """Last part of the source."""
+        return Path(self.source).name or self.source
+
     def as_json(self) -> dict[str, Any]:
         """Return what the page shows of the model."""
         config = self.engine.config
         colors = ["#{:02x}{:02x}{:02x}".format(*color) for color in self.classes.palette]
         return {
             "key": self.key,
-            "name": Path(self.source).name or self.source,
+            "name": self.name,
             "source": self.source,
             "engine": self.engine.describe(),
             "note": self.engine.note,

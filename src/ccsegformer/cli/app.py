@@ -35,8 +35,8 @@ def app(
     """
     if not models:
         raise typer.BadParameter("name at least one model", param_hint="MODEL")
-    from ccsegformer.app.server import serve
+    from ccsegformer.app.server import serve_app
     from ccsegformer.app.workspace import opened_workspace
 
     with opened_workspace(models, root) as workspace:
-        serve(workspace, host, port)
+        serve_app(workspace, host, port)
