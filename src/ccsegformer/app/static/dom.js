@@ -18,7 +18,7 @@ export function showError(place, error) {
   place.replaceChildren(element("p", { class: "message bad", role: "alert" }, text));
 }
 
-export const percent = (share) => `${(100 * share).toFixed(share > 0 && share < 0.0995 ? 1 : 0)} %`;
+export const percent = (share) => `${(100 * share).toFixed(share > 0 && share < 0.0995 ? 1 : 0)}%`;
 export const seconds = (value) => (value < 10 ? `${value.toFixed(2)} s` : `${value.toFixed(0)} s`);
 export function bytes(count) {
   const units = ["B", "kB", "MB", "GB", "TB"];
