@@ -21,8 +21,8 @@ from ccsegformer.files import require_space
 from ccsegformer.raster.read import has_georeference, is_no_photograph, open_raster
 from ccsegformer.raster.source_files import files_of
 
-MAX_PHOTOGRAPH_BYTES = 64 * 2**20
-MAX_SCENE_BYTES = 2 * 2**30
+MAX_PHOTOGRAPH_BYTES = 64_000_000
+MAX_SCENE_BYTES = 2_000_000_000
 MAX_PHOTOGRAPH_PIXELS = 64_000_000
 MAX_SCENE_PIXELS = 1_000_000_000
 """Of uploads; a scene below the given folder may have any size."""
@@ -249,8 +249,8 @@ def _with_suffix(path: Path) -> Path:
 
 def _check_bytes(size: int, largest: int) -> None:
     if size > largest:
-        kind = "GeoTIFF" if largest == MAX_SCENE_BYTES else "photograph"
-        raise DataError(f"too large: a {kind} may have {largest // 2**20} MiB")
+        kind = "TIFF" if largest == MAX_SCENE_BYTES else "photograph"
+        raise DataError(f"too large: a {kind} may have {largest // 10**6:,} MB")
 
 
 def _format_of(start: bytes) -> str:

@@ -117,7 +117,9 @@ def label_routes(workspace: Workspace) -> APIRouter:
     def start(wanted: LabelRequest) -> dict[str, Any]:
         image = images[wanted.image]
         models = [workspace.model(key) for key in dict.fromkeys(wanted.models)]
-        job = workspace.queue.submit(f"Label {image.name}", lambda job: _label(job, image, models))
+        job = workspace.queue.submit(
+            f"Label {image.name}", lambda job: _label(job, image, models, workspace.peaks)
+        )
         begun[job.key] = _Labelling(job, image, models)
         for key in begun.keys() - workspace.queue.jobs.keys():
             del begun[key]
@@ -156,7 +158,9 @@ def label_routes(workspace: Workspace) -> APIRouter:
     return routes
 
 
-def _label(job: Job, image: OpenedImage, models: list[OpenedModel]) -> dict[str, Any]:
+def _label(
+    job: Job, image: OpenedImage, models: list[OpenedModel], peaks: dict[tuple[Any, ...], int]
+) -> dict[str, Any]:
     """Label an image with each model in turn."""
     results: list[dict[str, Any]] = []
     labels = []
@@ -164,13 +168,13 @@ def _label(job: Job, image: OpenedImage, models: list[OpenedModel]) -> dict[str,
         folder, turn = job.folder / str(number), (number, len(models))
         job.report(number / len(models), model.name, results=[*results])
         if image.grid is not None:
-            results.append(map_scene(image, model, folder, job, turn))
+            results.append(map_scene(image, model, folder, job, turn, peaks))
             continue
 
         def progress(share: float, model: OpenedModel = model, number: int = number) -> None:
             job.report((number + share) / len(models), model.name)
 
-        about, found = write_labelled_photograph(image.path, image.name, model, folder, progress)
+        about, found = write_labelled_photograph(image.path, image.name, model, folder, progress, peaks)
         results.append(about)
         labels.append(found)
     result: dict[str, Any] = {"results": results}

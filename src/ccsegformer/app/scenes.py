@@ -13,7 +13,7 @@ from rasterio.windows import Window
 
 from ccsegformer.app.images import OpenedImage
 from ccsegformer.app.jobs import Job
-from ccsegformer.app.photographs import colored_png, described
+from ccsegformer.app.photographs import colored_png, described, largest_peak
 from ccsegformer.app.tiles import READING, TILE, Color4, TileGrid, map_tile, tile_outline
 from ccsegformer.app.workspace import OpenedModel
 from ccsegformer.data.labels import Classes
@@ -50,7 +50,12 @@ def map_files(folder: Path) -> MapFiles:
 
 
 def map_scene(
-    image: OpenedImage, model: OpenedModel, folder: Path, job: Job, turn: tuple[int, int]
+    image: OpenedImage,
+    model: OpenedModel,
+    folder: Path,
+    job: Job,
+    turn: tuple[int, int],
+    peaks: dict[tuple[Any, ...], int],
 ) -> dict[str, Any]:
     """Map a scene, with polygons and confidence, and return what the page says of it.
 
@@ -60,6 +65,7 @@ def map_scene(
         folder: new folder for the files.
         job: is told of each window, and may be cancelled there.
         turn: number of this model among the job's, from 0, and how many there are.
+        peaks: see `Workspace`.
 
     Raises:
         DataError, EngineError, OutputError: as `predict_scene`.
@@ -87,8 +93,9 @@ def map_scene(
         )
 
     begun = time.perf_counter()
-    memory = peak_memory(run, model.engine.device.type)
+    measured = peak_memory(run, model.engine.device.type)
     seconds = time.perf_counter() - begun
+    memory = largest_peak(peaks, (model.key, "window", done[0].window), measured)
     counts = count_classes(written, model.classes, job)
     notes = [note.replace(str(image.path), image.name) for note in done[0].notes]
     return {**described(model, counts, seconds, memory), "window": done[0].window, "notes": notes}

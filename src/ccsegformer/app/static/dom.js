@@ -24,5 +24,5 @@ export function bytes(count) {
   const units = ["B", "kB", "MB", "GB", "TB"];
   let place = 0;
   while (count >= 1000 && place < 4) [count, place] = [count / 1000, place + 1];
-  return `${count.toFixed(count < 10 && place ? 1 : 0)} ${units[place]}`;
+  return `${count.toFixed(count < 10 && place && count % 1 ? 1 : 0)} ${units[place]}`;
 }
