@@ -181,11 +181,12 @@ class Images:
         return self.add(path, path.name, owned=False)
 
     def listing(self, given: str) -> dict[str, Any]:
-        """List the folders and images of a folder below the given one, without hidden ones."""
+        """List the folders and images of a folder below the given one, without hidden ones and links out."""
         folder = self.below_root(given)
         if not folder.is_dir() or self.root is None:
             raise DataError(f"{given}: not a folder")
-        inside = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+        shown = (path for path in folder.iterdir() if not path.name.startswith("."))
+        inside = sorted(path for path in shown if path.resolve().is_relative_to(self.root))
         known = (*SCENE_SUFFIXES, *PHOTOGRAPH_SUFFIXES)
         return {
             "folder": folder.relative_to(self.root).as_posix(),

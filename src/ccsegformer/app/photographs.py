@@ -92,7 +92,7 @@ def write_labelled_photograph(
     size that the page shows; at full size, `labels.png` has class ids and `overlay.png` the colours over the
     image.
 
-    Compiling, which happens once for each size, counts in the memory (see `Workspace.peaks`), not in the time.
+    Compiling, which happens once for each size, counts in the memory, see `Workspace.peaks`, not in the time.
 
     Raises:
         DataError, EngineError: as `label_photograph`.

@@ -2,15 +2,18 @@
 
 import math
 import threading
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
+from pyproj import Transformer
+from pyproj.exceptions import ProjError
+from rasterio._err import CPLE_BaseError
 from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
-from rasterio.warp import transform as transform_points
 from rasterio.warp import transform_bounds
 
 from ccsegformer.errors import DataError
@@ -62,10 +65,15 @@ class TileGrid(NamedTuple):
             return np.asarray(x) * scale, np.asarray(y) * scale
         world = TILE * 2.0**zoom
         east, north = (np.asarray(x) / world - 0.5) * EARTH, (0.5 - np.asarray(y) / world) * EARTH
-        there = transform_points(MERCATOR, source.crs, east.tolist(), north.tolist())
+        across, along = _from_mercator(source.crs.to_wkt()).transform(east, north)
         a, b, c, d, e, f = (~source.transform)[:6]
-        across, along = np.array(there[0]), np.array(there[1])
-        return a * across + b * along + c, d * across + e * along + f
+        with np.errstate(invalid="ignore", over="ignore"):  # infinite where the CRS does not reach
+            return a * across + b * along + c, d * across + e * along + f
+
+
+@lru_cache(maxsize=16)
+def _from_mercator(crs: str) -> Transformer:
+    return Transformer.from_crs(MERCATOR, crs, always_xy=True)
 
 
 def tile_grid(source: DatasetReader) -> TileGrid:
@@ -75,7 +83,8 @@ def tile_grid(source: DatasetReader) -> TileGrid:
         try:
             west, south, east, north = transform_bounds(source.crs, "EPSG:4326", *source.bounds)
             bounds = transform_bounds(source.crs, MERCATOR, *source.bounds)
-        except (RasterioError, ValueError):
+            _from_mercator(source.crs.to_wkt())
+        except (RasterioError, CPLE_BaseError, ProjError, ValueError):
             bounds = (math.inf,) * 4
         on_map = np.isfinite(bounds).all() and west < east and LATITUDES[0] < south < north < LATITUDES[1]
         if on_map:

@@ -44,7 +44,7 @@ export async function open(panel, about) {
     check(basemap, "Basemap (loads openstreetmap.org)"));
   const said = element("p", { role: "status" });
   const bar = element("progress", { max: 1, "aria-label": "Progress" });
-  const stop = element("button", { type: "button", onclick: () => state.job && cancel(state.job) }, "Cancel");
+  const stop = element("button", { type: "button", onclick: end }, "Cancel");
   const working = element("div", { class: "working", hidden: true }, said, bar, stop);
   const go = element("button", { type: "button", class: "main", onclick: start }, "Map this scene");
   const failed = element("div", {});
@@ -172,12 +172,21 @@ export async function open(panel, about) {
     }
   }
 
-  let looked = 0;
+  function end() {
+    if (!state.job) return;
+    stop.disabled = true;
+    ending = state.job.key;
+    said.textContent = "Cancelling…";
+    cancel(state.job).catch((error) => showError(failed, error));
+  }
+
+  let looked = 0, ending = null;
   function progress(job) {
     const waits = job.state === "waiting";
     working.hidden = !["waiting", "running"].includes(job.state);
+    stop.disabled = ending === job.key;
     go.hidden = true;
-    said.textContent = waits ? "Waiting for another job…" : `Labelling with ${job.message || "the model"}…`;
+    said.textContent = stop.disabled ? "Cancelling…" : waits ? "Waiting for another job…" : `Labelling with ${job.message || "the model"}…`;
     if (waits || !job.fraction) bar.removeAttribute("value");
     else bar.value = job.fraction;
     if (state.image.kind === "scene" && Date.now() - looked > REFRESH) {
