@@ -123,7 +123,7 @@ def test_a_scene_gets_the_map_of_predict_scene(
     # The middle of each pixel, through an independent projection.
     to_mercator = Transformer.from_crs(32632, 3857, always_xy=True)
     for row, column in ((0, 0), (70, 3), (149, 229)):
-        east, north = to_mercator.transform(*(source.transform * (column + 0.5, row + 0.5)))
+        east, north = to_mercator.transform(*source.xy(row, column))
         world = TILE * 2**grid.zoom
         x, y = (east / EARTH + 0.5) * world, (0.5 - north / EARTH) * world
         value = client.get(f"/api/label/jobs/{job['key']}/0/value", params={"x": x, "y": y}).json()
@@ -131,9 +131,8 @@ def test_a_scene_gets_the_map_of_predict_scene(
         assert value["probability"] == pytest.approx(sure[row, column] / 254)
         z, tile = grid.zoom, (int(x // TILE), int(y // TILE))
         for layer in ("map", "polygons"):
-            drawn = picture_of(
-                client.get(f"/api/label/jobs/{job['key']}/0/{layer}/{z}/{tile[0]}/{tile[1]}.png").content
-            )
+            address = f"/api/label/jobs/{job['key']}/0/{layer}/{z}/{tile[0]}/{tile[1]}.png"
+            drawn = picture_of(client.get(address).content)
             if layer == "map":
                 pixel = drawn[int(y % TILE), int(x % TILE)]
                 assert tuple(pixel) == (*CLASSES.palette[labels[row, column]], 255)
@@ -149,10 +148,8 @@ def test_a_scene_without_position_is_shown_as_its_pixels_lie(
     client: TestClient, finish: Finish, tmp_path: Path
 ) -> None:
     data = np.random.default_rng(0).integers(0, 4000, (3, 300, 500)).astype(np.uint16)
-    write_scene(tmp_path / "s.tif", data=data, dtype="uint16", transform=None, crs=None)
-    image = upload(client, (tmp_path / "s.tif").read_bytes(), "s.tif")
-    assert image["kind"] == "photograph"  # 16-bit colours, as cameras make
-    write_scene(tmp_path / "f.tif", data=data.astype(np.float32), dtype="float32", transform=None, crs=None)
+    plain: dict[str, Any] = {"height": 300, "width": 500, "transform": None, "crs": None}
+    write_scene(tmp_path / "f.tif", data=data.astype(np.float32), dtype="float32", **plain)
     image = upload(client, (tmp_path / "f.tif").read_bytes(), "f.tif")
     assert image["grid"] == {"kind": "pixels", "zoom": 1, "bounds": [0, 0, 500, 300]}
     drawn = picture_of(client.get(f"/api/label/images/{image['key']}/1/0/0.png").content)
@@ -195,7 +192,7 @@ def slow(opened_models: tuple[OpenedModel, ...], tmp_path: Path, monkeypatch: py
 
 
 def test_the_map_is_shown_while_it_grows(slow: Any) -> None:
-    client, network, workspace, image = slow
+    client, network, _, image = slow
     job = start(client, image, 0)
     assert network.reached.wait(PATIENCE)
     news = client.get(f"/api/jobs/{job['key']}").json()
