@@ -162,7 +162,7 @@ def test_errors_are_shown_and_the_next_image_works(open_page: OpenPage) -> None:
     page = open_page("phone-dark")
     drop_file(page, "notes.pdf", b"%PDF-1.7 no image at all")
     with_alert = page.get_by_role("alert")
-    expect(with_alert).to_contain_text("not an image: drop a PNG")
+    expect(with_alert).to_contain_text("notes.pdf: not an image; choose a PNG")
     drop_file(page, "half.png", encoded()[:70])
     expect(with_alert).to_contain_text("half.png: damaged")
     drop_file(page, "whole.png", encoded("PNG", 64, 48))

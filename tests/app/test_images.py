@@ -60,7 +60,7 @@ def test_scenes_are_taken(client: TestClient, root: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "not an image: drop a PNG, JPEG"),
+        (b"", "x.png: not an image; choose a PNG, JPEG"),
         (b"MZ" + bytes(100), "not an image"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not an image"),
         (b"%!PS-Adobe-3.0 EPSF-3.0", "not an image"),

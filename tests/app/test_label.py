@@ -17,7 +17,7 @@ from pyproj import Transformer
 
 from ccsegformer.app.photographs import label_photograph
 from ccsegformer.app.server import create_app
-from ccsegformer.app.tiles import EARTH, TILE, TileGrid, map_value, tile_grid
+from ccsegformer.app.tiles import EARTH, TILE_SIDE, TileGrid, map_value, tile_grid
 from ccsegformer.app.workspace import OpenedModel, Workspace
 from ccsegformer.labelling.labeller import predict_labels
 from ccsegformer.labelling.scene import predict_scene
@@ -124,17 +124,17 @@ def test_a_scene_gets_the_map_of_predict_scene(
     to_mercator = Transformer.from_crs(32632, 3857, always_xy=True)
     for row, column in ((0, 0), (70, 3), (149, 229)):
         east, north = to_mercator.transform(*source.xy(row, column))
-        world = TILE * 2**grid.zoom
+        world = TILE_SIDE * 2**grid.zoom
         x, y = (east / EARTH + 0.5) * world, (0.5 - north / EARTH) * world
         value = client.get(f"/api/label/jobs/{job['key']}/0/value", params={"x": x, "y": y}).json()
         assert value["label"] == labels[row, column]
         assert value["probability"] == pytest.approx(sure[row, column] / 254)
-        z, tile = grid.zoom, (int(x // TILE), int(y // TILE))
+        z, tile = grid.zoom, (int(x // TILE_SIDE), int(y // TILE_SIDE))
         for layer in ("map", "polygons"):
             address = f"/api/label/jobs/{job['key']}/0/{layer}/{z}/{tile[0]}/{tile[1]}.png"
             drawn = picture_of(client.get(address).content)
             if layer == "map":
-                pixel = drawn[int(y % TILE), int(x % TILE)]
+                pixel = drawn[int(y % TILE_SIDE), int(x % TILE_SIDE)]
                 assert tuple(pixel) == (*CLASSES.palette[labels[row, column]], 255)
             else:
                 assert drawn[..., 3].any()
@@ -206,7 +206,9 @@ def test_the_map_is_shown_while_it_grows(slow: Any) -> None:
         return client.get(f"/api/label/jobs/{job['key']}/0/value", params=place).json()
 
     assert value(0.1) is not None and value(0.9) is None
-    tiles = [(int(middle // TILE), y) for y in range(int(top // TILE), int(bottom // TILE) + 1)]
+    tiles = [
+        (int(middle // TILE_SIDE), y) for y in range(int(top // TILE_SIDE), int(bottom // TILE_SIDE) + 1)
+    ]
     shown = [
         (
             picture_of(client.get(f"/api/label/jobs/{job['key']}/0/map/{z}/{x}/{y}.png").content)[..., 3] > 0

@@ -14,7 +14,7 @@ from rasterio.windows import Window
 from ccsegformer.app.images import OpenedImage
 from ccsegformer.app.jobs import Job
 from ccsegformer.app.photographs import colored_png, described, largest_peak
-from ccsegformer.app.tiles import READING, TILE, Color4, TileGrid, map_tile, tile_outline
+from ccsegformer.app.tiles import READING, TILE_SIDE, Color4, TileGrid, map_tile, tile_outline
 from ccsegformer.app.workspace import OpenedModel
 from ccsegformer.data.labels import Classes
 from ccsegformer.errors import DataError
@@ -26,7 +26,7 @@ from ccsegformer.raster.read import open_raster
 
 PNG_SIDE = 4096
 """Longest side of a map's picture; the map itself has every pixel."""
-ROWS = 1024
+COUNTED_ROWS = 1024
 """Rows of a map that are counted at a time."""
 SUFFIX_POLYGONS = ".gpkg"
 
@@ -105,9 +105,9 @@ def count_classes(written: MapFiles, classes: Classes, job: Job) -> NDArray[np.i
     """Count the pixels (K,) of each class in a map, and write its picture."""
     counts = np.zeros(len(classes), np.int64)
     with open_raster(written.map) as source:
-        for top in range(0, source.height, ROWS):
+        for top in range(0, source.height, COUNTED_ROWS):
             job.check()
-            rows = min(ROWS, source.height - top)
+            rows = min(COUNTED_ROWS, source.height - top)
             values = source.read(1, window=Window(0, top, source.width, rows))
             known = values[values < len(classes)]
             counts += np.bincount(known, minlength=len(classes))
@@ -128,7 +128,7 @@ def growing_tile(written: MapFiles, grid: TileGrid, classes: Classes, z: int, x:
         except DataError:  # the growing map became the whole one meanwhile
             if path == written.map:
                 raise
-    return np.zeros((TILE, TILE, 4), np.uint8)
+    return np.zeros((TILE_SIDE, TILE_SIDE, 4), np.uint8)
 
 
 def polygon_tile(written: MapFiles, grid: TileGrid, classes: Classes, z: int, x: int, y: int) -> Color4:
@@ -137,7 +137,7 @@ def polygon_tile(written: MapFiles, grid: TileGrid, classes: Classes, z: int, x:
     Raises:
         DataError: the map is placed by control points, which the page does not follow.
     """
-    picture = Image.new("RGBA", (TILE, TILE))
+    picture = Image.new("RGBA", (TILE_SIDE, TILE_SIDE))
     if not written.polygons.is_file():
         return np.asarray(picture)
     with READING, open_raster(written.map) as source:
@@ -152,7 +152,7 @@ def polygon_tile(written: MapFiles, grid: TileGrid, classes: Classes, z: int, x:
         _, _, geometries, (labels,) = pyogrio.raw.read(written.polygons, bbox=box, columns=["class_id"])
     draw = ImageDraw.Draw(picture)
     # A tile is small on the map: within it, positions are linear to a fraction of a pixel.
-    to_tile = _affine(east, north, TILE)
+    to_tile = _tile_positions(east, north, TILE_SIDE)
     for shape, label in zip(shapely.from_wkb(geometries), labels.tolist(), strict=True):
         for polygon in getattr(shape, "geoms", [shape]):
             rings = [
@@ -161,13 +161,13 @@ def polygon_tile(written: MapFiles, grid: TileGrid, classes: Classes, z: int, x:
             if np.ptp(rings[0], axis=0).max() < 1:
                 continue
             for ring in rings:
-                points = [tuple(point) for point in ring.clip(-4 * TILE, 5 * TILE).tolist()]
+                points = [tuple(point) for point in ring.clip(-4 * TILE_SIDE, 5 * TILE_SIDE).tolist()]
                 draw.line(points, fill=(0, 0, 0, 150), width=3)
                 draw.line(points, fill=(*classes.palette[label], 255), width=1)
     return np.asarray(picture)
 
 
-def _affine(east: NDArray[np.floating], north: NDArray[np.floating], side: int) -> Any:
+def _tile_positions(east: NDArray[np.floating], north: NDArray[np.floating], side: int) -> Any:
     """Fit, by least squares, a function from map coordinates (N, 2) to pixels of the tile of these knots."""
     steps = np.linspace(0, side, len(east))
     across, down = np.meshgrid(steps, steps)
