@@ -15,6 +15,7 @@ from ccsegformer.app.images import (
     MAX_SCENE_BYTES,
     Images,
     OpenedImage,
+    as_png,
     example_picture,
     receive_file,
 )
