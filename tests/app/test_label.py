@@ -138,6 +138,9 @@ def test_a_scene_gets_the_map_of_predict_scene(
                 assert tuple(pixel) == (*CLASSES.palette[labels[row, column]], 255)
             else:
                 assert drawn[..., 3].any()
+    for far in ("0/0/0", "9/3/3", f"{grid.zoom}/0/0"):
+        for layer in ("map", "polygons"):
+            assert client.get(f"/api/label/jobs/{job['key']}/0/{layer}/{far}.png").status_code == 200
     left, top, *_ = grid.bounds
     assert (
         client.get(f"/api/label/jobs/{job['key']}/0/value", params={"x": left - 9, "y": top}).json() is None

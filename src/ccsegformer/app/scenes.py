@@ -29,6 +29,8 @@ PNG_SIDE = 4096
 COUNTED_ROWS = 1024
 """Rows of a map that are counted at a time."""
 SUFFIX_POLYGONS = ".gpkg"
+LEAST_KNOTS = 8
+"""Points of a tile that must be on the map's projection for outlines to be drawn in it."""
 
 
 class MapFiles(NamedTuple):
@@ -143,6 +145,8 @@ def polygon_tile(written: MapFiles, grid: TileGrid, classes: Classes, z: int, x:
     with READING, open_raster(written.map) as source:
         columns, rows = tile_outline(source, grid, z, x, y)
         finite = np.isfinite(columns) & np.isfinite(rows)
+        if finite.sum() < LEAST_KNOTS:
+            return np.asarray(picture)
         placed = is_georeferenced(source)
         if not placed and source.gcps[0]:
             raise DataError("the map has control points: open its polygons in a GIS")
@@ -152,7 +156,7 @@ def polygon_tile(written: MapFiles, grid: TileGrid, classes: Classes, z: int, x:
         _, _, geometries, (labels,) = pyogrio.raw.read(written.polygons, bbox=box, columns=["class_id"])
     draw = ImageDraw.Draw(picture)
     # A tile is small on the map: within it, positions are linear to a fraction of a pixel.
-    to_tile = _tile_positions(east, north, TILE_SIDE)
+    to_tile = _tile_positions(east, north, finite, TILE_SIDE)
     for shape, label in zip(shapely.from_wkb(geometries), labels.tolist(), strict=True):
         for polygon in getattr(shape, "geoms", [shape]):
             rings = [
@@ -167,13 +171,16 @@ def polygon_tile(written: MapFiles, grid: TileGrid, classes: Classes, z: int, x:
     return np.asarray(picture)
 
 
-def _tile_positions(east: NDArray[np.floating], north: NDArray[np.floating], side: int) -> Any:
+def _tile_positions(
+    east: NDArray[np.floating], north: NDArray[np.floating], finite: NDArray[np.bool_], side: int
+) -> Any:
     """Fit, by least squares, a function from map coordinates (N, 2) to pixels of the tile of these knots."""
     steps = np.linspace(0, side, len(east))
     across, down = np.meshgrid(steps, steps)
-    centre = np.array([east.mean(), north.mean()])
-    known = np.stack([east.ravel() - centre[0], north.ravel() - centre[1], np.ones(east.size)], axis=1)
-    fit, *_ = np.linalg.lstsq(known, np.stack([across.ravel(), down.ravel()], axis=1), rcond=None)
+    places, pixels_there = np.stack([east, north], axis=-1)[finite], np.stack([across, down], axis=-1)[finite]
+    centre = places.mean(axis=0)
+    known = np.column_stack([places - centre, np.ones(len(places))])
+    fit, *_ = np.linalg.lstsq(known, pixels_there, rcond=None)
 
     def to_tile(points: NDArray[np.floating]) -> NDArray[np.floating]:
         pixels: NDArray[np.floating] = np.column_stack([points - centre, np.ones(len(points))]) @ fit
