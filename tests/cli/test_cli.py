@@ -187,7 +187,18 @@ def test_version(run: Run) -> None:
 
 
 COMMANDS = {
-    *("train", "evaluate", "predict", "map", "export", "convert", "convert-checkpoint", "compare", "demo"),
+    *(
+        "train",
+        "evaluate",
+        "predict",
+        "map",
+        "export",
+        "convert",
+        "convert-checkpoint",
+        "compare",
+        "demo",
+        "app",
+    ),
     *("data scene-parse-150", "data procedural", "benchmark model", "benchmark attention"),
 }
 

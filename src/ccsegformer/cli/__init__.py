@@ -6,6 +6,7 @@ import sys
 import typer
 
 from ccsegformer import __version__
+from ccsegformer.cli import app as app_command
 from ccsegformer.cli import (
     benchmark,
     compare,
@@ -40,6 +41,7 @@ for command in (
     convert.convert,
     convert_checkpoint.convert_checkpoint,
     demo.demo,
+    app_command.app,
 ):
     app.command()(command)
 app.add_typer(data.app)

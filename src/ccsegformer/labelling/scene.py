@@ -31,7 +31,7 @@ from ccsegformer.labelling.windows import (
     default_overlap,
     spans,
 )
-from ccsegformer.raster.mapping import MapCell, Tile, rows_done, scratch_folder, write_map
+from ccsegformer.raster.mapping import MapCell, ProgressFunction, Tile, rows_done, scratch_folder, write_map
 from ccsegformer.raster.read import Box, alpha_note, check_bands, image_bands, open_raster, pixel_dtype
 from ccsegformer.raster.source_files import files_of, side_files
 from ccsegformer.raster.write import MapFormat, map_bytes, map_format
@@ -63,7 +63,7 @@ def predict_scene(
     simplify: float | None = None,
     engine: EngineName | None = None,
     precision: Precision | None = None,
-    progress: bool = False,
+    progress: bool | ProgressFunction = False,
 ) -> SceneMap:
     """Label every pixel of a georeferenced raster window by window, in bounded memory.
 
@@ -99,7 +99,8 @@ def predict_scene(
             `write_polygons` does.
         simplify: tolerance for their outlines, in the map's units.
         engine, precision: see `open_engine`.
-        progress: whether to show a bar on stderr.
+        progress: whether to show a bar on stderr; or a function that is called after each window with the
+            numbers of windows done and in all. An exception in it ends the run and discards what is done.
 
     Raises:
         DataError: the scene cannot be read, or its bands or dtype do not suit the model; the classes are
@@ -221,7 +222,11 @@ def _choose_bands(
 
 
 def _write(
-    run: _Run, classes: Classes, polygons: str | Path | None, simplify: float | None, progress: bool
+    run: _Run,
+    classes: Classes,
+    polygons: str | Path | None,
+    simplify: float | None,
+    progress: bool | ProgressFunction,
 ) -> int:
     """Write the map, and polygons if they are wanted; return the number of pixels with data."""
 
