@@ -16,6 +16,7 @@ from ccsegformer.errors import OutputError, RecipeError
 from ccsegformer.files import write_atomically
 from ccsegformer.models import CrissCrossSegformerConfig
 from ccsegformer.models.origins import ORIGINS, weight_origins, write_origins
+from ccsegformer.publishing.card import CARD, is_own_card
 from ccsegformer.training._data_record import RECORD, check_same_data, record_data, write_data_record
 from ccsegformer.training._survey import SURVEY, Survey, write_survey
 from ccsegformer.training.recipe import Recipe, differing_keys, load_recipe, save_recipe
@@ -164,7 +165,8 @@ def reason(error: Exception) -> str:
 
 
 def _run_files(output: Path) -> list[Path]:
-    return [path for pattern in RUN_FILES for path in sorted(output.glob(pattern))]
+    found = [path for pattern in RUN_FILES for path in sorted(output.glob(pattern))]
+    return [*found, *[path for path in [output / CARD] if is_own_card(path)]]
 
 
 def complete_checkpoints(output: Path) -> list[Path]:
