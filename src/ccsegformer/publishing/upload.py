@@ -108,7 +108,7 @@ def upload(
         said = " ".join((error.server_message or "").split())
         hint = "; run `hf auth login`, or set HF_TOKEN" if status == 401 else ""
         raise OutputError(f"{repository}: the hub refused ({status}): {said or 'no reason'}{hint}") from error
-    except (HTTPError, ValueError, OSError) as error:
+    except (HTTPError, ValueError, OSError, RuntimeError) as error:  # huggingface_hub raises all of them
         reason = " ".join(str(error).split()) or type(error).__name__
         raise OutputError(f"{repository}: could not be uploaded to {api.endpoint}: {reason}") from error
     return str(address)
