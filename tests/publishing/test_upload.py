@@ -10,7 +10,7 @@ import yaml
 from ccsegformer.cli import main
 from ccsegformer.errors import OutputError
 from ccsegformer.labelling.loading import load_model
-from ccsegformer.publishing.upload import prepare, upload
+from ccsegformer.publishing.upload import prepare_upload, upload
 from ccsegformer.training import trainer
 from ccsegformer.training.recipe import load_recipe
 from tests.hub import TOKEN, Hub
@@ -64,7 +64,7 @@ def test_a_dry_run_writes_the_card_and_talks_to_nobody(
 
 def test_a_public_repository_is_no_place_for_private_weights(run_folder: Path, hub: Hub) -> None:
     hub.private["me/mine"] = False
-    files = prepare(run_folder, "me/mine")
+    files = prepare_upload(run_folder, "me/mine")
     with pytest.raises(OutputError, match="me/mine: exists and is public; nothing was uploaded"):
         upload(files, "me/mine", private=True)
     assert hub.files == {}
@@ -79,7 +79,7 @@ def test_without_a_login_the_message_says_what_to_do(
     monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "none"))
     monkeypatch.setenv("HF_TOKEN", token) if token else monkeypatch.delenv("HF_TOKEN")
     with pytest.raises(OutputError, match="run `hf auth login`, or set HF_TOKEN") as caught:
-        upload(prepare(run_folder, "me/mine"), "me/mine")
+        upload(prepare_upload(run_folder, "me/mine"), "me/mine")
     assert "\n" not in str(caught.value) and "hf_" not in str(caught.value).replace("hf auth", "")
 
 
@@ -100,7 +100,7 @@ def test_a_refusal_and_a_hub_out_of_reach_are_one_line_without_the_token(
 @pytest.mark.parametrize("name", ["mine", "me/mine/more", "me/mi ne", "-me/mine"])
 def test_a_name_that_the_hub_does_not_take(name: str, run_folder: Path) -> None:
     with pytest.raises(OutputError, match=r"^--to "):
-        prepare(run_folder, name)
+        prepare_upload(run_folder, name)
 
 
 def test_the_trainers_own_push_writes_this_card(

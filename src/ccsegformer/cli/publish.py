@@ -39,9 +39,9 @@ def publish(
 
       ccsegformer publish runs/aerial --to me/aerial-b0 --private
     """
-    from ccsegformer.publishing.upload import prepare, upload
+    from ccsegformer.publishing.upload import prepare_upload, upload
 
-    files = prepare(run, to, license)
+    files = prepare_upload(run, to, license)
     for file in files:
         typer.echo(f"{file.size:>13,} bytes  {file.name}")
     if dry_run:

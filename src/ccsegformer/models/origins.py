@@ -9,14 +9,14 @@ from ccsegformer.files import write_atomically
 
 ORIGINS = "origins.json"
 RANDOM = "random weights"
-HUB = "hf://"
+HUB_PREFIX = "hf://"
 """Prefix of names on the Hugging Face hub."""
 
 
 def weight_origins(source: str | Path | None) -> tuple[str, ...]:
     """Return a model and, behind it, those whose weights it was trained or converted from.
 
-    The last is `RANDOM`, a name on the hub with `HUB` before it, or a folder or file that does not say where
+    The last is `RANDOM`, a name on the hub with `HUB_PREFIX` before it, or a folder or file that does not say where
     its weights are from.
 
     Args:
@@ -29,7 +29,7 @@ def weight_origins(source: str | Path | None) -> tuple[str, ...]:
         return (RANDOM,)
     folder = Path(source)
     if not folder.is_dir():
-        return (f"{HUB}{source}",)
+        return (f"{HUB_PREFIX}{source}",)
     return (str(source), *(recorded_origins(folder) or ()))
 
 
@@ -44,7 +44,7 @@ def recorded_origins(folder: Path) -> tuple[str, ...] | None:
     homes = (folder, folder.parent) if folder.name.startswith("checkpoint-") else (folder,)
     for home in homes:
         if (home / ORIGINS).is_file():
-            return _read(home / ORIGINS)
+            return _read_origins(home / ORIGINS)
         if (home / "recipe.yaml").is_file():
             try:
                 section = read_yaml(home / "recipe.yaml", "a recipe").get("model")
@@ -68,7 +68,7 @@ def write_origins(folder: Path, origins: tuple[str, ...]) -> None:
     write_atomically(folder / ORIGINS, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
-def _read(path: Path) -> tuple[str, ...]:
+def _read_origins(path: Path) -> tuple[str, ...]:
     try:
         names = json.loads(path.read_text(encoding="utf-8"))["weights_from"]
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -34,7 +34,7 @@ def describe_model(record: ModelRecord) -> str:
          + (", ..." if len(record.classes) > 20 else "")),
         ("Weights from", _weights_from(record)),
     ]  # fmt: skip
-    return f"Labels every pixel of an image. {kind}\n\n{_table(('', ''), rows)}"
+    return f"Labels every pixel of an image. {kind}\n\n{_markdown_table(('', ''), rows)}"
 
 
 def describe_use(record: ModelRecord, name: str) -> str:
@@ -89,7 +89,7 @@ def describe_data(record: ModelRecord) -> str:
     if labels and (total := sum(labels["pixels"].values()) + labels["ignored_pixels"]):
         rows = [(escape(name), f"{count / total:.2%}") for name, count in labels["pixels"].items()]
         rows.append(("ignored", f"{labels['ignored_pixels'] / total:.2%}"))
-        text += f"\n\nShares of the pixels seen in training:\n\n{_table(('class', 'pixels'), rows, right=1)}"
+        text += f"\n\nShares of the pixels seen in training:\n\n{_markdown_table(('class', 'pixels'), rows, right=1)}"
     return text
 
 
@@ -104,7 +104,7 @@ def describe_training(record: ModelRecord) -> str:
         return ""
     facts = []
     if log := record.log:
-        facts.append(f"{log['steps']:,} steps of {_count(log['global_batch'], 'image')}")
+        facts.append(f"{log['steps']:,} steps of {_counted(log['global_batch'], 'image')}")
         processes = "1 process" if log["processes"] == 1 else f"{log['processes']} processes"
         facts.append(f"{_duration(log['seconds'])} in {processes} on `{log['device']}`")
         if log["loss"]:
@@ -158,20 +158,20 @@ def describe_scores(record: ModelRecord) -> str:
     ]
     known = [(name, of) for name, of in metrics["per_class"].items() if of["iou"] is not None]
     classes = [
-        (escape(name), f"{of['iou']:.3f}", _score(of["accuracy"]), f"{of['pixels']:,}")
+        (escape(name), f"{of['iou']:.3f}", _score_text(of["accuracy"]), f"{of['pixels']:,}")
         for name, of in sorted(known, key=lambda row: row[1]["iou"])
     ]
     absent = [name for name, of in metrics["per_class"].items() if of["iou"] is None]
     lines = [
         "## Scores",
-        f"{data.title}, split `{scored['split']}`, {_count(metrics['images'], 'image')}.",
+        f"{data.title}, split `{scored['split']}`, {_counted(metrics['images'], 'image')}.",
         *([f"**Warning:** {escape(_without_place(metrics['warning']))}."] if metrics.get("warning") else []),
-        _table(("score", ""), rows, right=1),
+        _markdown_table(("score", "value"), rows, right=1),
         f"Protocol `{protocol['name']}`: {protocol['summary']}. Logits are resized to the image's original "
         "size before the class is chosen; one confusion matrix counts all images; mean IoU is over the "
         f"classes in truth or prediction. Engine {protocol['engine']} on {protocol['device']}, "
         f"{protocol['precision']}.",
-        _table(("class", "IoU", "accuracy", "true pixels"), classes, right=3),
+        _markdown_table(("class", "IoU", "accuracy", "true pixels"), classes, right=3),
     ]
     if absent:
         lines.append(f"In neither truth nor prediction: {', '.join(map(escape, absent))}.")
@@ -244,11 +244,11 @@ def _without_place(warning: str) -> str:
     return warning.partition(": ")[2] or warning
 
 
-def _count(number: int, what: str) -> str:
+def _counted(number: int, what: str) -> str:
     return f"{number:,} {what}{'s' * (number != 1)}"
 
 
-def _score(value: float | None) -> str:
+def _score_text(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
@@ -258,7 +258,7 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]], right: int = 0) -> str:
+def _markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]], right: int = 0) -> str:
     """Return a Markdown table whose last `right` columns are aligned to the right."""
     rules = ["---"] * (len(head) - right) + ["---:"] * right
     lines = [head, rules, *rows]

@@ -8,7 +8,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from ccsegformer import __version__
 from ccsegformer.errors import OutputError
 from ccsegformer.files import write_atomically
-from ccsegformer.models.origins import HUB
+from ccsegformer.models.origins import HUB_PREFIX
 from ccsegformer.publishing._sections import (
     describe_data,
     describe_limits,
@@ -59,7 +59,9 @@ def make_card(record: ModelRecord, name: str, license: str | None = None) -> Mod
 def card_metadata(record: ModelRecord, name: str, licence: Licence) -> ModelCardData:
     """Return the metadata of a card."""
     data = public_data(str((record.recipe or {}).get("data") or ""))
-    bases = [origin.removeprefix(HUB) for origin in record.origins or () if origin.startswith(HUB)]
+    bases = [
+        origin.removeprefix(HUB_PREFIX) for origin in record.origins or () if origin.startswith(HUB_PREFIX)
+    ]
     tags = ["image-segmentation", "semantic-segmentation", "segformer", "ccsegformer"]
     if not record.is_plain:
         tags.append("criss-cross-attention" if "criss_cross" in record.config.stage_attention else "custom")
@@ -101,13 +103,13 @@ def eval_results(record: ModelRecord) -> list[EvalResult]:
             metric_type=kind,
             metric_name=title,
             metric_value=round(metrics[key], 4),
-            metric_args=_protocol(metrics) if key == "mean_iou" else None,
+            metric_args=_protocol_facts(metrics) if key == "mean_iou" else None,
         )
         for key, (kind, title) in named.items()
     ]
 
 
-def _protocol(metrics: dict[str, Any]) -> dict[str, Any]:
+def _protocol_facts(metrics: dict[str, Any]) -> dict[str, Any]:
     return {"protocol": metrics["protocol"]["name"], "images": metrics["images"]}
 
 

@@ -4,7 +4,7 @@ import re
 from typing import NamedTuple
 
 from ccsegformer.errors import DataError
-from ccsegformer.models.origins import HUB, RANDOM
+from ccsegformer.models.origins import HUB_PREFIX, RANDOM
 
 _NVIDIA = re.compile(r"nvidia|nvlabs|(^|/)(mit|segformer)[-_.]?b[0-5]|SegFormer checkpoint ", re.IGNORECASE)
 NVIDIA_LINK = "https://github.com/NVlabs/SegFormer/blob/master/LICENSE"
@@ -43,7 +43,7 @@ def licence_of(origins: tuple[str, ...] | None, chosen: str | None = None) -> Li
     if chosen is not None:
         raise DataError(
             f"--license {chosen}: only for weights trained from random ones, but these derive from "
-            f"{root.removeprefix(HUB)}, whose licence goes with them"
+            f"{root.removeprefix(HUB_PREFIX)}, whose licence goes with them"
         )
     if _NVIDIA.search(root):
         return Licence(
@@ -54,8 +54,8 @@ def licence_of(origins: tuple[str, ...] | None, chosen: str | None = None) -> Li
             "with them: research and evaluation only, no commercial use.",
         )
     place, link = root, None
-    if root.startswith(HUB):
-        name = root.removeprefix(HUB)
+    if root.startswith(HUB_PREFIX):
+        name = root.removeprefix(HUB_PREFIX)
         link = f"https://huggingface.co/{name}"
         place = f"[{name}]({link})"
     return Licence(

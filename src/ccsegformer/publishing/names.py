@@ -5,7 +5,7 @@ from pathlib import PurePath
 from typing import NamedTuple
 from urllib.parse import parse_qsl
 
-from ccsegformer.models.origins import HUB
+from ccsegformer.models.origins import HUB_PREFIX
 
 _HUB_DATA = re.compile(r"hf://datasets/([\w.-]+/[\w.-]+)")
 _KNOWN = {
@@ -43,7 +43,7 @@ def public_data(data: str) -> PublicData:
 
 def public_model(origin: str) -> str:
     """Return the public name of an entry of `weight_origins`."""
-    return origin.removeprefix(HUB) if origin.startswith(HUB) else public_file(origin)
+    return origin.removeprefix(HUB_PREFIX) if origin.startswith(HUB_PREFIX) else public_file(origin)
 
 
 def public_file(path: str) -> str:

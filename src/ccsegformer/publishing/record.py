@@ -59,15 +59,15 @@ def read_record(folder: str | Path) -> ModelRecord:
         raise CheckpointError(f"{folder}: holds no trained model: {WEIGHTS_FILE} is missing")
     model, classes = load_model(folder, device="cpu")
     recipe = folder / "recipe.yaml"
-    data = _read_json(folder / "training_data.json")
+    data = _read_object(folder / "training_data.json")
     return ModelRecord(
         model.config,
         model.num_parameters(),
         classes,
         recorded_origins(folder),
         read_yaml(recipe, "a recipe") if recipe.is_file() else None,
-        _read_json(folder / "training_log.json"),
-        _read_json(folder / "conversion.json"),
+        _read_object(folder / "training_log.json"),
+        _read_object(folder / "conversion.json"),
         _read_metrics(folder),
         data["samples"] if data else None,
     )
@@ -76,7 +76,7 @@ def read_record(folder: str | Path) -> ModelRecord:
 def _read_metrics(folder: Path) -> dict[str, Any] | None:
     """Read the scores, and check that they are of these weights."""
     path = folder / "metrics.json"
-    metrics = _read_json(path)
+    metrics = _read_object(path)
     if metrics is None:
         return None
     again = f"score them again with `ccsegformer evaluate {folder} --data DATA --output {folder}`"
@@ -88,7 +88,7 @@ def _read_metrics(folder: Path) -> dict[str, Any] | None:
     return metrics
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
+def _read_object(path: Path) -> dict[str, Any] | None:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -39,7 +39,7 @@ class PublishedFile(NamedTuple):
         return len(self.content) if isinstance(self.content, bytes) else self.content.stat().st_size
 
 
-def prepare(folder: str | Path, repository: str, license: str | None = None) -> list[PublishedFile]:
+def prepare_upload(folder: str | Path, repository: str, license: str | None = None) -> list[PublishedFile]:
     """Write the card to a model's folder, and return the files to publish, the card first.
 
     What the folder holds of the data stays: names of images, examples, checkpoints and logs. The recipe is
@@ -97,7 +97,7 @@ def upload(
         address = api.create_repo(repository, private=private or None, exist_ok=True)
         if private and not api.model_info(repository).private:
             raise OutputError(f"{repository}: exists and is public; nothing was uploaded")
-        operations = [CommitOperationAdd(file.name, _source(file)) for file in files]
+        operations = [CommitOperationAdd(file.name, _path_or_bytes(file)) for file in files]
         api.create_commit(repository, operations, commit_message="Publish the model and its card")
     except LocalTokenNotFoundError as error:
         raise OutputError(
@@ -114,5 +114,5 @@ def upload(
     return str(address)
 
 
-def _source(file: PublishedFile) -> bytes | str:
+def _path_or_bytes(file: PublishedFile) -> bytes | str:
     return file.content if isinstance(file.content, bytes) else str(file.content)
