@@ -16,8 +16,8 @@ HUB_PREFIX = "hf://"
 def weight_origins(source: str | Path | None) -> tuple[str, ...]:
     """Return a model and, behind it, those whose weights it was trained or converted from.
 
-    The last is `RANDOM`, a name on the hub with `HUB_PREFIX` before it, or a folder or file that does not say where
-    its weights are from.
+    The last is `RANDOM`, a name on the hub with `HUB_PREFIX` before it, or a folder or file that does not say
+    where its weights are from.
 
     Args:
         source: Folder of a model or of a checkpoint in a run, or name on the hub; None for no weights.

@@ -22,7 +22,8 @@ def describe_model(record: ModelRecord) -> str:
     kind = (
         "A plain SegFormer: transformers loads it alone."
         if record.is_plain
-        else "SegFormer with other attention: to load it, install ccsegformer (`pip install ccsegformer`)."
+        else "A SegFormer with an attention that transformers lacks: to load it, install ccsegformer "
+        "(`pip install ccsegformer`)."
     )
     bands = "8-bit RGB" if config.num_channels == 3 else f"{config.num_channels} bands"
     rows = [
@@ -34,7 +35,7 @@ def describe_model(record: ModelRecord) -> str:
          + (", ..." if len(record.classes) > 20 else "")),
         ("Weights from", _weights_from(record)),
     ]  # fmt: skip
-    return f"Labels every pixel of an image. {kind}\n\n{_markdown_table(('', ''), rows)}"
+    return f"Labels every pixel of an image. {kind}\n\n{_markdown_table(('property', 'value'), rows)}"
 
 
 def describe_use(record: ModelRecord, name: str) -> str:
@@ -89,7 +90,8 @@ def describe_data(record: ModelRecord) -> str:
     if labels and (total := sum(labels["pixels"].values()) + labels["ignored_pixels"]):
         rows = [(escape(name), f"{count / total:.2%}") for name, count in labels["pixels"].items()]
         rows.append(("ignored", f"{labels['ignored_pixels'] / total:.2%}"))
-        text += f"\n\nShares of the pixels seen in training:\n\n{_markdown_table(('class', 'pixels'), rows, right=1)}"
+        table = _markdown_table(("class", "pixels"), rows, right=1)
+        text += f"\n\nShares of the pixels seen in training:\n\n{table}"
     return text
 
 

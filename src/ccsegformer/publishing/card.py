@@ -19,7 +19,7 @@ from ccsegformer.publishing._sections import (
     escape,
 )
 from ccsegformer.publishing.licence import Licence, licence_of
-from ccsegformer.publishing.names import public_data
+from ccsegformer.publishing.names import public_data, public_model
 from ccsegformer.publishing.record import ModelRecord, read_record
 
 CARD = "README.md"
@@ -59,14 +59,12 @@ def make_card(record: ModelRecord, name: str, license: str | None = None) -> Mod
 def card_metadata(record: ModelRecord, name: str, licence: Licence) -> ModelCardData:
     """Return the metadata of a card."""
     data = public_data(str((record.recipe or {}).get("data") or ""))
-    bases = [
-        origin.removeprefix(HUB_PREFIX) for origin in record.origins or () if origin.startswith(HUB_PREFIX)
-    ]
+    on_hub = [origin for origin in record.origins or () if origin.startswith(HUB_PREFIX)]
     tags = ["image-segmentation", "semantic-segmentation", "segformer", "ccsegformer"]
     if not record.is_plain:
         tags.append("criss-cross-attention" if "criss_cross" in record.config.stage_attention else "custom")
     return ModelCardData(
-        base_model=bases[0] if bases else None,
+        base_model=public_model(on_hub[0]) if on_hub else None,
         datasets=[data.on_hub] if data.on_hub else None,
         eval_results=eval_results(record) or None,
         library_name="transformers" if record.is_plain else "ccsegformer",
