@@ -40,7 +40,7 @@ RUN_FILES = (
     "logs",
 )
 # A resumed run may change these, because the weights do not depend on them.
-FREE_KEYS = {"training.save_steps", "training.workers"}
+FREE_KEYS = {"training.save_steps", "training.workers", "training.report_to"}
 
 
 def check_unused(output: Path, overwrite: bool) -> None:
