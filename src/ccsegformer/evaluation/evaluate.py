@@ -44,7 +44,8 @@ from ccsegformer.evaluation.confusion import Metrics, compute_metrics, confusion
 from ccsegformer.files import digest_of, write_atomically
 from ccsegformer.labelling.engine import Engine, EngineName, open_engine
 from ccsegformer.labelling.labeller import predict_labels
-from ccsegformer.sources import resolve_dataset
+from ccsegformer.raster.dataset import Scenes
+from ccsegformer.sources import open_dataset, resolve_dataset, with_options
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -147,6 +148,12 @@ def evaluate(
     if default is not None:
         check_class_order(default.names, names, "the model", "the data set")
     rank, world = (dist.get_rank(), dist.get_world_size()) if _is_distributed() else (0, 1)
+    if isinstance(images, Scenes) and opened.scene_bands not in ((), tuple(images.chosen_bands or ())):
+        trained = ",".join(map(str, opened.scene_bands))
+        if images.chosen_bands is None and isinstance(dataset, str | Path):
+            images = open_dataset(with_options(str(dataset), bands=trained), split)
+        elif rank == 0:
+            print(f"{images.root}: other bands than {trained}, those of the training", file=sys.stderr)
     if default is not None and (differ := describe_other_names(default.names, names)) and rank == 0:
         print(f"{_data_title(dataset, images)}: {differ}", file=sys.stderr)
     share = range(rank, len(images), world)

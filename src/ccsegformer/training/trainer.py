@@ -244,6 +244,7 @@ def build_model(
         "num_channels": inputs.bands,
         "band_means": inputs.statistics and inputs.statistics.means,
         "band_stds": inputs.statistics and inputs.statistics.stds,
+        "scene_bands": inputs.scene_bands,
     }
     try:
         config = CrissCrossSegformerConfig.mit(wanted.size, **overrides)
