@@ -18,6 +18,7 @@ from ccsegformer.cli import (
     export,
     map,
     predict,
+    publish,
     train,
 )
 from ccsegformer.errors import CCSegformerError, optional_imports
@@ -37,6 +38,7 @@ for command in (
     predict.predict,
     map.map,
     export.export,
+    publish.publish,
     compare.compare,
     convert.convert,
     convert_checkpoint.convert_checkpoint,
