@@ -19,7 +19,7 @@ def test_the_table_is_that_of_the_extras() -> None:
     extras = PYPROJECT["optional-dependencies"]
     listed = {
         re.split(r"\[|>=", requirement)[0].replace("-", "_"): extra
-        for extra in ("train", "geo", "lab", "export", "archive", "ray")
+        for extra in ("app", "train", "geo", "lab", "export", "archive", "ray")
         for requirement in extras[extra]
         if not requirement.startswith("ccsegformer[")
     }

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 EXTRA_OF = {
     "accelerate": "train",
     "datasets": "train",
+    "fastapi": "app",
     "jinja2": "lab",
     "matplotlib": "lab",
     "obstore": "archive",
@@ -22,6 +23,7 @@ EXTRA_OF = {
     "stac_geoparquet": "archive",
     "stac_model": "export",
     "tensorboard": "train",
+    "uvicorn": "app",
 }
 """The extra in pyproject.toml that installs each optional package."""
 

@@ -6,6 +6,7 @@ import sys
 import typer
 
 from ccsegformer import __version__
+from ccsegformer.cli import app as app_command
 from ccsegformer.cli import (
     benchmark,
     compare,
@@ -17,6 +18,7 @@ from ccsegformer.cli import (
     export,
     map,
     predict,
+    publish,
     train,
 )
 from ccsegformer.errors import CCSegformerError, optional_imports
@@ -35,10 +37,12 @@ for command in (
     predict.predict,
     map.map,
     export.export,
+    publish.publish,
     compare.compare,
     convert.convert,
     convert_checkpoint.convert_checkpoint,
     demo.demo,
+    app_command.app,
 ):
     app.command()(command)
 app.add_typer(data.app)

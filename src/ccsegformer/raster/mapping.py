@@ -38,6 +38,8 @@ from ccsegformer.raster.remote import remote_state
 from ccsegformer.raster.source_files import files_of, is_over_network, side_files
 from ccsegformer.raster.write import MapFormat, create_map, map_bytes, opened_map, write_cog
 
+ProgressFunction = Callable[[int, int], object]
+
 
 class MapCell(NamedTuple):
     """One window of a map's grid."""
@@ -73,7 +75,7 @@ def write_map(
     job: dict[str, Any],
     scratch_bytes: int = 0,
     finish: Callable[[Path], object] | None = None,
-    progress: bool = False,
+    progress: bool | ProgressFunction = False,
 ) -> int:
     """Write a map of the scene at `path` as a Cloud-Optimized GeoTIFF, which appears when it is whole.
 
@@ -91,7 +93,8 @@ def write_map(
         job: everything that the bytes of the map depend on beside the scene, as JSON values.
         scratch_bytes: disk space that `compute` needs beside the map.
         finish: called with the path of the finished map, before it gets its name.
-        progress: whether to show a bar on stderr.
+        progress: whether to show a bar on stderr; or a function that is called after each window with the
+            numbers of windows done and in all. An exception in it ends the run and discards what is done.
 
     Returns:
         The number of pixels with data.
@@ -101,7 +104,7 @@ def write_map(
         OutputError: the map cannot be written, or another process is at work on it.
     """
     folder = journal.folder_for(output)
-    growing, finished = folder / "growing.tif", folder / "map.tif"
+    growing, finished = growing_map(output), folder / "map.tif"
     with open_raster(path) as source, journal.locked(folder):
         job = _whole_job(job, path, source)
         try:
@@ -142,6 +145,11 @@ def rows_done(path: str | Path, output: Path, job: dict[str, Any]) -> int:
         return journal.read_progress(folder, _whole_job(job, path, source)).rows
 
 
+def growing_map(output: Path) -> Path:
+    """Return the raster in which the map grows; it holds whole rows of windows, and nodata below them."""
+    return journal.folder_for(output) / "growing.tif"
+
+
 def scratch_folder(output: Path) -> Path:
     """Return the folder in which `compute` may keep temporary files; it exists while it runs."""
     return journal.folder_for(output)
@@ -156,7 +164,7 @@ def _compute_rows(
     compute: Compute,
     format: MapFormat,
     done: journal.Progress,
-    progress: bool,
+    progress: bool | ProgressFunction,
 ) -> journal.Progress:
     """Compute the rows of cells that are left, and return the final progress."""
     if done.rows == len(grid):
@@ -164,13 +172,12 @@ def _compute_rows(
     first = max(0, done.rows - 1)
     cells = [cell for row in grid[first:] for cell in row]
     with (
-        _bar(progress) as bar,
+        _bar(progress is True) as bar,
         ThreadPoolExecutor(1) as writer,
         reading([cell.window for cell in cells]) as tiles,
     ):
-        task = bar.add_task(
-            Path(path).name, total=sum(map(len, grid)), completed=sum(map(len, grid[: done.rows]))
-        )
+        total, finished = sum(map(len, grid)), sum(map(len, grid[: done.rows]))
+        task = bar.add_task(Path(path).name, total=total, completed=finished)
         for number, row in enumerate(grid[first:], start=first):
             repeated = number < done.rows
             pixels = 0
@@ -181,6 +188,9 @@ def _compute_rows(
                     if repeated:
                         continue
                     bar.advance(task)
+                    finished += 1
+                    if callable(progress):
+                        progress(finished, total)
                     has_data = _crop(valid, cell)
                     pixels += int(has_data.sum())
                     if pending:

@@ -1,0 +1,7 @@
+// The tab Runs.
+import { element } from "./dom.js";
+
+export function open(panel, about) {
+  panel.append(element("h1", {}, "Runs"), element("p", {}, about.models.map((model) => model.name).join(", ")));
+  return { show(parameters) {} };
+}
