@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint check clean chromium
+.PHONY: demo test lint check docs clean chromium
 .DELETE_ON_ERROR:
 
 demo: .venv/installed
@@ -36,5 +36,9 @@ lint: .venv/installed-test
 	@$(PIP) --editable '.[test]'
 	@touch $@
 
+docs: .venv/installed-test
+	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/build
+	@echo "Open docs/build/index.html"
+
 clean:
-	rm -rf .venv runs
+	rm -rf .venv runs docs/build docs/jupyter_execute
