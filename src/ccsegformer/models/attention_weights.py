@@ -12,10 +12,7 @@ from ccsegformer.errors import EngineError
 from ccsegformer.models.attention.ccnet import CCNetAttention
 from ccsegformer.models.attention.criss_cross import CrissCrossAttention
 from ccsegformer.models.attention.efficient import EfficientSelfAttention
-from ccsegformer.models.modeling_ccsegformer import (
-    CrissCrossSegformerForSemanticSegmentation,
-    CrissCrossSegformerModel,
-)
+from ccsegformer.models.modeling_ccsegformer import CrissCrossSegformerForSemanticSegmentation
 from ccsegformer.ops import composed_criss_cross_weights, criss_cross_weights
 
 
@@ -49,7 +46,7 @@ class AttentionApplication(NamedTuple):
 
 @torch.no_grad()
 def record_attention(
-    model: CrissCrossSegformerForSemanticSegmentation | CrissCrossSegformerModel, pixel_values: Tensor
+    model: CrissCrossSegformerForSemanticSegmentation, pixel_values: Tensor
 ) -> list[AttentionApplication]:
     """Run a model's encoder on one image, and keep the queries and keys of every attention.
 
@@ -58,8 +55,8 @@ def record_attention(
         pixel_values: Normalised image (1, num_channels, H, W).
 
     Returns:
-        All applications in the order of computation; blocks without attention have none. Memory is that of the
-        queries and keys, O(N C) for each block of N positions and C channels.
+        All applications, in the order of computation; blocks without attention have none. Memory is that of
+        the queries and keys, O(N C) for each block of N positions and C channels.
 
     Raises:
         ValueError: There is more than one image, or the model is in training mode.
@@ -69,14 +66,14 @@ def record_attention(
         raise ValueError(f"pixel_values must be (1, channels, H, W), not {tuple(pixel_values.shape)}")
     if model.training:
         raise ValueError("the model is in training mode: call model.eval()")
-    encoder = model.segformer if isinstance(model, CrissCrossSegformerForSemanticSegmentation) else model
     applications: list[AttentionApplication] = []
+    stages: Any = model.segformer.stages
     with ExitStack() as hooks:
-        for stage_index, stage in enumerate(encoder.stages):
+        for stage_index, stage in enumerate(stages):
             for block_index, block in enumerate(stage.blocks):
                 if block.has_attention:
                     _observe(block.attention, stage_index, block_index, applications, hooks)
-        encoder(pixel_values)
+        model.segformer(pixel_values)
     return applications
 
 
@@ -167,7 +164,7 @@ def _observe(
     hooks: ExitStack,
 ) -> None:
     """Record an attention's queries and keys, for as long as `hooks` is open."""
-    name, heads, ratio, query_projection, key_projection = _parts(attention, stage)
+    name, heads, ratio, query_projection, key_projection = _projections(attention, stage)
     grids: list[tuple[int, int]] = []
     queries: list[Tensor] = []
     applied = count()
@@ -198,7 +195,7 @@ def _as_grid(tokens: Tensor, height: int, width: int, heads: int) -> Tensor:
     return tokens[0].unflatten(0, (height, width)).unflatten(-1, (heads, -1)).permute(2, 0, 1, 3)
 
 
-def _parts(attention: nn.Module, stage: int) -> tuple[str, int, int, nn.Module, nn.Module]:
+def _projections(attention: nn.Module, stage: int) -> tuple[str, int, int, nn.Module, nn.Module]:
     """Return an attention's name, heads, sequence reduction, and its query and key projections."""
     if isinstance(attention, CCNetAttention):
         return "criss_cross", 1, 1, attention.query, attention.key
