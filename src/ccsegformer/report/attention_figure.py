@@ -62,7 +62,7 @@ def attention_figure(
         DataError: No model has an attention to show.
     """
     size = (image.shape[1], image.shape[2])
-    by_model = {name: _lines(applications, pixel, size, stage) for name, applications in models.items()}
+    by_model = {name: _panel_lines(applications, pixel, size, stage) for name, applications in models.items()}
     where = "" if stage is None else f" in stage {stage + 1}"
     if not any(by_model.values()):
         raise DataError(f"{', '.join(models)}: no attention to show{where}")
@@ -117,7 +117,7 @@ class _Labelled(NamedTuple):
     head: int | None
 
 
-def _lines(
+def _panel_lines(
     applications: Sequence[AttentionApplication],
     pixel: tuple[int, int],
     size: tuple[int, int],

@@ -64,7 +64,7 @@ def render_attention(
         for model, own in models.items()
     }
     steps = _steps(size, sum(_code_count(each) for each in _flat(first)))
-    codes, maxima = _encode(models, stages, size, steps)
+    codes, maxima = _encode_weights(models, stages, size, steps)
     data = {
         "image": panel(as_rgb(image), "", "", is_labels=False)["source"],
         "size": size,
@@ -165,7 +165,7 @@ def _steps(size: tuple[int, int], per_pixel: int) -> tuple[int, int]:
     return down, across
 
 
-def _encode(
+def _encode_weights(
     models: Mapping[str, Sequence[AttentionApplication]],
     stages: int,
     size: tuple[int, int],
