@@ -1,6 +1,7 @@
 """Where one pixel of an image looks in each stage, block and head of a model, as arrays to draw."""
 
 from collections.abc import Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from ccsegformer.errors import DataError
 from ccsegformer.labelling.labeller import MAX_MEGAPIXELS
 from ccsegformer.labelling.preprocess import preprocessing_of
 from ccsegformer.models import CrissCrossSegformerForSemanticSegmentation
+from ccsegformer.models.attention import ATTENTIONS
 from ccsegformer.models.attention_weights import (
     AttentionApplication,
     composed_weights,
@@ -149,6 +151,16 @@ def peak_of(*weights: NDArray[np.float32]) -> float:
     """Return the weight that is drawn brightest: the largest, or 4 times a uniform weight if that is more."""
     count = sum(each.size for each in weights)
     return max(4 / count, *(float(each.max(initial=0)) for each in weights))
+
+
+def attention_colors() -> dict[str, dict[str, str]]:
+    """Return what `attention_view.js` needs of each attention."""
+    return {name: {"label": of.label, "light": of.light, "dark": of.dark} for name, of in ATTENTIONS.items()}
+
+
+def view_file(name: str) -> str:
+    """Return the text of a script or style sheet of the view."""
+    return (files("ccsegformer.report") / "templates" / name).read_text(encoding="utf-8")
 
 
 def _title(application: AttentionApplication, own: list[AttentionApplication]) -> str:

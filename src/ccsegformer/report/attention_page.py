@@ -5,7 +5,6 @@ import json
 import shlex
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.resources import files
 from typing import Any
 
 import numpy as np
@@ -15,10 +14,9 @@ from torch import Tensor
 
 import ccsegformer
 from ccsegformer.errors import DataError
-from ccsegformer.models.attention import ATTENTIONS
 from ccsegformer.models.attention_weights import AttentionApplication
 from ccsegformer.report._html import as_rgb, environment, panel
-from ccsegformer.report.attention_maps import AttentionPanel, panels_at
+from ccsegformer.report.attention_maps import AttentionPanel, attention_colors, panels_at, view_file
 
 MAX_BYTES = 6_000_000
 """Bytes of weights in a page, before compression; the grid of pixels that can be clicked follows from it."""
@@ -98,16 +96,6 @@ def render_attention(
             version=ccsegformer.__version__,
         )
     )
-
-
-def attention_colors() -> dict[str, dict[str, str]]:
-    """Return what `attention_view.js` needs of each attention."""
-    return {name: {"label": of.label, "light": of.light, "dark": of.dark} for name, of in ATTENTIONS.items()}
-
-
-def view_file(name: str) -> str:
-    """Return the text of a script or style sheet of the view."""
-    return (files("ccsegformer.report") / "templates" / name).read_text(encoding="utf-8")
 
 
 def _stored(panels: list[AttentionPanel]) -> list[AttentionPanel]:
