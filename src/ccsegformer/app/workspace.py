@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ccsegformer.app.images import Images
 from ccsegformer.app.jobs import JobQueue
 from ccsegformer.data.labels import Classes
 from ccsegformer.errors import DataError
@@ -60,11 +61,13 @@ class Workspace:
         models: in the order of the command line.
         root: folder whose files may be opened by path; None if there is none.
         folder: temporary folder, removed at the end.
+        images: the last few that the person chose.
         queue: runs whatever uses a model.
     """
 
     def __init__(self, models: Sequence[OpenedModel], folder: Path, root: Path | None = None) -> None:
         self.models, self.folder, self.root = tuple(models), folder, root
+        self.images = Images(folder / "images", root)
         self.queue = JobQueue(folder / "jobs", lambda path: shutil.rmtree(path, ignore_errors=True))
 
     def model(self, key: int) -> OpenedModel:

@@ -18,7 +18,7 @@ from ccsegformer.errors import DataError
 from ccsegformer.files import write_atomically
 from ccsegformer.models.attention import ATTENTIONS
 from ccsegformer.models.attention_weights import AttentionApplication
-from ccsegformer.report._html import as_rgb
+from ccsegformer.report._display import as_rgb
 from ccsegformer.report.attention_maps import AttentionPanel, of_head, panels_at, peak_of
 
 LONGEST_SHOWN = 900

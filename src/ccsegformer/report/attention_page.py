@@ -15,7 +15,8 @@ from torch import Tensor
 import ccsegformer
 from ccsegformer.errors import DataError
 from ccsegformer.models.attention_weights import AttentionApplication
-from ccsegformer.report._html import as_rgb, environment, panel
+from ccsegformer.report._display import as_rgb
+from ccsegformer.report._html import environment, panel
 from ccsegformer.report.attention_maps import AttentionPanel, attention_colors, panels_at, view_file
 
 MAX_BYTES = 6_000_000
