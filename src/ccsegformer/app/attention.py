@@ -79,7 +79,12 @@ def attention_routes(workspace: Workspace) -> APIRouter:
             for old in list(records)[:-KEPT_RECORDS]:
                 records.pop(old, None)
             stages = [each.stage for own in record.applications.values() for each in own]
-            return {"size": record.size, "stages": max(stages, default=0) + 1, "colors": attention_colors(), "note": note}
+            return {
+                "size": record.size,
+                "stages": max(stages, default=0) + 1,
+                "colors": attention_colors(),
+                "note": note,
+            }
 
         return workspace.queue.submit(f"Attention in {image.name}", work).as_json()
 

@@ -25,31 +25,47 @@ export async function open(panel, about) {
 
   const boxes = usable.map((model) => {
     const box = element("input", { type: "checkbox", value: model.key, onchange: chooseModels });
-    return element("label", { class: "choice" }, box, model.name);
+    return element("label", { class: "check" }, box, element("span", {}, model.name));
   });
-  const pictures = Array.from({ length: examples }, (_, number) =>
+  const pictures = Array.from({ length: examples + 1 }, (_, number) =>
     element(
       "button",
-      { type: "button", class: "example", onclick: () => choose({ image: `example-${number}` }), "aria-label": `Example ${number + 1}` },
-      element("img", { src: `/api/label/examples/${number}/picture.png`, alt: "", width: 64, height: 64 }),
+      {
+        type: "button",
+        class: number === examples ? "scene" : null,
+        "aria-label": number === examples ? "Example scene" : `Example ${number + 1}`,
+        onclick: () => choose({ image: `example-${number}` }),
+      },
+      number === examples
+        ? element("span", {}, "Scene")
+        : element("img", { src: `/api/label/examples/${number}/picture.png`, alt: "", width: 64, height: 64 }),
     ),
   );
-  const file = element("input", { type: "file", class: "visually-hidden", id: "attention-file", onchange: () => upload(file.files[0]) });
-  const drop = element("label", { class: "drop", for: "attention-file" }, "Choose or drop an image");
+  const file = element("input", { type: "file", class: "unseen", id: "attention-file", onchange: () => upload(file.files[0]) });
+  const drop = element("label", { class: "drop", for: "attention-file" }, file, element("b", {}, "Drop an image or GeoTIFF"),
+    element("span", { class: "quiet" }, "or choose a file. Large photographs are reduced to 1024 pixels, and of large scenes the middle is shown."));
   const status = element("div", { class: "status", role: "status" });
   const problem = element("div");
   const place = element("div");
-  panel.addEventListener("dragover", (event) => event.preventDefault());
+  panel.addEventListener("dragover", (event) => {
+    event.preventDefault();
+    drop.classList.add("over");
+  });
+  panel.addEventListener("dragleave", () => drop.classList.remove("over"));
   panel.addEventListener("drop", (event) => {
     event.preventDefault();
+    drop.classList.remove("over");
     upload(event.dataTransfer.files[0]);
   });
   panel.replaceChildren(
-    element("h1", {}, "Where does a pixel look?"),
-    element("p", { class: "quiet explanation" }, EXPLANATION),
-    element("fieldset", { class: "choices" }, element("legend", {}, "Models"), ...boxes),
-    element("div", { class: "pictures" }, ...pictures, file, drop),
-    status, problem, place,
+    element("div", { class: "label-view" },
+      element("div", {},
+        element("section", { class: "card" }, element("h2", {}, "Image"), drop,
+          element("p", { class: "quiet" }, "Examples"), element("div", { class: "examples" }, ...pictures)),
+        element("section", { class: "card" }, element("h2", {}, "Models"), ...boxes)),
+      element("div", { class: "stage" },
+        element("h1", {}, "Where does a pixel look?"), element("p", { class: "quiet explanation" }, EXPLANATION),
+        status, problem, place)),
   );
   if (!usable.length) {
     showError(problem, "None of the models shows its attention: name a SegFormer's folder or hub name.");

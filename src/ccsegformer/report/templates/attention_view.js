@@ -79,6 +79,7 @@ export async function mountAttention(place, source, state, changed = () => {}) {
       const section = models.children[index] ?? make("section", {}, make("h3"), make("div", { class: "panels-of-attention" }));
       section.querySelector("h3").textContent = model.name;
       const grid = section.querySelector("div");
+      grid.querySelector("p")?.remove();
       while (grid.children.length > model.panels.length) grid.lastChild.remove();
       while (grid.children.length < model.panels.length) grid.append(makePanel(index, grid.children.length));
       if (!model.panels.length) grid.replaceChildren(make("p", { class: "quiet" }, "No attention in this stage."));
