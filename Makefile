@@ -3,14 +3,21 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint check clean
+.PHONY: demo test lint check clean chromium
 .DELETE_ON_ERROR:
 
 demo: .venv/installed
 	$(BIN)/ccsegformer demo --output runs/demo --overwrite
 
-test: lint
+test: lint chromium
 	$(BIN)/python -m pytest
+
+# The tests of `ccsegformer app` need a browser.
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo --non-interactive)
+chromium:
+	@command -v chromium >/dev/null || { $(SUDO) apt-get update && $(SUDO) env DEBIAN_FRONTEND=noninteractive \
+	    apt-get install --yes --no-install-recommends chromium; } >/dev/null 2>&1 \
+	  || { echo "The tests need a browser: install Chromium, so that 'chromium' is on PATH"; exit 2; }
 
 lint: .venv/installed-test
 	$(BIN)/ruff check .

@@ -12,7 +12,8 @@ import ccsegformer
 PACKAGE = Path(ccsegformer.__file__).parent
 LAYERS = (
     *("errors", "files", "config", "ops", "models", "data", "raster", "sources", "labelling"),
-    *("evaluation", "training", "conversion", "report", "export", "archives", "lab", "app", "cli"),
+    *("evaluation", "publishing", "training", "conversion", "report", "export", "archives", "lab", "app"),
+    "cli",
 )
 
 

@@ -122,6 +122,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
         if path.is_file() and "__pycache__" not in path.parts
     }
     needed = ("py.typed", "cli/demo.yaml", "config/protocols/segformer.yaml", "report/templates/base.html.j2")
+    needed += ("app/static/index.html", "app/static/label.js")
     assert {f"ccsegformer/{name}" for name in needed} <= found
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
 
@@ -195,6 +196,7 @@ NEEDING: dict[str, list[list[object]]] = {
         ["evaluate", "model", "--data", "data", "--output", "scores"],
     ],
     "export": [["export", "model", "--format", "onnx", "--output", "model.onnx"]],
+    "app": [["app", "model"]],
     "geo": [["predict", "model", "scene.tif", "--output", "other.tif", "--polygons", "map.gpkg"]],
 }
 

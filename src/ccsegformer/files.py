@@ -1,5 +1,6 @@
 """Write files that appear whole or not at all."""
 
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -37,6 +38,16 @@ def check_writable(path: str | Path) -> None:
         raise OutputError(f"{path}: cannot be written: {folder} is not a folder")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise OutputError(f"{path}: cannot be written: no permission to write to {folder}")
+
+
+def digest_of(path: str | Path) -> str:
+    """Return the SHA-256 of a file's bytes, in hexadecimal digits.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def require_space(folder: Path, size: int) -> None:

@@ -13,20 +13,20 @@ little on any set; all four lose much only on the generated scenes, since the ph
 
 import argparse
 import json
-import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from PIL import Image
 
 from ccsegformer.conversion import convert
 from ccsegformer.data.procedural.scenes import ProceduralScenes
 from ccsegformer.report.machine import describe_machine
 from ccsegformer.training.recipe import load_recipe
-from ccsegformer.training.trainer import train
 from studies.runs import write_json
+from studies.sharing import share, train_once
 from studies.tables import spread
 
 LAYOUTS = {
@@ -43,11 +43,8 @@ STAGES = ("copied", "folded", "ridge", "layerwise", "distilled")
 def teacher(given: argparse.Namespace, seed: int) -> Path:
     """Return the folder of a seed's teacher; train or resume it unless it has finished."""
     folder: Path = given.output / f"teacher-{seed}"
-    if not (folder / "model.safetensors").is_file():  # written last
-        own = [f"training.seed={seed}", "model.attention=efficient"]
-        recipe = load_recipe(given.recipe, [*(given.set or []), *own])
-        resume = any(folder.glob("checkpoint-*/trainer_state.json"))
-        train(recipe, given.data, folder, resume=resume, overwrite=not resume, progress=sys.stderr.isatty())
+    own = [f"training.seed={seed}", "model.attention=efficient"]
+    train_once(load_recipe(given.recipe, [*(given.set or []), *own]), given.data, folder)
     return folder
 
 
@@ -87,17 +84,16 @@ def images(given: argparse.Namespace) -> Path:
 
 
 def run_seeds(given: argparse.Namespace) -> None:
-    """Run what is missing; leave seeds of other processes to them, and wait for those at the end."""
+    """Run what is missing, shared with other processes of the same command."""
     given.output.mkdir(parents=True, exist_ok=True)
     images(given)
-    for seconds in (0, -1):
-        for seed in given.seeds:
-            try:
-                with FileLock(given.output / f"seed-{seed}.lock", timeout=seconds):
-                    for name in LAYOUTS:
-                        converted(given, seed, name)
-            except Timeout:
-                print(f"seed {seed}: running in another process", flush=True)
+    share({given.output / f"seed-{seed}": partial(run_seed, given, seed) for seed in given.seeds})
+
+
+def run_seed(given: argparse.Namespace, seed: int) -> None:
+    """Convert the teacher of a seed to every layout, unless that is done."""
+    for name in LAYOUTS:
+        converted(given, seed, name)
 
 
 def table(records: dict[str, list[dict[str, Any]]]) -> str:

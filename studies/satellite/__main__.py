@@ -7,48 +7,29 @@ are made one at a time, after all trainings.
 """
 
 import json
-import sys
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from ccsegformer.errors import CCSegformerError
 from ccsegformer.report.machine import describe_machine
-from ccsegformer.training.trainer import train
 from studies.runs import write_json
 from studies.satellite.mapping import mapped
 from studies.satellite.options import Run, Study, parse_study
 from studies.satellite.summary import draw, markdown_page
+from studies.sharing import share, train_once
 
 
 def train_all(study: Study) -> None:
-    """Train what is missing; leave runs of other processes to them, and wait for those at the end."""
-    study.output.mkdir(parents=True, exist_ok=True)
-    for seconds in (0, -1):
-        for run in study.runs:
-            try:
-                with FileLock(study.output / f"{run}.lock", timeout=seconds):
-                    train_once(study, run)
-            except Timeout:
-                print(f"{run}: running in another process", flush=True)
+    """Train what is missing, shared with other processes of the same command."""
+    share({study.folder(run): partial(train_run, study, run) for run in study.runs})
 
 
-def train_once(study: Study, run: Run) -> None:
+def train_run(study: Study, run: Run) -> None:
     """Train or resume a run, unless it has finished."""
-    folder = study.folder(run)
-    if (folder / "model.safetensors").is_file():  # written last
-        return
-    resume = any(folder.glob("checkpoint-*/trainer_state.json"))
-    result = train(
-        study.recipe(run),
-        study.data,
-        folder,
-        resume=resume,
-        overwrite=not resume,
-        progress=sys.stderr.isatty(),
-    )
-    print(f"{run}: trained in {result.seconds / 60:.1f} minutes", flush=True)
+    train_once(study.recipe(run), study.data, study.folder(run))
 
 
 def map_all(study: Study) -> list[dict[str, Any]]:

@@ -89,7 +89,7 @@ def test_train_evaluate_predict(run: Run, folder: Path, recipe: Path, tmp_path: 
     metrics = json.loads((tmp_path / "scores" / "metrics.json").read_text())
     assert set(metrics) == {
         "mean_iou", "mean_accuracy", "pixel_accuracy", "devkit_mean_iou", "per_class", "images", "protocol",
-        "mean_image_iou", "image_iou", "ignored_pixels",
+        "mean_image_iou", "image_iou", "ignored_pixels", "mean_iou_interval", "scored",
     }  # fmt: skip
     assert metrics["images"] == 2
     assert f"mean IoU {metrics['mean_iou']:.3f} over 2 images" in scored.out
@@ -200,12 +200,11 @@ COMMANDS = {
         "attention",
         "map",
         "export",
+        "publish",
         "convert",
         "convert-checkpoint",
-        "compare",
-        "demo",
-        "app",
     ),
+    *("compare", "demo", "app"),
     *("data scene-parse-150", "data procedural", "benchmark model", "benchmark attention"),
 }
 

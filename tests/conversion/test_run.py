@@ -122,7 +122,27 @@ def test_both_models_are_scored_on_labels(checkpoint: Path, images: Path, tmp_pa
     scores = done.record["scores"]
     assert scores["images"] == 10 and scores["interval"][0] <= scores["difference"] <= scores["interval"][1]
     assert scores["difference"] == pytest.approx(scores["student"] - scores["teacher"])
-    assert done.record["stages"]["distilled"]["mean_iou"] == pytest.approx(scores["student"], abs=1e-6)
+    kept = done.record["stages"][done.record["kept"]]
+    assert kept["mean_iou"] == pytest.approx(scores["student"], abs=1e-6)
+
+
+def test_a_distillation_that_does_harm_is_undone(
+    checkpoint: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starts = []
+
+    def harm(teacher: nn.Module, student: nn.Module, *_: Any, **__: Any) -> list[tuple[int, float]]:
+        starts.append({name: weight.clone() for name, weight in student.state_dict().items()})
+        with torch.no_grad():
+            student.decode_head.classifier.weight.neg_()
+        return [(1, 0.0)]
+
+    monkeypatch.setattr(run, "distill", harm)
+    done = convert(checkpoint, images, tmp_path / "model", **OPTIONS)
+    assert done.record["kept"] == "layerwise"
+    assert done.agreement._asdict() == done.record["stages"]["layerwise"]["agreement"]
+    saved = load_model(tmp_path / "model")[0].state_dict()
+    assert all(torch.equal(saved[name], weight) for name, weight in starts[0].items())
 
 
 @pytest.mark.parametrize(

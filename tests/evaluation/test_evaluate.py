@@ -232,6 +232,7 @@ def test_metrics_json(tmp_path: Path) -> None:
     written: dict[str, Any] = json.loads((tmp_path / "scores" / "metrics.json").read_text())
     assert set(written) == {
         "mean_iou",
+        "mean_iou_interval",
         "mean_accuracy",
         "pixel_accuracy",
         "devkit_mean_iou",
@@ -244,6 +245,7 @@ def test_metrics_json(tmp_path: Path) -> None:
     }
     assert written["images"] == 2
     assert list(written["per_class"]) == list(CLASSES.names)
+    assert written["mean_iou_interval"] is None
     with pytest.raises(OutputError, match="metrics"):
         write_metrics(evaluate(Threshold(), Halves(1)), tmp_path / "scores" / "metrics.json" / "deeper")
 
@@ -283,7 +285,7 @@ def test_two_processes_share_the_images_and_agree(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     for kind, shape in (("images", (40, 36, 3)), ("annotations", (40, 36))):
         (tmp_path / kind / "training").mkdir(parents=True)
-        for name in "abc":
+        for name in "abcdefghij":
             pixels = generator.integers(0, 2 if kind == "annotations" else 256, shape, dtype=np.uint8)
             PillowImage.fromarray(pixels).save(tmp_path / kind / "training" / f"{name}.png")
     write_classes(Classes(("x", "y")), tmp_path / "classes.json")
@@ -298,12 +300,13 @@ def test_two_processes_share_the_images_and_agree(tmp_path: Path) -> None:
     ]
     outputs = [process.communicate(timeout=120)[0] for process in processes]
     (first, *together), (second, *other) = map(json.loads, outputs)
-    assert (first, second) == (["a", "c"], ["b"])
+    assert (first, second) == ([*"acegi"], [*"bdfhj"])
     scope: dict[str, Any] = {}
     exec(CHANNELS, scope)
     alone = evaluate(scope["Channels"](), ImageMaskFolder(tmp_path))
     assert together == other == [alone.to_dict(), alone.confusion]
-    assert list(together[0]["image_iou"]) == ["a", "b", "c"]
+    assert list(together[0]["image_iou"]) == [*"abcdefghij"]
+    assert together[0]["mean_iou_interval"]
 
 
 @pytest.mark.parametrize(
@@ -361,6 +364,19 @@ def test_other_class_names_of_the_same_number_are_said(
     evaluate(model, Halves(2))
     printed = capsys.readouterr().err
     assert re.search(f"^Halves object, 2 samples: {says}", printed) if says else printed == ""
+
+
+def test_the_interval_is_of_the_data_sets_mean_iou() -> None:
+    dataset = Halves(10)
+    seen: dict[str, torch.Tensor] = {}
+    evaluation = evaluate(Threshold(), dataset, on_image=seen.__setitem__)
+    matrices = torch.stack([seen[name] for name in dataset.names]).numpy()
+    drawn = np.random.default_rng(1).integers(0, 10, (1000, 10))  # other draws than the package's
+    scores = [compute_metrics(matrices[index].sum(axis=0), CLASSES.names).mean_iou for index in drawn]
+    assert evaluation.mean_iou_interval == pytest.approx(np.quantile(scores, [0.025, 0.975]), abs=0.02)
+    low, high = evaluation.mean_iou_interval or (1, 0)
+    assert low < evaluation.metrics.mean_iou < high
+    assert evaluate(Threshold(), Halves(9)).mean_iou_interval is None
 
 
 def masks_of(dataset: Halves) -> list[torch.Tensor]:

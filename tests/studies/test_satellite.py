@@ -128,11 +128,11 @@ def test_a_run_of_another_process_is_skipped_and_awaited(
     other = (shared.output / "efficient-32-seed-0.lock").open("w")
     fcntl.flock(other, fcntl.LOCK_EX)
 
-    def train_once(_study: Study, each: Run) -> None:
+    def train_run(_study: Study, each: Run) -> None:
         trained.append(each.attention)
         other.close()  # the other process ends
 
-    monkeypatch.setattr(program, "train_once", train_once)
+    monkeypatch.setattr(program, "train_run", train_run)
     program.train_all(shared)
     assert trained == ["criss_cross", "efficient", "criss_cross"]
     assert capsys.readouterr().out == "efficient-32-seed-0: running in another process\n"

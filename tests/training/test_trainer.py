@@ -73,7 +73,7 @@ def test_a_run_leaves_a_whole_model_folder(tmp_path: Path, data: Path, recipe: M
     assert result.seconds > 0
     names = {path.name for path in (tmp_path / "run").iterdir()}
     assert names == {
-        *("config.json", "model.safetensors", "preprocessor_config.json", "classes.json"),
+        *("config.json", "model.safetensors", "preprocessor_config.json", "classes.json", "origins.json"),
         "training_data.json",
         *("recipe.yaml", "training_log.json", "checkpoint-4", "checkpoint-6", "logs"),
     }
@@ -219,7 +219,14 @@ def test_a_full_disk_is_one_clear_line(
     with pytest.raises(OutputError, match=r": cannot be written: No space left on device$"):
         train(full, data, tmp_path / "run")
     names = {path.name for path in (tmp_path / "run").iterdir()}
-    assert names == {"recipe.yaml", "classes.json", "training_data.json", "checkpoint-2", "logs"}
+    assert names == {
+        "recipe.yaml",
+        "classes.json",
+        "origins.json",
+        "training_data.json",
+        "checkpoint-2",
+        "logs",
+    }
 
 
 @pytest.mark.parametrize("what", ["loss", "gradient's norm"])

@@ -4,6 +4,7 @@ A page elsewhere can send requests to 127.0.0.1, and with DNS rebinding even rea
 carry its own name in `Host` or `Origin`.
 """
 
+import ipaddress
 from urllib.parse import urlsplit
 
 from starlette.responses import PlainTextResponse
@@ -53,6 +54,14 @@ def guarded(inner: ASGIApp, hosts: tuple[str, ...]) -> ASGIApp:
     return application
 
 
+def _is_number(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
 def _missing(present: set[bytes]) -> list[tuple[bytes, bytes]]:
     locked = ((name.lower().encode(), value.encode()) for name, value in HEADERS.items())
     return [(name, value) for name, value in locked if name not in present]
@@ -65,7 +74,8 @@ def _problem(method: str, headers: dict[str, str], hosts: tuple[str, ...]) -> st
         name = urlsplit(f"//{host}").hostname or ""
     except ValueError:
         name = ""
-    if name not in hosts:
+    # A rebound name is never a number, so behind an address such as 0.0.0.0 all numbers are fine.
+    if name not in hosts and not (not set(hosts) <= set(LOOPBACK) and _is_number(name)):
         return f"This page answers to {', '.join(hosts)} only, not to {host!r}."
     if method in ("GET", "HEAD"):
         return ""

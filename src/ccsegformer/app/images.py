@@ -21,8 +21,8 @@ from ccsegformer.files import require_space
 from ccsegformer.raster.read import has_georeference, is_no_photograph, open_raster
 from ccsegformer.raster.source_files import files_of
 
-MAX_PHOTOGRAPH_BYTES = 64 * 2**20
-MAX_SCENE_BYTES = 2 * 2**30
+MAX_PHOTOGRAPH_BYTES = 64_000_000
+MAX_SCENE_BYTES = 2_000_000_000
 MAX_PHOTOGRAPH_PIXELS = 64_000_000
 MAX_SCENE_PIXELS = 1_000_000_000
 """Of uploads; a scene below the given folder may have any size."""
@@ -117,8 +117,8 @@ class Images:
         try:
             with READING:  # one at a time, so that memory is bounded
                 if owned:
-                    path = _with_suffix(path)
-                image = _checked(path, name, path.stem if owned else str(next(self._numbers)), owned)
+                    path = _with_suffix(path, name)
+                image = _opened(path, name, path.stem if owned else str(next(self._numbers)), owned)
         except BaseException:
             if owned:
                 _delete(path)
@@ -181,11 +181,12 @@ class Images:
         return self.add(path, path.name, owned=False)
 
     def listing(self, given: str) -> dict[str, Any]:
-        """List the folders and images of a folder below the given one, without hidden ones."""
+        """List the folders and images of a folder below the given one, without hidden ones and links out."""
         folder = self.below_root(given)
         if not folder.is_dir() or self.root is None:
             raise DataError(f"{given}: not a folder")
-        inside = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+        shown = (path for path in folder.iterdir() if not path.name.startswith("."))
+        inside = sorted(path for path in shown if path.resolve().is_relative_to(self.root))
         known = (*SCENE_SUFFIXES, *PHOTOGRAPH_SUFFIXES)
         return {
             "folder": folder.relative_to(self.root).as_posix(),
@@ -194,12 +195,13 @@ class Images:
         }
 
 
-async def receive_file(chunks: AsyncIterator[bytes], path: Path, announced: int | None) -> None:
+async def receive_file(chunks: AsyncIterator[bytes], path: Path, name: str, announced: int | None) -> None:
     """Write an upload to `path`, and end it as soon as it is too large or plainly no image.
 
     Args:
         chunks: content.
         path: new file; removed if the upload is refused or ends early.
+        name: what messages call it.
         announced: number of bytes that the browser announces; None if it does not.
 
     Raises:
@@ -207,7 +209,7 @@ async def receive_file(chunks: AsyncIterator[bytes], path: Path, announced: int 
         OutputError: the disk is too full.
     """
     if announced is not None:
-        _check_bytes(announced, MAX_SCENE_BYTES)
+        _check_bytes(announced, MAX_SCENE_BYTES, name)
         require_space(path.parent, announced)
     size, start, largest = 0, b"", MAX_SCENE_BYTES
     try:
@@ -216,10 +218,10 @@ async def receive_file(chunks: AsyncIterator[bytes], path: Path, announced: int 
                 if len(start) < 12:
                     start += chunk[:12]
                     if len(start) >= 12:
-                        is_tiff = _format_of(start) == "TIFF"
+                        is_tiff = _format_of(start, name) == "TIFF"
                         largest = MAX_SCENE_BYTES if is_tiff else MAX_PHOTOGRAPH_BYTES
                 size += len(chunk)
-                _check_bytes(size, largest)
+                _check_bytes(size, largest, name)
                 file.write(chunk)
     except BaseException:
         path.unlink(missing_ok=True)
@@ -239,38 +241,38 @@ def as_png(picture: Any) -> bytes:
     return buffer.getvalue()
 
 
-def _with_suffix(path: Path) -> Path:
+def _with_suffix(path: Path, name: str) -> Path:
     """Give a TIFF the suffix by which scenes are known."""
     with path.open("rb") as file:
-        if _format_of(file.read(12)) != "TIFF":
+        if _format_of(file.read(12), name) != "TIFF":
             return path
     return path.rename(path.with_suffix(".tif"))
 
 
-def _check_bytes(size: int, largest: int) -> None:
+def _check_bytes(size: int, largest: int, name: str) -> None:
     if size > largest:
-        kind = "GeoTIFF" if largest == MAX_SCENE_BYTES else "photograph"
-        raise DataError(f"too large: a {kind} may have {largest // 2**20} MiB")
+        kind = "TIFF" if largest == MAX_SCENE_BYTES else "photograph"
+        raise DataError(f"{name}: too large: a {kind} may have {largest // 10**6:,} MB")
 
 
-def _format_of(start: bytes) -> str:
+def _format_of(start: bytes, name: str) -> str:
     for magic, format in FORMATS.items():
         if start.startswith(magic) and (format != "WEBP" or start[8:12] == b"WEBP"):
             return format
-    raise DataError("not an image: drop a PNG, JPEG, WebP, GIF, BMP or TIFF file")
+    raise DataError(f"{name}: not an image; choose a PNG, JPEG, WebP, GIF, BMP or TIFF file")
 
 
-def _checked(path: Path, name: str, key: str, owned: bool) -> OpenedImage:
+def _opened(path: Path, name: str, key: str, owned: bool) -> OpenedImage:
     """Check a file's format, bytes and pixels by its header, then decode it."""
     size = path.stat().st_size
     with path.open("rb") as file:
-        format = _format_of(file.read(12))
+        format = _format_of(file.read(12), name)
     try:
         if format == "TIFF" and (has_georeference(path) or is_no_photograph(path) or _is_huge_tiff(path)):
             if owned:
-                _check_bytes(size, MAX_SCENE_BYTES)
+                _check_bytes(size, MAX_SCENE_BYTES, name)
             return _checked_scene(path, name, key, owned)
-        _check_bytes(size, MAX_PHOTOGRAPH_BYTES)
+        _check_bytes(size, MAX_PHOTOGRAPH_BYTES, name)
         return _checked_photograph(path, name, key, format, owned)
     except CCSegformerError as error:
         raise type(error)(str(error).replace(str(path), name)) from error

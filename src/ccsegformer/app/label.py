@@ -23,7 +23,7 @@ from ccsegformer.app.photographs import write_labelled_photograph
 from ccsegformer.app.scenes import growing_tile, map_files, map_scene, polygon_tile
 from ccsegformer.app.tiles import Color4, TileGrid, map_value, scene_tile
 from ccsegformer.app.workspace import OpenedModel, Workspace
-from ccsegformer.errors import DataError
+from ccsegformer.errors import CCSegformerError, DataError
 
 LONGEST_NAME = 200
 DOWNLOADS = {
@@ -75,10 +75,10 @@ def label_routes(workspace: Workspace) -> APIRouter:
     @routes.post("/images", status_code=201)
     async def upload(request: Request, name: str = "") -> dict[str, Any]:
         """Take the body of the request as a file; its name is only shown."""
-        path = images.new_path()
+        path, shown = images.new_path(), _shown_name(name)
         length = request.headers.get("content-length", "")
-        await receive_file(request.stream(), path, int(length) if length.isdecimal() else None)
-        return (await run_in_threadpool(images.add, path, _shown_name(name))).as_json()
+        await receive_file(request.stream(), path, shown, int(length) if length.isdecimal() else None)
+        return (await run_in_threadpool(images.add, path, shown)).as_json()
 
     @routes.delete("/images/{key}", status_code=204)
     def forget(key: str) -> None:
@@ -91,7 +91,7 @@ def label_routes(workspace: Workspace) -> APIRouter:
     @routes.get("/images/{key}/{z}/{x}/{y}.png")
     def image_tile(key: str, z: int, x: int, y: int) -> Response:
         image = images[key]
-        return _png(scene_tile(image.path, _grid_of(image), list(image.bands), z, x, y))
+        return _png_response(scene_tile(image.path, _grid_of(image), list(image.bands), z, x, y))
 
     @routes.post("/examples/{number}", status_code=201)
     def example(number: int) -> dict[str, Any]:
@@ -116,7 +116,9 @@ def label_routes(workspace: Workspace) -> APIRouter:
     def start(wanted: LabelRequest) -> dict[str, Any]:
         image = images[wanted.image]
         models = [workspace.model(key) for key in dict.fromkeys(wanted.models)]
-        job = workspace.queue.submit(f"Label {image.name}", lambda job: _label(job, image, models))
+        job = workspace.queue.submit(
+            f"Label {image.name}", lambda job: _label(job, image, models, workspace.peaks)
+        )
         begun[job.key] = _Labelling(job, image, models)
         for key in begun.keys() - workspace.queue.jobs.keys():
             del begun[key]
@@ -142,7 +144,7 @@ def label_routes(workspace: Workspace) -> APIRouter:
         if layer not in ("map", "polygons"):
             raise DataError(f"{layer}: there is no such layer")
         draw = growing_tile if layer == "map" else polygon_tile
-        return _png(draw(map_files(folder), _grid_of(labelling.image), model.classes, z, x, y))
+        return _png_response(draw(map_files(folder), _grid_of(labelling.image), model.classes, z, x, y))
 
     @routes.get("/jobs/{key}/{number}/value")
     def value(key: str, number: int, x: float, y: float) -> dict[str, Any] | None:
@@ -155,21 +157,32 @@ def label_routes(workspace: Workspace) -> APIRouter:
     return routes
 
 
-def _label(job: Job, image: OpenedImage, models: list[OpenedModel]) -> dict[str, Any]:
-    """Label an image with each model in turn."""
+def _label(
+    job: Job, image: OpenedImage, models: list[OpenedModel], peaks: dict[tuple[Any, ...], int]
+) -> dict[str, Any]:
+    """Label an image with each model in turn; messages call it by its name."""
+    try:
+        return _label_in_turn(job, image, models, peaks)
+    except CCSegformerError as error:
+        raise type(error)(str(error).replace(str(image.path), image.name)) from error
+
+
+def _label_in_turn(
+    job: Job, image: OpenedImage, models: list[OpenedModel], peaks: dict[tuple[Any, ...], int]
+) -> dict[str, Any]:
     results: list[dict[str, Any]] = []
     labels = []
     for number, model in enumerate(models):
         folder, turn = job.folder / str(number), (number, len(models))
         job.report(number / len(models), model.name, results=[*results])
         if image.grid is not None:
-            results.append(map_scene(image, model, folder, job, turn))
+            results.append(map_scene(image, model, folder, job, turn, peaks))
             continue
 
         def progress(share: float, model: OpenedModel = model, number: int = number) -> None:
             job.report((number + share) / len(models), model.name)
 
-        about, found = write_labelled_photograph(image.path, image.name, model, folder, progress)
+        about, found = write_labelled_photograph(image.path, image.name, model, folder, progress, peaks)
         results.append(about)
         labels.append(found)
     result: dict[str, Any] = {"results": results}
@@ -190,7 +203,7 @@ def _shown_name(name: str) -> str:
     return "".join(letter for letter in last if letter.isprintable())[:LONGEST_NAME].strip() or "image"
 
 
-def _png(picture: Color4) -> Response:
+def _png_response(picture: Color4) -> Response:
     return Response(as_png(picture), media_type="image/png")
 
 

@@ -79,7 +79,12 @@ def label_photograph(
 
 
 def write_labelled_photograph(
-    path: Path, name: str, model: OpenedModel, folder: Path, progress: Callable[[float], object]
+    path: Path,
+    name: str,
+    model: OpenedModel,
+    folder: Path,
+    progress: Callable[[float], object],
+    peaks: dict[tuple[Any, ...], int],
 ) -> tuple[dict[str, Any], NDArray[np.integer]]:
     """Label the photograph at `path`, write its pictures to a folder; return what the page says, and labels.
 
@@ -87,17 +92,26 @@ def write_labelled_photograph(
     size that the page shows; at full size, `labels.png` has class ids and `overlay.png` the colours over the
     image.
 
+    Compiling, which happens once for each size, counts in the memory, see `Workspace.peaks`, not in the time.
+
     Raises:
         DataError, EngineError: as `label_photograph`.
     """
-    image = read_image(path, None)
+    image = read_image(path)
     engine, classes = model.engine, model.classes
+    size = (model.key, *image.shape[1:])
     found: list[LabelledPhotograph] = []
-    begun = time.perf_counter()
-    memory = peak_memory(
-        lambda: found.append(label_photograph(engine, image, name, progress)), engine.device.type
-    )
-    seconds = time.perf_counter() - begun
+    seconds = 0.0
+
+    def run() -> None:
+        nonlocal seconds
+        if size not in peaks and image[0].numel() <= ONE_PIECE_PIXELS:
+            label_photograph(engine, image, name, progress)  # prepares the network for this size
+        begun = time.perf_counter()
+        found.append(label_photograph(engine, image, name, progress))
+        seconds = time.perf_counter() - begun
+
+    memory = largest_peak(peaks, size, peak_memory(run, engine.device.type))
     labels, probability, window = found[0]
     values = np.stack([labels & 255, labels >> 8, probability], axis=-1).astype(np.uint8)
     folder.mkdir(parents=True)
@@ -108,6 +122,12 @@ def write_labelled_photograph(
     counts = np.bincount(labels.ravel(), minlength=len(classes))
     about = described(model, counts, seconds, memory)
     return {**about, "window": window}, labels
+
+
+def largest_peak(peaks: dict[tuple[Any, ...], int], size: tuple[Any, ...], memory: int) -> int:
+    """Keep the largest measurement of a model and size, and return it."""
+    peaks[size] = max(memory, peaks.get(size, 0))
+    return peaks[size]
 
 
 def described(model: OpenedModel, counts: NDArray[np.integer], seconds: float, memory: int) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from rasterio.windows import Window
 
 from ccsegformer.app.images import OpenedImage
 from ccsegformer.app.jobs import Job
-from ccsegformer.app.photographs import colored_png, described
-from ccsegformer.app.tiles import READING, TILE, Color4, TileGrid, map_tile, tile_outline
+from ccsegformer.app.photographs import colored_png, described, largest_peak
+from ccsegformer.app.tiles import READING, TILE_SIDE, Color4, TileGrid, map_tile, tile_outline
 from ccsegformer.app.workspace import OpenedModel
 from ccsegformer.data.labels import Classes
 from ccsegformer.errors import DataError
@@ -26,9 +26,11 @@ from ccsegformer.raster.read import open_raster
 
 PNG_SIDE = 4096
 """Longest side of a map's picture; the map itself has every pixel."""
-ROWS = 1024
+COUNTED_ROWS = 1024
 """Rows of a map that are counted at a time."""
 SUFFIX_POLYGONS = ".gpkg"
+LEAST_KNOTS = 8
+"""Points of a tile that must be on the map's projection for outlines to be drawn in it."""
 
 
 class MapFiles(NamedTuple):
@@ -50,7 +52,12 @@ def map_files(folder: Path) -> MapFiles:
 
 
 def map_scene(
-    image: OpenedImage, model: OpenedModel, folder: Path, job: Job, turn: tuple[int, int]
+    image: OpenedImage,
+    model: OpenedModel,
+    folder: Path,
+    job: Job,
+    turn: tuple[int, int],
+    peaks: dict[tuple[Any, ...], int],
 ) -> dict[str, Any]:
     """Map a scene, with polygons and confidence, and return what the page says of it.
 
@@ -60,6 +67,7 @@ def map_scene(
         folder: new folder for the files.
         job: is told of each window, and may be cancelled there.
         turn: number of this model among the job's, from 0, and how many there are.
+        peaks: see `Workspace`.
 
     Raises:
         DataError, EngineError, OutputError: as `predict_scene`.
@@ -87,8 +95,9 @@ def map_scene(
         )
 
     begun = time.perf_counter()
-    memory = peak_memory(run, model.engine.device.type)
+    measured = peak_memory(run, model.engine.device.type)
     seconds = time.perf_counter() - begun
+    memory = largest_peak(peaks, (model.key, "window", done[0].window), measured)
     counts = count_classes(written, model.classes, job)
     notes = [note.replace(str(image.path), image.name) for note in done[0].notes]
     return {**described(model, counts, seconds, memory), "window": done[0].window, "notes": notes}
@@ -98,9 +107,9 @@ def count_classes(written: MapFiles, classes: Classes, job: Job) -> NDArray[np.i
     """Count the pixels (K,) of each class in a map, and write its picture."""
     counts = np.zeros(len(classes), np.int64)
     with open_raster(written.map) as source:
-        for top in range(0, source.height, ROWS):
+        for top in range(0, source.height, COUNTED_ROWS):
             job.check()
-            rows = min(ROWS, source.height - top)
+            rows = min(COUNTED_ROWS, source.height - top)
             values = source.read(1, window=Window(0, top, source.width, rows))
             known = values[values < len(classes)]
             counts += np.bincount(known, minlength=len(classes))
@@ -121,7 +130,7 @@ def growing_tile(written: MapFiles, grid: TileGrid, classes: Classes, z: int, x:
         except DataError:  # the growing map became the whole one meanwhile
             if path == written.map:
                 raise
-    return np.zeros((TILE, TILE, 4), np.uint8)
+    return np.zeros((TILE_SIDE, TILE_SIDE, 4), np.uint8)
 
 
 def polygon_tile(written: MapFiles, grid: TileGrid, classes: Classes, z: int, x: int, y: int) -> Color4:
@@ -130,12 +139,14 @@ def polygon_tile(written: MapFiles, grid: TileGrid, classes: Classes, z: int, x:
     Raises:
         DataError: the map is placed by control points, which the page does not follow.
     """
-    picture = Image.new("RGBA", (TILE, TILE))
+    picture = Image.new("RGBA", (TILE_SIDE, TILE_SIDE))
     if not written.polygons.is_file():
         return np.asarray(picture)
     with READING, open_raster(written.map) as source:
         columns, rows = tile_outline(source, grid, z, x, y)
         finite = np.isfinite(columns) & np.isfinite(rows)
+        if finite.sum() < LEAST_KNOTS:
+            return np.asarray(picture)
         placed = is_georeferenced(source)
         if not placed and source.gcps[0]:
             raise DataError("the map has control points: open its polygons in a GIS")
@@ -145,7 +156,7 @@ def polygon_tile(written: MapFiles, grid: TileGrid, classes: Classes, z: int, x:
         _, _, geometries, (labels,) = pyogrio.raw.read(written.polygons, bbox=box, columns=["class_id"])
     draw = ImageDraw.Draw(picture)
     # A tile is small on the map: within it, positions are linear to a fraction of a pixel.
-    to_tile = _affine(east, north, TILE)
+    to_tile = _tile_positions(east, north, finite, TILE_SIDE)
     for shape, label in zip(shapely.from_wkb(geometries), labels.tolist(), strict=True):
         for polygon in getattr(shape, "geoms", [shape]):
             rings = [
@@ -154,19 +165,22 @@ def polygon_tile(written: MapFiles, grid: TileGrid, classes: Classes, z: int, x:
             if np.ptp(rings[0], axis=0).max() < 1:
                 continue
             for ring in rings:
-                points = [tuple(point) for point in ring.clip(-4 * TILE, 5 * TILE).tolist()]
+                points = [tuple(point) for point in ring.clip(-4 * TILE_SIDE, 5 * TILE_SIDE).tolist()]
                 draw.line(points, fill=(0, 0, 0, 150), width=3)
                 draw.line(points, fill=(*classes.palette[label], 255), width=1)
     return np.asarray(picture)
 
 
-def _affine(east: NDArray[np.floating], north: NDArray[np.floating], side: int) -> Any:
+def _tile_positions(
+    east: NDArray[np.floating], north: NDArray[np.floating], finite: NDArray[np.bool_], side: int
+) -> Any:
     """Fit, by least squares, a function from map coordinates (N, 2) to pixels of the tile of these knots."""
     steps = np.linspace(0, side, len(east))
     across, down = np.meshgrid(steps, steps)
-    centre = np.array([east.mean(), north.mean()])
-    known = np.stack([east.ravel() - centre[0], north.ravel() - centre[1], np.ones(east.size)], axis=1)
-    fit, *_ = np.linalg.lstsq(known, np.stack([across.ravel(), down.ravel()], axis=1), rcond=None)
+    places, pixels_there = np.stack([east, north], axis=-1)[finite], np.stack([across, down], axis=-1)[finite]
+    centre = places.mean(axis=0)
+    known = np.column_stack([places - centre, np.ones(len(places))])
+    fit, *_ = np.linalg.lstsq(known, pixels_there, rcond=None)
 
     def to_tile(points: NDArray[np.floating]) -> NDArray[np.floating]:
         pixels: NDArray[np.floating] = np.column_stack([points - centre, np.ones(len(points))]) @ fit

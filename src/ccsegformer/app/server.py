@@ -1,9 +1,14 @@
 """The application: the page, the routes of its tabs, and the server on this machine."""
 
+import signal
+import socket
+from collections.abc import Callable
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import uvicorn
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import FileResponse, JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
@@ -17,11 +22,14 @@ from ccsegformer.app.jobs import Job, QueueFullError
 from ccsegformer.app.label import label_routes
 from ccsegformer.app.runs import runs_routes
 from ccsegformer.app.workspace import Workspace
-from ccsegformer.errors import CCSegformerError
+from ccsegformer.errors import CCSegformerError, OutputError
+from ccsegformer.lab.memory import free_at_once
 
 STATIC = Path(str(files("ccsegformer.app") / "static"))
-PATIENCE = 10.0
+PATIENCE = 5.0
 """Seconds for which a request for a job's news waits for some."""
+SHUTDOWN_SECONDS = 2
+"""Time that open requests get at the end."""
 
 
 def create_app(workspace: Workspace, hosts: tuple[str, ...] = LOOPBACK) -> ASGIApp:
@@ -52,20 +60,39 @@ def create_app(workspace: Workspace, hosts: tuple[str, ...] = LOOPBACK) -> ASGIA
     return guarded(app, hosts)
 
 
-def serve_app(workspace: Workspace, host: str, port: int) -> None:
-    """Serve the page until the person stops it."""
-    import uvicorn
+def serve_app(workspace: Workspace, host: str, port: int, ready: Callable[[str], object]) -> None:
+    """Serve the page until the person, or SIGTERM, ends the process.
 
-    hosts = tuple(dict.fromkeys((*LOOPBACK, host)))
-    uvicorn.run(
-        create_app(workspace, hosts),
-        host=host,
-        port=port,
-        log_level="warning",
-        lifespan="off",
-        ws="none",
-        timeout_graceful_shutdown=2,
+    Args:
+        workspace: what the page shows.
+        host: address to serve on.
+        port: 0 takes a free one.
+        ready: called with the page's address once it can be opened.
+
+    Raises:
+        OutputError: the address cannot be served on, for instance because another process does.
+    """
+    free_at_once()  # else memory that one model leaves hides what the next needs
+    try:
+        listener = socket.create_server((host, port), family=_family(host))
+    except OSError as error:
+        raise OutputError(
+            f"{host}:{port}: cannot serve there: {error.strerror or error}; choose another --port"
+        ) from error
+    app = create_app(workspace, tuple(dict.fromkeys((*LOOPBACK, host))))
+    config = uvicorn.Config(
+        app, log_level="warning", lifespan="off", ws="none", timeout_graceful_shutdown=SHUTDOWN_SECONDS
     )
+    # uvicorn ends by raising the signal again: as an exception, so that temporary files are removed.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    shown = f"[{host}]" if ":" in host else host
+    with listener, suppress(KeyboardInterrupt):
+        ready(f"http://{shown}:{listener.getsockname()[1]}")
+        uvicorn.Server(config).run([listener])
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
 def _job_routes(workspace: Workspace) -> APIRouter:

@@ -2,15 +2,18 @@
 
 import math
 import threading
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
+from pyproj import Transformer
+from pyproj.exceptions import ProjError
+from rasterio._err import CPLE_BaseError
 from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
-from rasterio.warp import transform as transform_points
 from rasterio.warp import transform_bounds
 
 from ccsegformer.errors import DataError
@@ -18,7 +21,7 @@ from ccsegformer.raster.georeference import is_georeferenced
 from ccsegformer.raster.read import image_bands, open_raster
 from ccsegformer.raster.source_files import gdal_options
 
-TILE = 256
+TILE_SIDE = 256
 EARTH = 2 * math.pi * 6378137.0
 """Width of the Web Mercator map in metres (EPSG:3857)."""
 MERCATOR = "EPSG:3857"
@@ -28,6 +31,8 @@ KNOTS = 17
 """Points a side at which a tile is projected; between them positions are interpolated."""
 SAMPLE_SIDE = 1024
 """Side of the reduced image from which the contrast of a scene is taken."""
+LARGE_PIXELS = 64_000_000
+"""Above, and without overviews, the contrast is that of the middle of the scene."""
 READING = threading.Lock()
 """One reader at a time: GDAL's and Python's warning filters are shared by all threads."""
 
@@ -60,12 +65,17 @@ class TileGrid(NamedTuple):
         if self.kind == "pixels":
             scale = 2.0 ** (self.zoom - zoom)
             return np.asarray(x) * scale, np.asarray(y) * scale
-        world = TILE * 2.0**zoom
+        world = TILE_SIDE * 2.0**zoom
         east, north = (np.asarray(x) / world - 0.5) * EARTH, (0.5 - np.asarray(y) / world) * EARTH
-        there = transform_points(MERCATOR, source.crs, east.tolist(), north.tolist())
+        across, along = _from_mercator(source.crs.to_wkt()).transform(east, north)
         a, b, c, d, e, f = (~source.transform)[:6]
-        across, along = np.array(there[0]), np.array(there[1])
-        return a * across + b * along + c, d * across + e * along + f
+        with np.errstate(invalid="ignore", over="ignore"):  # infinite where the CRS does not reach
+            return a * across + b * along + c, d * across + e * along + f
+
+
+@lru_cache(maxsize=16)
+def _from_mercator(crs: str) -> Transformer:
+    return Transformer.from_crs(MERCATOR, crs, always_xy=True)
 
 
 def tile_grid(source: DatasetReader) -> TileGrid:
@@ -75,17 +85,18 @@ def tile_grid(source: DatasetReader) -> TileGrid:
         try:
             west, south, east, north = transform_bounds(source.crs, "EPSG:4326", *source.bounds)
             bounds = transform_bounds(source.crs, MERCATOR, *source.bounds)
-        except (RasterioError, ValueError):
+            _from_mercator(source.crs.to_wkt())
+        except (RasterioError, CPLE_BaseError, ProjError, ValueError):
             bounds = (math.inf,) * 4
         on_map = np.isfinite(bounds).all() and west < east and LATITUDES[0] < south < north < LATITUDES[1]
         if on_map:
             metres = max((bounds[2] - bounds[0]) / width, (bounds[3] - bounds[1]) / height)
-            zoom = min(LARGEST_ZOOM, max(0, math.ceil(math.log2(EARTH / TILE / metres))))
-            world = TILE * 2**zoom
+            zoom = min(LARGEST_ZOOM, max(0, math.ceil(math.log2(EARTH / TILE_SIDE / metres))))
+            world = TILE_SIDE * 2**zoom
             left, right = ((side / EARTH + 0.5) * world for side in (bounds[0], bounds[2]))
             bottom, top = ((0.5 - side / EARTH) * world for side in (bounds[1], bounds[3]))
             return TileGrid("mercator", zoom, (left, top, right, bottom))
-    zoom = max(0, math.ceil(math.log2(max(height, width) / TILE)))
+    zoom = max(0, math.ceil(math.log2(max(height, width) / TILE_SIDE)))
     return TileGrid("pixels", zoom, (0.0, 0.0, float(width), float(height)))
 
 
@@ -98,12 +109,17 @@ def contrast(source: DatasetReader) -> list[tuple[int, float, float]]:
     shown = bands[:3] if len(bands) >= 3 else [bands[0]] * 3
     if source.dtypes[0] == "uint8":
         return [(band, 0.0, 255.0) for band in shown]
-    size = tuple(min(side, SAMPLE_SIDE) for side in source.shape)
+    height, width = source.shape
+    size = (min(height, SAMPLE_SIDE), min(width, SAMPLE_SIDE))
+    whole = rasterio.windows.Window(0, 0, width, height)
+    middle = rasterio.windows.Window((width - size[1]) // 2, (height - size[0]) // 2, *size[::-1])
+    is_slow = height * width > LARGE_PIXELS and not source.overviews(shown[0])
+    window = middle if is_slow else whole
     found = []
     with gdal_options(source.name):
-        inside = source.dataset_mask(out_shape=size) > 0
+        inside = source.dataset_mask(window=window, out_shape=size) > 0
         for band in shown:
-            values = source.read(band, out_shape=size)[inside]
+            values = source.read(band, window=window, out_shape=size)[inside]
             values = values[np.isfinite(values)]
             low, high = np.percentile(values, (2, 98)).tolist() if values.size else (0.0, 1.0)
             found.append((band, low, max(high, low + 1e-9)))
@@ -117,7 +133,7 @@ def scene_tile(
     with READING, open_raster(path) as source:
         numbers = [band for band, _, _ in bands]
         values, inside = _sample(source, grid, numbers, z, x, y)
-    picture = np.zeros((TILE, TILE, 4), np.uint8)
+    picture = np.zeros((TILE_SIDE, TILE_SIDE, 4), np.uint8)
     for channel, (_, low, high) in enumerate(bands):
         with np.errstate(invalid="ignore"):
             level = (values[channel].astype(np.float32) - low) * (255 / (high - low))
@@ -150,8 +166,8 @@ def tile_outline(source: DatasetReader, grid: TileGrid, z: int, x: int, y: int) 
     """Return columns and rows (17, 17) of the raster at points of a tile."""
     if not (0 <= z <= LARGEST_ZOOM and 0 <= x < 2**LARGEST_ZOOM and 0 <= y < 2**LARGEST_ZOOM):
         raise DataError(f"tile {z}/{x}/{y}: there is none")
-    steps = np.linspace(0, TILE, KNOTS)
-    across, down = np.meshgrid(x * TILE + steps, y * TILE + steps)
+    steps = np.linspace(0, TILE_SIDE, KNOTS)
+    across, down = np.meshgrid(x * TILE_SIDE + steps, y * TILE_SIDE + steps)
     columns, rows = grid.positions(source, across.ravel(), down.ravel(), z)
     return columns.reshape(KNOTS, KNOTS), rows.reshape(KNOTS, KNOTS)
 
@@ -163,8 +179,8 @@ def _sample(
 
     GDAL reads no more pixels than about one for each of the tile's, from overviews if there are some.
     """
-    values = np.zeros((len(bands), TILE, TILE), source.dtypes[0])
-    inside = np.zeros((TILE, TILE), bool)
+    values = np.zeros((len(bands), TILE_SIDE, TILE_SIDE), source.dtypes[0])
+    inside = np.zeros((TILE_SIDE, TILE_SIDE), bool)
     columns, rows = (_between(knots) for knots in tile_outline(source, grid, z, x, y))
     with np.errstate(invalid="ignore"):
         there = (columns >= 0) & (columns < source.width) & (rows >= 0) & (rows < source.height)
@@ -173,7 +189,7 @@ def _sample(
     left, right = int(columns[there].min()), int(columns[there].max()) + 1
     top, bottom = int(rows[there].min()), int(rows[there].max()) + 1
     window = rasterio.windows.Window(left, top, right - left, bottom - top)
-    step = max(1.0, max(right - left, bottom - top) / (2 * TILE))
+    step = max(1.0, max(right - left, bottom - top) / (2 * TILE_SIDE))
     shape = math.ceil((bottom - top) / step), math.ceil((right - left) / step)
     try:
         with gdal_options(source.name):
@@ -191,7 +207,7 @@ def _sample(
 
 def _between(knots: NDArray[np.floating]) -> NDArray[np.floating]:
     """Interpolate (17, 17) linearly to the centres of a tile's pixels, (256, 256)."""
-    centres = (np.arange(TILE) + 0.5) / TILE * (KNOTS - 1)
+    centres = (np.arange(TILE_SIDE) + 0.5) / TILE_SIDE * (KNOTS - 1)
     first = centres.astype(int).clip(max=KNOTS - 2)
     part = centres - first
     with np.errstate(invalid="ignore"):

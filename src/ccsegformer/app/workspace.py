@@ -22,19 +22,16 @@ class OpenedModel:
 
     Attributes:
         key: number, in addresses.
+        name: last part of the source, or all of it where two models would have the same name.
         source: name or path, as given; `load_model(source)` loads the module itself.
         engine, classes: as `load_engine` returns them.
     """
 
     key: int
+    name: str
     source: str
     engine: Engine
     classes: Classes
-
-    @property
-    def name(self) -> str:
-        """Last part of the source."""
-        return Path(self.source).name or self.source
 
     def as_json(self) -> dict[str, Any]:
         """Return what the page shows of the model."""
@@ -63,11 +60,14 @@ class Workspace:
         folder: temporary folder, removed at the end.
         images: the last few that the person chose.
         queue: runs whatever uses a model.
+        peaks: largest peak of memory measured so far, by model and size of its input. An engine keeps memory
+            for a size that it knows, so that later measurements miss some.
     """
 
     def __init__(self, models: Sequence[OpenedModel], folder: Path, root: Path | None = None) -> None:
         self.models, self.folder, self.root = tuple(models), folder, root
         self.images = Images(folder / "images", root)
+        self.peaks: dict[tuple[Any, ...], int] = {}
         self.queue = JobQueue(folder / "jobs", lambda path: shutil.rmtree(path, ignore_errors=True))
 
     def model(self, key: int) -> OpenedModel:
@@ -90,8 +90,11 @@ def opened_workspace(models: Sequence[str | Path], root: Path | None = None) -> 
     """
     if root is not None and not root.is_dir():
         raise DataError(f"{root}: no such folder")
+    sources = list(dict.fromkeys(map(str, models)))
+    short = [Path(source).name for source in sources]
     opened = [
-        OpenedModel(key, str(model), *load_engine(model)) for key, model in enumerate(dict.fromkeys(models))
+        OpenedModel(key, name if name and short.count(name) == 1 else source, source, *load_engine(source))
+        for key, (name, source) in enumerate(zip(short, sources, strict=True))
     ]
     with tempfile.TemporaryDirectory(prefix="ccsegformer-", ignore_cleanup_errors=True) as folder:
         workspace = Workspace(opened, Path(folder), root.resolve() if root else None)

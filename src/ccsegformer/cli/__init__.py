@@ -19,6 +19,7 @@ from ccsegformer.cli import (
     export,
     map,
     predict,
+    publish,
     train,
 )
 from ccsegformer.errors import CCSegformerError, optional_imports
@@ -39,6 +40,7 @@ for command in (
     attention.attention,
     map.map,
     export.export,
+    publish.publish,
     compare.compare,
     convert.convert,
     convert_checkpoint.convert_checkpoint,

@@ -39,4 +39,4 @@ def app(
     from ccsegformer.app.workspace import opened_workspace
 
     with opened_workspace(models, root) as workspace:
-        serve_app(workspace, host, port)
+        serve_app(workspace, host, port, lambda address: typer.echo(f"{address}  (Ctrl+C ends)"))

@@ -46,6 +46,7 @@ def convert_checkpoint(
     from ccsegformer.errors import OutputError
     from ccsegformer.files import folder_written_aside
     from ccsegformer.models.original_checkpoints import convert_original
+    from ccsegformer.models.origins import write_origins
     from ccsegformer.training._output import image_processor
 
     disable_progress_bar()
@@ -60,6 +61,7 @@ def convert_checkpoint(
             raise OutputError(f"{output}: cannot be written: {error}") from error
         if converted.model.config.num_channels == 3:
             image_processor(converted.model.config).save_pretrained(folder)
+        write_origins(folder, (f"SegFormer checkpoint {checkpoint.name}",))
         if named is not None and converted.has_head:
             write_classes(named, folder / "classes.json")
     for line in converted.describe():

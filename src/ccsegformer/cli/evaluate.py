@@ -78,6 +78,9 @@ def evaluate(
     data = with_options(data, classes=classes, bands=bands, **columns)
     dataset = open_dataset(data, split)
     opened, _ = load_engine(model, engine, chosen.precision, classes=dataset.classes)
+    if opened.scene_bands and getattr(dataset, "chosen_bands", ()) is None:  # scenes
+        trained = with_options(data, bands=",".join(map(str, opened.scene_bands)))
+        dataset = open_dataset(trained, split)
     evaluation = score(opened, dataset, protocol=chosen, progress=True)
     if not distributed or dist.get_rank() == 0:
         print_scores(evaluation)

@@ -45,7 +45,8 @@ class Conversion(NamedTuple):
     Attributes:
         model: Converted model, in evaluation mode.
         agreement: Its agreement with the teacher on the images held back.
-        record: Contents of conversion.json: settings, images, and the figures after each stage.
+        record: Contents of conversion.json: settings, images, the figures after each stage, and the stage
+            whose weights were kept.
     """
 
     model: CrissCrossSegformerForSemanticSegmentation
@@ -74,7 +75,8 @@ def convert(
 
     The new attention starts from the old weights (`fold`), is fitted to the old one's outputs in closed form
     (`fit_ridge`) and by gradient (`match_layers`), and the whole network then learns the teacher's class
-    probabilities (`distill`). No labels are used.
+    probabilities (`distill`). If the images held back agree better without that last stage, it is undone. No
+    labels are used.
 
     Args:
         checkpoint: Trained model: folder, or name on the hub.
@@ -132,10 +134,12 @@ def convert(
             keep_start(state, student, stages)
         loss = run.distill(state)
         stages["distilled"] = run.measure("distilled")
+        kept = run.keep_better_end(state, stages)
         record: dict[str, Any] = {
             **asdict(settings),
             "held_back": [path.name for path in division.held_back],
             "stages": stages,
+            "kept": kept,
             "loss": loss,
         }
         if data is not None:
@@ -205,6 +209,20 @@ class _Work:
             )
         finally:
             bar.close()
+
+    def keep_better_end(self, state: Path, stages: dict[str, Any]) -> str:
+        """Return to the weights before distillation if they agreed better; return the name of the stage kept.
+
+        The images held back decide, so the agreement of the stage kept is optimistic, as a better of two is.
+        """
+        *_, before, after = stages
+        if stages[before]["agreement"]["pixels"] <= stages[after]["agreement"]["pixels"]:
+            return after
+        load_start(state, self.student)
+        self.agreement = self.held_back.compare(self.student)
+        if self.progress:
+            self.console.print(f"kept: {before}; distillation was too short to improve it")
+        return before
 
     def measure(self, stage: str) -> dict[str, Any]:
         """Return the figures of the student as it is, and print them."""

@@ -3,15 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from ccsegformer.data.labels import Classes, check_class_order
 from ccsegformer.errors import DataError
 from ccsegformer.evaluation.bootstrap import (
     FEWEST_IMAGES,
     Counts,
-    class_counts,
     interval,
     mean_iou_from_counts,
     resample_images,
@@ -72,10 +68,6 @@ def compare_scores(
 
 def _counts(model: CrissCrossSegformerForSemanticSegmentation, data: str | Path, progress: bool) -> Counts:
     """Return the counts (images, 3, K) of a model."""
-    found: list[Counts] = []
-
-    def keep(_: str, matrix: torch.Tensor) -> None:
-        found.append(class_counts(matrix.cpu().numpy()))
-
-    evaluate(model, open_dataset(data, SPLIT), engine="torch", progress=progress, on_image=keep)
-    return np.stack(found)
+    counts = evaluate(model, open_dataset(data, SPLIT), engine="torch", progress=progress).counts
+    assert counts is not None
+    return counts

@@ -15,6 +15,7 @@ from ccsegformer.data.labels import Classes, write_classes
 from ccsegformer.errors import OutputError
 from ccsegformer.files import write_atomically
 from ccsegformer.models import CrissCrossSegformerForSemanticSegmentation
+from ccsegformer.models.origins import weight_origins, write_origins
 from ccsegformer.training._output import WEIGHTS, image_processor, reason
 
 STATE = ".conversion"
@@ -107,6 +108,7 @@ def finish(
         student.save_pretrained(aside)
         image_processor(student.config).save_pretrained(aside)
         write_classes(classes, aside / "classes.json")
+        write_origins(aside, weight_origins(record["source"]))
         write_atomically(aside / RECORD_FILE, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
         for path in sorted(aside.iterdir(), key=lambda path: path.name == WEIGHTS):
             path.replace(output / path.name)

@@ -5,10 +5,12 @@ import io
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from rich.console import Console
@@ -28,11 +30,22 @@ from ccsegformer.data.labels import (
 from ccsegformer.data.objects import describe_object
 from ccsegformer.data.stream import plain_data_errors
 from ccsegformer.errors import DataError, EngineError
+from ccsegformer.evaluation.bootstrap import (
+    CONFIDENCE,
+    FEWEST_IMAGES,
+    RESAMPLES,
+    Counts,
+    class_counts,
+    interval,
+    mean_iou_from_counts,
+    resample_images,
+)
 from ccsegformer.evaluation.confusion import Metrics, compute_metrics, confusion_matrix, mean_iou
-from ccsegformer.files import write_atomically
+from ccsegformer.files import digest_of, write_atomically
 from ccsegformer.labelling.engine import Engine, EngineName, open_engine
 from ccsegformer.labelling.labeller import predict_labels
-from ccsegformer.sources import resolve_dataset
+from ccsegformer.raster.dataset import Scenes
+from ccsegformer.sources import open_dataset, resolve_dataset, with_options
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -52,6 +65,15 @@ class Evaluation:
     ignored_pixels: int = 0
     warning: str = ""
     """Why the scores say little, if the truth has one class only."""
+    counts: Counts | None = field(default=None, compare=False)
+    """Counts (images, 3, K) of each image, in order; see `class_counts`."""
+
+    @cached_property
+    def mean_iou_interval(self) -> list[float] | None:
+        """95% interval [low, high] of the mean IoU, images resampled; None for fewer than 10 images."""
+        if self.counts is None or len(self.counts) < FEWEST_IMAGES:
+            return None
+        return interval(mean_iou_from_counts(resample_images(self.counts)))
 
     @property
     def mean_image_iou(self) -> float:
@@ -63,6 +85,7 @@ class Evaluation:
         """Return the contents of `metrics.json`: everything except the confusion matrix."""
         return {
             **self.metrics.to_dict(),
+            "mean_iou_interval": self.mean_iou_interval,
             "mean_image_iou": self.mean_image_iou,
             "images": self.images,
             "protocol": self.protocol,
@@ -125,6 +148,12 @@ def evaluate(
     if default is not None:
         check_class_order(default.names, names, "the model", "the data set")
     rank, world = (dist.get_rank(), dist.get_world_size()) if _is_distributed() else (0, 1)
+    if isinstance(images, Scenes) and opened.scene_bands not in ((), tuple(images.chosen_bands or ())):
+        trained = ",".join(map(str, opened.scene_bands))
+        if images.chosen_bands is None and isinstance(dataset, str | Path):
+            images = open_dataset(with_options(str(dataset), bands=trained), split)
+        elif rank == 0:
+            print(f"{images.root}: other bands than {trained}, those of the training", file=sys.stderr)
     if default is not None and (differ := describe_other_names(default.names, names)) and rank == 0:
         print(f"{_data_title(dataset, images)}: {differ}", file=sys.stderr)
     share = range(rank, len(images), world)
@@ -148,6 +177,7 @@ def evaluate(
     total = torch.zeros(len(names), len(names), dtype=torch.int64)
     ignored = torch.zeros((), dtype=torch.int64)
     image_iou: dict[str, float | None] = {}
+    counts: dict[str, Counts] = {}
     with plain_data_errors():
         for sample in samples:
             prediction = predict_labels(opened, sample["image"], protocol, name=sample["name"])
@@ -155,15 +185,17 @@ def evaluate(
             total += matrix
             ignored += sample["mask"].numel() - matrix.sum()
             image_iou[sample["name"]] = mean_iou(matrix)
+            counts[sample["name"]] = class_counts(matrix.numpy())
             if on_image is not None:
                 on_image(sample["name"], matrix)
     if world > 1:
         total, ignored = total.to(opened.device), ignored.to(opened.device)
         dist.all_reduce(total)
         dist.all_reduce(ignored)
-        shares: list[dict[str, float | None]] = [{}] * world
-        dist.all_gather_object(shares, image_iou)
-        image_iou = {name: score for of in shares for name, score in of.items()}
+        shares: list[tuple[dict[str, float | None], dict[str, Counts]]] = [({}, {})] * world
+        dist.all_gather_object(shares, (image_iou, counts))
+        image_iou = {name: score for of, _ in shares for name, score in of.items()}
+        counts = {name: of_image for _, of in shares for name, of_image in of.items()}
     total = total.cpu()
     warning = _one_class_warning(total, int(ignored), images.classes, _data_title(dataset, images))
     if warning and rank == 0:
@@ -176,18 +208,36 @@ def evaluate(
         confusion=total.tolist(),
         ignored_pixels=int(ignored),
         warning=warning,
+        counts=np.stack([counts[name] for name in images.names]),
     )
 
 
-def write_metrics(evaluation: Evaluation, path: str | Path) -> None:
+def write_metrics(
+    evaluation: Evaluation, path: str | Path, scored: dict[str, str | None] | None = None
+) -> None:
     """Write `metrics.json` atomically.
+
+    Args:
+        evaluation: Scores to write.
+        path: Path of the file.
+        scored: What was scored; see `describe_scored`.
 
     Raises:
         OutputError: The file cannot be written.
     """
-    write_atomically(
-        path, json.dumps(evaluation.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    )
+    content = evaluation.to_dict() | ({"scored": scored} if scored else {})
+    write_atomically(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def describe_scored(model: str, data: str, split: str) -> dict[str, str | None]:
+    """Return what scores are of: names of model, data and split, and the digest of a folder's weights."""
+    weights = Path(model) / "model.safetensors"
+    return {
+        "model": model,
+        "data": data,
+        "split": split,
+        "weights_sha256": digest_of(weights) if weights.is_file() else None,
+    }
 
 
 def write_confusion(evaluation: Evaluation, path: str | Path) -> None:
@@ -236,6 +286,8 @@ def _protocol_record(protocol: EvaluationProtocol, ignore_index: int, engine: En
         "resolution": "original; logits resized bilinearly, to the input's size first, before argmax",
         "mean_iou": "one confusion matrix over all images; classes present in truth or prediction",
         "devkit_mean_iou": "the same matrix; all classes, an absent one scores 0",
+        "mean_iou_interval": f"{CONFIDENCE:.0%} percentile bootstrap of mean_iou, {RESAMPLES} draws of the "
+        f"images; null for fewer than {FEWEST_IMAGES} images",
         "mean_image_iou": "mean over the images of each one's mean IoU; classes in its truth or prediction",
         "ignore_index": ignore_index,
         "engine": engine.library,

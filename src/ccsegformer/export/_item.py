@@ -81,6 +81,8 @@ def write_model_item(
 
 def band_names(config: CrissCrossSegformerConfig) -> list[str]:
     """Name a model's bands: colours, unless the model has its own statistics."""
+    if config.scene_bands is not None:
+        return [f"band_{number}" for number in config.scene_bands]
     if config.band_means is None and config.num_channels == 3:
         return ["red", "green", "blue"]
     return [f"band_{number}" for number in range(1, config.num_channels + 1)]

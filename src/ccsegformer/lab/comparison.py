@@ -12,14 +12,12 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from torch import Tensor
 
 import ccsegformer
 from ccsegformer.config.protocol import DEFAULT, EvaluationProtocol, save_protocol
 from ccsegformer.data.dataset import LabelledImages
 from ccsegformer.errors import CCSegformerError, OutputError
-from ccsegformer.evaluation.bootstrap import Counts, class_counts
-from ccsegformer.evaluation.evaluate import evaluate, write_metrics
+from ccsegformer.evaluation.evaluate import describe_scored, evaluate, write_metrics
 from ccsegformer.files import write_atomically
 from ccsegformer.lab.cost import Cost, measure_cost
 from ccsegformer.lab.results import Run, choose_examples, summarize
@@ -185,7 +183,7 @@ def _train_and_score(
                 overwrite=not resume,
                 progress=not console.quiet,
             )
-        yield _score(attention, seed, folder, dataset, protocol, not console.quiet)
+        yield _score(attention, seed, folder, str(recipe.data), dataset, protocol, not console.quiet)
         seconds.append(time.monotonic() - begin)
 
 
@@ -193,19 +191,17 @@ def _score(
     attention: str,
     seed: int,
     folder: Path,
+    data: str,
     dataset: LabelledImages,
     protocol: EvaluationProtocol,
     progress: bool,
 ) -> Run:
     model, _ = load_model(folder)
-    counts: dict[str, Counts] = {}
-
-    def keep(name: str, confusion: Tensor) -> None:
-        counts[name] = class_counts(confusion.numpy())
-
-    evaluation = evaluate(model, dataset, protocol=protocol, on_image=keep, progress=progress)
-    write_metrics(evaluation, folder / "metrics.json")
-    return Run(attention, seed, folder, evaluation, np.stack([counts[name] for name in dataset.names]))
+    evaluation = evaluate(model, dataset, protocol=protocol, progress=progress)
+    scored = describe_scored(str(folder), data, "validation")
+    write_metrics(evaluation, folder / "metrics.json", scored)
+    assert evaluation.counts is not None
+    return Run(attention, seed, folder, evaluation, evaluation.counts)
 
 
 def _cost_figures(cost: Cost) -> dict[str, float]:

@@ -80,6 +80,11 @@ class Engine:
     band_names: tuple[str, ...] = ()
     note: str = ""
 
+    @property
+    def scene_bands(self) -> tuple[int, ...]:
+        """Numbers, from 1, of the bands of scenes that the network was trained on; () if unknown, or all."""
+        return tuple(getattr(self.config, "scene_bands", None) or ())
+
     @torch.inference_mode()
     def __call__(self, pixels: Tensor, *, image: str | Path = "image") -> Tensor:
         """Compute float32 logits (batch, K, h, w) of normalised float32 pixels (batch, bands, H, W).

@@ -119,10 +119,10 @@ def predict_scene(
             require_space(
                 output.parent, 2 * map_bytes(source.height, source.width, map_format(classes, confidence))
             )
-        chosen = _choose_bands(bands, opened.band_names, source, path)
+        chosen = _choose_bands(bands, opened, source, path)
         dtype, size = pixel_dtype(source, chosen), source.shape
         count = source.count
-        alpha = alpha_note(source, path) if bands is None else None
+        alpha = alpha_note(source, path) if bands is None and not opened.scene_bands else None
         has_crs = bool(source.crs or source.gcps[0] or source.rpcs)
         if polygons is not None:
             with optional_imports(str(polygons)):
@@ -132,6 +132,9 @@ def predict_scene(
     opened.preprocessing.check(len(chosen), dtype, path)
     halved: list[str] = []
     notes = [] if has_crs else [f"{path}: has no coordinate reference system, so neither has the map"]
+    if opened.scene_bands and chosen != opened.scene_bands:
+        trained = _bands_text(opened.scene_bands)
+        notes.append(f"{path}: bands {_bands_text(chosen)}; the model was trained on bands {trained}")
     if alpha:
         notes.append(f"{alpha}; to use it: --bands {','.join(map(str, range(1, count + 1)))}")
     side, shared = choose_window(opened, window, overlap, memory, dtype)
@@ -206,19 +209,36 @@ def _resumed(run: _Run, classes: Classes) -> _Run:
 
 
 def _choose_bands(
-    bands: tuple[int, ...] | None, names: tuple[str, ...], source: DatasetReader, path: str | Path
+    bands: tuple[int, ...] | None, engine: Engine, source: DatasetReader, path: str | Path
 ) -> tuple[int, ...]:
-    """Check the wanted bands, which may be alpha; by default those of the model's names, or all but alpha."""
+    """Check the wanted bands, which may be alpha.
+
+    By default they are those of the model's names, those it was trained on, or all but alpha.
+    """
+    names = engine.band_names
     if bands is not None:
         check_bands(source, bands, path)
         return bands
     found, every = bands_by_name(names, source.descriptions), tuple(image_bands(source))
+    if engine.scene_bands and not found:
+        try:
+            check_bands(source, engine.scene_bands, path)
+        except DataError as error:
+            raise DataError(
+                f"{error}, and the model was trained on bands {_bands_text(engine.scene_bands)}: choose the "
+                "same of this scene, in this order, with --bands"
+            ) from error
+        return engine.scene_bands
     if names and not found and len(every) != len(names):
         raise DataError(
             f"{path}: {len(every)} bands for a model of {len(names)}, {', '.join(names)}: choose them, in "
             "this order, with --bands"
         )
     return found or every
+
+
+def _bands_text(bands: tuple[int, ...]) -> str:
+    return ",".join(map(str, bands))
 
 
 def _write(

@@ -101,7 +101,8 @@ def load_checkpoint(from_pretrained: Callable[..., Any], name_or_path: Any, *arg
     final = config
     if config.num_channels != saved.get("num_channels", 3):  # load as saved, then adapt
         config = copy.deepcopy(config)
-        config.num_channels, config.band_means, config.band_stds = saved.get("num_channels", 3), None, None
+        config.num_channels = saved.get("num_channels", 3)
+        config.band_means = config.band_stds = config.scene_bands = None
     with_information = kwargs.pop("output_loading_info", False)
     kwargs["use_safetensors"] = True
     try:
@@ -123,7 +124,7 @@ def load_checkpoint(from_pretrained: Callable[..., Any], name_or_path: Any, *arg
     summary = _summarize_load(model, information, saved, str(name_or_path))
     if config is not final:
         summary = dataclasses.replace(summary, adapted=_adapt_bands(model, final.num_channels, rgb_bands))
-        for key in ("num_channels", "band_means", "band_stds"):
+        for key in ("num_channels", "band_means", "band_stds", "scene_bands"):
             setattr(model.config, key, getattr(final, key))
     if "id2label" in overrides and {*CLASSIFIER} <= {*summary.loaded}:
         summary = _fit_classifier(model, saved, summary)

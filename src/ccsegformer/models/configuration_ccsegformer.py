@@ -40,6 +40,8 @@ class CrissCrossSegformerConfig(SegformerConfig):
         band_means, band_stds: Mean and standard deviation of each of the `num_channels` input bands, in the
             units of the stored values. The model takes (values - means) / stds. None means 8-bit RGB, divided
             by 255 and normalised with ImageNet's statistics.
+        scene_bands: Numbers, from 1, of the bands of scenes that the model was trained on, in its order. None
+            means all but alpha.
 
     A model with efficient attention in every stage *is* a SegFormer. Its configuration is saved as one, so
     transformers loads it without this package. With `num_labels=1` there is one logit, as in transformers.
@@ -47,7 +49,7 @@ class CrissCrossSegformerConfig(SegformerConfig):
     Raises:
         ValueError: The attention or projection is unknown, the recurrence is below 1, there is no label,
             the heads do not divide the widths, attention dropout is set with criss-cross
-            attention, which has none, or the statistics do not match `num_channels`.
+            attention, which has none, or the statistics or the bands do not match `num_channels`.
     """
 
     model_type = "ccsegformer"
@@ -58,6 +60,7 @@ class CrissCrossSegformerConfig(SegformerConfig):
     lepe: bool = True
     band_means: list[float] | tuple[float, ...] | None = None
     band_stds: list[float] | tuple[float, ...] | None = None
+    scene_bands: list[int] | tuple[int, ...] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Check the values that SegFormer's own configuration does not check."""
@@ -92,6 +95,14 @@ class CrissCrossSegformerConfig(SegformerConfig):
                     f"band_means and band_stds must be {self.num_channels} numbers each, "
                     "and band_stds positive"
                 )
+
+        bands = self.scene_bands
+        if bands is not None and (
+            len(bands) != self.num_channels or len({*bands}) < len(bands) or min(bands) < 1
+        ):
+            raise ValueError(
+                f"scene_bands must be {self.num_channels} different numbers from 1, not {bands!r}"
+            )
 
     @property
     def stage_attention(self) -> tuple[str, ...]:

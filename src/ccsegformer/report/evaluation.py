@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ccsegformer.config.protocol import EvaluationProtocol
 from ccsegformer.data.dataset import LabelledImages
-from ccsegformer.evaluation.evaluate import Evaluation, write_confusion, write_metrics
+from ccsegformer.evaluation.evaluate import Evaluation, describe_scored, write_confusion, write_metrics
 from ccsegformer.files import write_atomically
 from ccsegformer.report.failures import render_failures, worst_images
 
@@ -48,7 +48,7 @@ def write_evaluation(
         split=split,
         command=command,
     )
-    write_metrics(evaluation, folder / "metrics.json")
+    write_metrics(evaluation, folder / "metrics.json", describe_scored(model, data, split))
     write_confusion(evaluation, folder / "confusion.csv")
     write_atomically(folder / "evaluation.html", page)
     return folder / "evaluation.html"

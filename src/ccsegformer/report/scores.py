@@ -6,7 +6,7 @@ from rich.table import Table
 from ccsegformer.data.labels import list_names
 from ccsegformer.evaluation.evaluate import Evaluation
 from ccsegformer.evaluation.shortfalls import rank_shortfalls
-from ccsegformer.report.table import number
+from ccsegformer.report.table import number, span
 
 
 def print_scores(evaluation: Evaluation, console: Console | None = None) -> None:
@@ -40,8 +40,10 @@ def print_scores(evaluation: Evaluation, console: Console | None = None) -> None
     console.print(
         f"engine {protocol['engine']} on {protocol['device']} in {protocol['precision']}", highlight=False
     )
+    interval = evaluation.mean_iou_interval
     scores = [
-        f"mean IoU {number(metrics.mean_iou)} over {evaluation.images} images "
+        f"mean IoU {number(metrics.mean_iou)}{f' (95% interval {span(interval)})' if interval else ''} "
+        f"over {evaluation.images} images "
         f"(devkit {number(metrics.devkit_mean_iou)}), mean accuracy {number(metrics.mean_accuracy)}, "
         f"pixel accuracy {number(metrics.pixel_accuracy)}",
         f"mean of per-image mIoU {number(evaluation.mean_image_iou)} (not comparable with mean IoU)",

@@ -55,7 +55,9 @@ def trainer_arguments(
             save_total_limit=2,
             eval_strategy="no" if validate_every is None else "steps",
             eval_steps=validate_every,
-            report_to="none",
+            report_to="none",  # the trackers are given as callbacks
+            run_name=output.resolve().name,
+            project="ccsegformer",
             disable_tqdm=True,
             log_level="error",
             dataloader_num_workers=workers,

@@ -29,6 +29,7 @@ class Inputs(NamedTuple):
     bands: int = 3
     rgb: tuple[int, int, int] | None = None  # which bands, from 0, are red, green and blue
     statistics: BandStatistics | None = None
+    scene_bands: tuple[int, ...] | None = None  # numbers, from 1, if they were chosen
 
 
 def training_inputs(recipe: Recipe, dataset: LabelledImages | DrawnSamples, *, progress: bool) -> Inputs:
@@ -64,7 +65,8 @@ def _scene_inputs(recipe: Recipe, scenes: Scenes, *, progress: bool) -> Inputs:
             f"{recipe.data}: {count} scene{'s' * (count > 1)} of {bands}, normalised by {whose} statistics; "
             f"an epoch is {len(windows)} windows of {size} pixels"
         )
-    return Inputs(windows, bands.number, bands.rgb, statistics)
+    chosen = None if scenes.chosen_bands is None else tuple(scenes.chosen_bands)
+    return Inputs(windows, bands.number, bands.rgb, statistics, chosen)
 
 
 def _object_inputs(recipe: Recipe, dataset: LabelledImages | DrawnSamples, *, progress: bool) -> Inputs:

@@ -21,6 +21,7 @@ from ccsegformer.data.labels import Classes, write_classes
 from ccsegformer.errors import OutputError, TrainingError
 from ccsegformer.evaluation.evaluate import evaluate as score
 from ccsegformer.models.losses import SegmentationLoss
+from ccsegformer.publishing.card import write_card
 from ccsegformer.training._label_counts import LabelCounts, write_label_counts
 from ccsegformer.training._output import reason
 from ccsegformer.training._parameters import parameter_groups
@@ -165,6 +166,11 @@ class SegmentationTrainer(Trainer):
             self.control.should_training_stop = True
             self.control.should_save = False  # a resumed run must come here again, not start beyond
         return {SCORE: mean}
+
+    def create_model_card(self, *_: Any, **__: Any) -> None:
+        """Write the run's model card, which the Trainer's `push_to_hub` uploads, in the first process."""
+        if self.is_world_process_zero():
+            write_card(self.args.output_dir, self.hub_model_id)
 
     def resume_best(self, checkpoint: Path) -> None:
         """Read the best weights so far from the checkpoint of the run to resume."""

@@ -15,6 +15,8 @@ from ccsegformer.data.pixels import IMAGE_MEAN, IMAGE_STD
 from ccsegformer.errors import OutputError, RecipeError
 from ccsegformer.files import write_atomically
 from ccsegformer.models import CrissCrossSegformerConfig
+from ccsegformer.models.origins import ORIGINS, weight_origins, write_origins
+from ccsegformer.publishing.card import CARD, is_own_card
 from ccsegformer.training._data_record import RECORD, check_same_data, record_data, write_data_record
 from ccsegformer.training._survey import SURVEY, Survey, write_survey
 from ccsegformer.training.recipe import Recipe, differing_keys, load_recipe, save_recipe
@@ -24,6 +26,7 @@ WEIGHTS = "model.safetensors"
 RUN_FILES = (
     "recipe.yaml",
     "classes.json",
+    ORIGINS,
     RECORD,
     SURVEY,
     "config.json",
@@ -37,7 +40,7 @@ RUN_FILES = (
     "logs",
 )
 # A resumed run may change these, because the weights do not depend on them.
-FREE_KEYS = {"training.save_steps", "training.workers"}
+FREE_KEYS = {"training.save_steps", "training.workers", "training.report_to"}
 
 
 def check_unused(output: Path, overwrite: bool) -> None:
@@ -63,6 +66,7 @@ def begin_run(
     Raises:
         OutputError: The folder cannot be cleared or written.
     """
+    origins = weight_origins(recipe.model.pretrained)  # which may lie in this folder
     try:
         for path in _run_files(output):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -70,6 +74,7 @@ def begin_run(
         raise OutputError(f"{output}: cannot be cleared: {error.strerror or error}") from error
     save_recipe(recipe, output / "recipe.yaml")
     write_classes(dataset.classes, output / "classes.json")
+    write_origins(output, origins)
     write_data_record(output, record_data(dataset))
     if survey is not None:
         write_survey(survey, output)
@@ -160,7 +165,8 @@ def reason(error: Exception) -> str:
 
 
 def _run_files(output: Path) -> list[Path]:
-    return [path for pattern in RUN_FILES for path in sorted(output.glob(pattern))]
+    found = [path for pattern in RUN_FILES for path in sorted(output.glob(pattern))]
+    return [*found, *[path for path in [output / CARD] if is_own_card(path)]]
 
 
 def complete_checkpoints(output: Path) -> list[Path]:

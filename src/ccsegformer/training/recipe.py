@@ -23,6 +23,13 @@ def _registered(name: Any) -> Any:
     raise PydanticKnownError("literal_error", {"expected": f"{', '.join(others)} or {last}"})
 
 
+def _named_trackers(value: Any) -> Any:
+    """Return one name as a tuple, and "none" as an empty one, as transformers' Trainer takes them."""
+    if isinstance(value, str):
+        return () if value == "none" else (value,)
+    return tuple(value) if isinstance(value, list) else value
+
+
 AttentionName = Annotated[str, BeforeValidator(_registered)]
 OneOrFour = Annotated[
     Annotated[AttentionName, Tag("one")]
@@ -51,12 +58,20 @@ class ModelSection(Section):
     pretrained: str | None = None
 
 
+TrackerName = Literal["tensorboard", "wandb", "trackio", "mlflow"]
+Trackers = Annotated[
+    tuple[TrackerName, ...],
+    BeforeValidator(_named_trackers),
+]
+
+
 class TrainingSection(Section):
     """Length of the run, batches, precision and the parameters to train.
 
     An optimizer step takes `accumulation` micro-batches of `batch_size` images, which the processes of a
     distributed run share. Exactly one of `epochs` and `steps` must be set. `skip_bad_files` leaves out
-    samples that cannot be read, instead of stopping.
+    samples that cannot be read, instead of stopping. `report_to` names the experiment trackers, as in
+    transformers' Trainer.
     """
 
     epochs: Positive | None = None
@@ -69,6 +84,7 @@ class TrainingSection(Section):
     save_steps: Annotated[int, Field(ge=1)] = 500
     workers: Annotated[int, Field(ge=0)] | None = None
     skip_bad_files: bool = False
+    report_to: Trackers = ("tensorboard",)
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:
@@ -216,6 +232,8 @@ def _locate(location: Location) -> tuple[list[str], Iterable[str] | None]:
 
     Also return the valid keys of a transform, which that branch determines.
     """
+    if location[:2] == ("training", "report_to"):
+        return ["training", "report_to"], None
     in_transform = location[0] == "transforms"
     in_union = in_transform or location[:2] in (("model", "attention"), ("loss", "class_weights"))
     path = [str(key) for index, key in enumerate(location) if not (in_union and index == 2)]

@@ -47,6 +47,7 @@ from ccsegformer.training._progress import ProgressBar
 from ccsegformer.training._randomness import own_randomness
 from ccsegformer.training._restart import restart_recipe
 from ccsegformer.training._survey import Survey, make_survey
+from ccsegformer.training._trackers import make_trackers, running
 from ccsegformer.training.freezing import freeze
 from ccsegformer.training.recipe import Recipe
 
@@ -87,9 +88,10 @@ def train(
     """Train a model on a data set and write it to the folder `output`.
 
     The folder then holds the files for `from_pretrained` (config.json, model.safetensors,
-    preprocessor_config.json), classes.json, recipe.yaml, training_log.json, the last two checkpoints and
-    TensorBoard's logs/. The weights appear only at the end. Under torchrun or accelerate launch, every
-    process calls this function, and the result equals that of one process up to rounding.
+    preprocessor_config.json), classes.json, recipe.yaml, origins.json, training_log.json, the last two
+    checkpoints and TensorBoard's logs/, unless the recipe's `training.report_to` leaves it out. The weights
+    appear only at the end. Under torchrun or accelerate launch, every process calls this function, and the
+    result equals that of one process up to rounding.
 
     Args:
         recipe: Model, data handling and optimization.
@@ -111,11 +113,14 @@ def train(
             processes or the device, or differs from that of the run to resume.
         CheckpointError: The pretrained weights cannot be loaded.
         OutputError: `output` holds another run or none to resume, or cannot be written.
-        TrainingError: The loss is not finite, nothing is left to train, or GPU memory ran out.
+        MissingExtraError: The package of a tracker is not installed.
+        TrainingError: The loss is not finite, nothing is left to train, GPU memory ran out, or a tracker
+            cannot begin.
     """
     output = Path(output)
     if init is not None:
         recipe = restart_recipe(recipe, init)
+    trackers = make_trackers(recipe.training.report_to)
     images = resolve_dataset(dataset, "training", classes)
     named = isinstance(dataset, str | Path)
     scored = _validation_images(recipe, dataset if named else None, validation, images.classes)
@@ -146,7 +151,8 @@ def train(
             stack.enter_context(nothing_half_begun(output))
             begin_run(output, recipe, images, survey)
         # Only the first process logs: another's file could be deleted while the first clears the folder.
-        writers = [stack.enter_context(_tensorboard(output, checkpoint))] if is_main else []
+        has_board = is_main and "tensorboard" in recipe.training.report_to
+        writers = [stack.enter_context(_tensorboard(output, checkpoint))] if has_board else []
         bar = ProgressBar("training")
         labels = LabelCounts(str(recipe.data), images.classes, len(inputs.samples))
         if checkpoint:
@@ -163,7 +169,7 @@ def train(
             ),
             data_collator=partial(collate_counted, ignore_index=images.classes.ignore_index),
             processing_class=image_processor(model.config),
-            callbacks=[*map(TensorBoardCallback, writers), *[bar] * progress],
+            callbacks=[*map(TensorBoardCallback, writers), *trackers.values(), *[bar] * progress],
             classes=images.classes,
             optimization=recipe.optimizer,
             epoch_length=len(inputs.samples) / global_batch,
@@ -177,6 +183,7 @@ def train(
         if checkpoint is not None:
             trainer.resume_best(checkpoint)
         del model.config.use_cache  # set by the Trainer, for generative models
+        stack.enter_context(running(trackers, trainer))
         try:
             with plain_data_errors():
                 trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -237,6 +244,7 @@ def build_model(
         "num_channels": inputs.bands,
         "band_means": inputs.statistics and inputs.statistics.means,
         "band_stds": inputs.statistics and inputs.statistics.stds,
+        "scene_bands": inputs.scene_bands,
     }
     try:
         config = CrissCrossSegformerConfig.mit(wanted.size, **overrides)

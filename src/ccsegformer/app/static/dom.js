@@ -18,11 +18,14 @@ export function showError(place, error) {
   place.replaceChildren(element("p", { class: "message bad", role: "alert" }, text));
 }
 
-export const percent = (share) => `${(100 * share).toFixed(share > 0 && share < 0.0995 ? 1 : 0)}%`;
+export function percent(share) {
+  const near = Math.min(share, 1 - share); // 0.4% and 99.6% are neither 0 nor 1
+  return `${(100 * share).toFixed(near > 0 && (near < 0.005 || share < 0.0995) ? 1 : 0)}%`;
+}
 export const seconds = (value) => (value < 10 ? `${value.toFixed(2)} s` : `${value.toFixed(0)} s`);
 export function bytes(count) {
   const units = ["B", "kB", "MB", "GB", "TB"];
   let place = 0;
   while (count >= 1000 && place < 4) [count, place] = [count / 1000, place + 1];
-  return `${count.toFixed(count < 10 && place ? 1 : 0)} ${units[place]}`;
+  return `${count.toFixed(count < 10 && place && count % 1 ? 1 : 0)} ${units[place]}`;
 }

@@ -1,6 +1,6 @@
 // The tab Label: choose an image, label it with one model or two, look at it, and download the results.
 import { cancel, follow, getJSON, postBytes, postJSON } from "./api.js";
-import { element, percent, showError } from "./dom.js";
+import { bytes, element, percent, showError } from "./dom.js";
 import { readValues, tilesOf } from "./label_layers.js";
 import { outcome } from "./label_outcome.js";
 import { openFolder } from "./label_folder.js";
@@ -16,13 +16,13 @@ export async function open(panel, about) {
   // Choosing an image
   const file = element("input", { type: "file", class: "unseen", id: "file" });
   const drop = element("label", { class: "drop", for: "file" }, file, element("b", {}, "Drop an image or GeoTIFF"),
-    element("span", { class: "quiet" }, `or choose a file. Photographs up to ${limits.photograph_bytes >> 20} MB, scenes up to ${limits.scene_bytes >> 30} GB.`));
+    element("span", { class: "quiet" }, `or choose a file. Photographs up to ${bytes(limits.photograph_bytes)}, scenes up to ${bytes(limits.scene_bytes)}.`));
   const examples = element("div", { class: "examples" });
   for (let number = 0; number < limits.examples; number++)
     examples.append(element("button", { type: "button", "aria-label": `Example ${number + 1}`, onclick: () => choose(() => postJSON(`/api/label/examples/${number}`)) },
       element("img", { src: `/api/label/examples/${number}/picture.png`, alt: "", loading: "lazy" })));
-  examples.append(element("button", { type: "button", class: "scene", "aria-label": "Example scene", onclick: () => choose(() => postJSON(`/api/label/examples/${limits.examples}`), "Drawing the scene…") },
-    element("span", { "aria-hidden": "true" }, "Geo"), element("span", { "aria-hidden": "true" }, "TIFF")));
+  const example = element("button", { type: "button", class: "wide", onclick: () => choose(() => postJSON(`/api/label/examples/${limits.examples}`), "Drawing the scene…") },
+    "Example scene (GeoTIFF)");
   const problem = element("div", {});
   const folder = about.root ? openFolder((path) => choose(() => postJSON("/api/label/paths", { path }))) : null;
 
@@ -44,7 +44,7 @@ export async function open(panel, about) {
     check(basemap, "Basemap (loads openstreetmap.org)"));
   const said = element("p", { role: "status" });
   const bar = element("progress", { max: 1, "aria-label": "Progress" });
-  const stop = element("button", { type: "button", onclick: () => state.job && cancel(state.job) }, "Cancel");
+  const stop = element("button", { type: "button", onclick: end }, "Cancel");
   const working = element("div", { class: "working", hidden: true }, said, bar, stop);
   const go = element("button", { type: "button", class: "main", onclick: start }, "Map this scene");
   const failed = element("div", {});
@@ -58,7 +58,7 @@ export async function open(panel, about) {
   panel.append(element("div", { class: "label-view" },
     element("div", {},
       element("section", { class: "card" }, element("h2", {}, "Image"), drop, problem,
-        element("p", { class: "quiet" }, "Examples"), examples, folder),
+        element("p", { class: "quiet" }, "Examples"), examples, example, folder),
       element("section", { class: "card" }, element("h2", {}, "Models"), field("Model", first),
         about.models.length > 1 ? field("Compare with", second) : null)),
     element("div", { class: "stage" }, element("div", { class: "stage-head" }, title, facts), begin, view, go, working, failed, results)));
@@ -81,7 +81,7 @@ export async function open(panel, about) {
     choose(() => {
       const photograph = !/\.tiff?$/i.test(given.name);
       const largest = photograph ? limits.photograph_bytes : limits.scene_bytes;
-      if (given.size > largest) throw new Error(`${given.name}: too large: a ${photograph ? "photograph" : "GeoTIFF"} may have ${largest >> 20 || 2048} MB`);
+      if (given.size > largest) throw new Error(`${given.name}: too large: a ${photograph ? "photograph" : "TIFF"} may have ${bytes(largest)}`);
       return postBytes(`/api/label/images?name=${encodeURIComponent(given.name)}`, given);
     }, `Reading ${given.name}…`);
   }
@@ -172,12 +172,21 @@ export async function open(panel, about) {
     }
   }
 
-  let looked = 0;
+  function end() {
+    if (!state.job) return;
+    stop.disabled = true;
+    ending = state.job.key;
+    said.textContent = "Cancelling…";
+    cancel(state.job).catch((error) => showError(failed, error));
+  }
+
+  let looked = 0, ending = null;
   function progress(job) {
     const waits = job.state === "waiting";
     working.hidden = !["waiting", "running"].includes(job.state);
+    stop.disabled = ending === job.key;
     go.hidden = true;
-    said.textContent = waits ? "Waiting for another job…" : `Labelling with ${job.message || "the model"}…`;
+    said.textContent = stop.disabled ? "Cancelling…" : waits ? "Waiting for another job…" : `Labelling with ${job.message || "the model"}…`;
     if (waits || !job.fraction) bar.removeAttribute("value");
     else bar.value = job.fraction;
     if (state.image.kind === "scene" && Date.now() - looked > REFRESH) {
@@ -228,6 +237,7 @@ export async function open(panel, about) {
       if (turn !== asked) return;
     }
     viewer.reading.replaceChildren(...found.map((value, number) => value && element("span", {},
+      found.length > 1 ? element("small", {}, state.models[number].name) : null,
       element("i", { class: "swatch", "data-color": state.models[number].classes[value.label].color }),
       `${state.models[number].classes[value.label].name} ${percent(value.probability)}`)).filter(Boolean));
     for (const swatch of viewer.reading.querySelectorAll(".swatch")) swatch.style.background = swatch.dataset.color;
