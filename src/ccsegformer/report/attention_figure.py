@@ -127,7 +127,7 @@ def _panel_lines(
     if stage is not None:
         return {
             place: [
-                _Labelled(f"{_label(panel)}, head {head + 1}", panel, head) for head in range(panel.heads)
+                _Labelled(f"{_written_label(panel)}, head {head + 1}", panel, head) for head in range(panel.heads)
             ]
             for place, panel in enumerate(panels_at(applications, stage, pixel, size))
         }
@@ -135,7 +135,7 @@ def _panel_lines(
     for index in sorted({each.stage for each in applications}):
         last = [each for each in applications if each.stage == index][-2:]
         panels = panels_at(last, index, pixel, size)
-        lines[index] = [_Labelled(_label(panel), panel, None) for panel in panels]
+        lines[index] = [_Labelled(_written_label(panel), panel, None) for panel in panels]
     return lines
 
 
@@ -164,7 +164,7 @@ def _write_beside(axis: Axes, words: str) -> None:
     )  # fmt: skip
 
 
-def _label(panel: AttentionPanel) -> str:
+def _written_label(panel: AttentionPanel) -> str:
     kind = "composed" if panel.composed else ATTENTIONS[panel.attention].label.lower()
     return f"{panel.title}, {kind}"
 
