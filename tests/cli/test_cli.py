@@ -139,6 +139,9 @@ def test_compare_writes_results_and_page(run: Run, folder: Path, recipe: Path, t
         (["compare", "r.yaml", "--output", "o", "--attention", "cross"], "'cross' is not one of"),
         (["compare", "r.yaml", "--output", "o", "--seeds", "0"], "--seeds"),
         (["export", "m", "--format", "tflite", "--output", "o"], "'tflite' is not one of"),
+        (["attention", "m", "i.png", "--output", "a.jpg"], "--output"),
+        (["attention", "m", "i.png", "--at", "3", "--output", "a.png"], "X,Y"),
+        (["attention", "m", "i.png", "--stage", "2", "--output", "a.html"], "--stage"),
         (["retrain"], "No such command"),
     ],
 )
@@ -156,7 +159,7 @@ def test_a_recipe_without_data_needs_the_option(run: Run, recipe: Path, tmp_path
 
 def test_failures_are_one_line_and_exit_code_1(run: Run, folder: Path, recipe: Path, tmp_path: Path) -> None:
     missing = tmp_path / "missing"
-    output = tmp_path / "output"
+    output, image = tmp_path / "output", folder / "images" / "validation" / "0.png"
     for arguments, named in [
         (["train", missing, "--data", folder, "--output", output], missing),
         (["train", recipe, "--data", missing, "--output", output], missing),
@@ -173,6 +176,9 @@ def test_failures_are_one_line_and_exit_code_1(run: Run, folder: Path, recipe: P
         (["predict", missing, folder / "images", "--output", output], missing),
         (["compare", recipe, "--data", missing, "--output", output], missing),
         (["export", missing, "--format", "pt2", "--output", output], missing),
+        (["attention", missing, image, "--output", tmp_path / "page.html"], missing),
+        (["attention", missing, missing, "--output", tmp_path / "page.html"], missing),
+        (["attention", missing, image, "--at", "80,0", "--output", tmp_path / "a.png"], "80,0"),
     ]:
         outcome = run(*arguments)
         assert outcome.code == 1, arguments
@@ -187,7 +193,17 @@ def test_version(run: Run) -> None:
 
 
 COMMANDS = {
-    *("train", "evaluate", "predict", "map", "export", "publish", "convert", "convert-checkpoint"),
+    *(
+        "train",
+        "evaluate",
+        "predict",
+        "attention",
+        "map",
+        "export",
+        "publish",
+        "convert",
+        "convert-checkpoint",
+    ),
     *("compare", "demo", "app"),
     *("data scene-parse-150", "data procedural", "benchmark model", "benchmark attention"),
 }

@@ -7,6 +7,7 @@ from pathlib import Path
 import huggingface_hub.constants
 import numpy as np
 import pytest
+import transformers.utils.hub
 from PIL import Image
 
 from ccsegformer.config.protocol import DEFAULT
@@ -73,6 +74,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """A hub at which this process is logged in."""
     with served_hub() as served:
         monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", served.address)
+        monkeypatch.setattr(transformers.utils.hub, "_hf_api", None)  # else the Trainer's keeps its address
         monkeypatch.setenv("HF_TOKEN", TOKEN)
         yield served
 

@@ -23,7 +23,7 @@ from ccsegformer.labelling.labeller import predict_labels
 from ccsegformer.labelling.loading import load_model
 from ccsegformer.models import CrissCrossSegformerConfig, CrissCrossSegformerForSemanticSegmentation
 from ccsegformer.raster.random_windows import band_statistics
-from ccsegformer.report._html import as_rgb
+from ccsegformer.report._display import as_rgb
 from ccsegformer.report.failures import render_failures, worst_images
 from ccsegformer.sources import open_dataset
 from ccsegformer.training.recipe import Recipe, load_recipe

@@ -13,7 +13,6 @@ from ccsegformer.app.images import (
     EXAMPLES,
     MAX_PHOTOGRAPH_BYTES,
     MAX_SCENE_BYTES,
-    Images,
     OpenedImage,
     as_png,
     example_picture,
@@ -62,7 +61,7 @@ class PathRequest(BaseModel):
 def label_routes(workspace: Workspace) -> APIRouter:
     """Return the routes below `/api/label`."""
     routes = APIRouter()
-    images = Images(workspace.folder / "images", workspace.root)
+    images = workspace.images
     begun: dict[str, _Labelling] = {}
 
     @routes.get("/limits")

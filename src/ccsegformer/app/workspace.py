@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ccsegformer.app.images import Images
 from ccsegformer.app.jobs import JobQueue
 from ccsegformer.data.labels import Classes
 from ccsegformer.errors import DataError
@@ -57,6 +58,7 @@ class Workspace:
         models: in the order of the command line.
         root: folder whose files may be opened by path; None if there is none.
         folder: temporary folder, removed at the end.
+        images: the last few that the person chose.
         queue: runs whatever uses a model.
         peaks: largest peak of memory measured so far, by model and size of its input. An engine keeps memory
             for a size that it knows, so that later measurements miss some.
@@ -64,6 +66,7 @@ class Workspace:
 
     def __init__(self, models: Sequence[OpenedModel], folder: Path, root: Path | None = None) -> None:
         self.models, self.folder, self.root = tuple(models), folder, root
+        self.images = Images(folder / "images", root)
         self.peaks: dict[tuple[Any, ...], int] = {}
         self.queue = JobQueue(folder / "jobs", lambda path: shutil.rmtree(path, ignore_errors=True))
 

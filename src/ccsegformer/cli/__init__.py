@@ -8,6 +8,7 @@ import typer
 from ccsegformer import __version__
 from ccsegformer.cli import app as app_command
 from ccsegformer.cli import (
+    attention,
     benchmark,
     compare,
     convert,
@@ -35,6 +36,7 @@ for command in (
     train.train,
     evaluate.evaluate,
     predict.predict,
+    attention.attention,
     map.map,
     export.export,
     publish.publish,

@@ -17,7 +17,7 @@ from ccsegformer.labelling.engine import open_engine
 from ccsegformer.labelling.labeller import predict_labels
 from ccsegformer.labelling.loading import load_model
 from ccsegformer.models.attention import ATTENTIONS
-from ccsegformer.report._html import as_rgb
+from ccsegformer.report._display import as_rgb
 from ccsegformer.report.page import Example
 from ccsegformer.training.recipe import Recipe
 

@@ -16,7 +16,8 @@ from ccsegformer.evaluation.confusion import confusion_matrix
 from ccsegformer.evaluation.evaluate import Evaluation
 from ccsegformer.evaluation.shortfalls import ClassShortfall, rank_shortfalls
 from ccsegformer.labelling.labeller import predict_labels
-from ccsegformer.report._html import as_rgb, environment, panel, protocol_words
+from ccsegformer.report._display import as_rgb
+from ccsegformer.report._html import environment, panel, protocol_words
 from ccsegformer.report.machine import describe_machine
 from ccsegformer.report.table import number
 
