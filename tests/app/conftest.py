@@ -1,5 +1,6 @@
 """An application with two tiny models, asked directly or by a browser."""
 
+import shutil
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import uvicorn
 from fastapi.testclient import TestClient
+from playwright.sync_api import Browser, sync_playwright
 
 from ccsegformer.app.server import create_app
 from ccsegformer.app.workspace import OpenedModel, Workspace, opened_workspace
@@ -17,6 +19,10 @@ from ccsegformer.data.labels import write_classes
 from tests.labelling.test_scene import CLASSES, tiny_model, write_scene
 
 ADDRESS = "http://127.0.0.1"
+ARGUMENTS = (
+    *("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"),
+    *("--disable-sync", "--no-first-run"),
+)
 
 
 @pytest.fixture(scope="session")
@@ -87,3 +93,13 @@ def served_app(workspace: Workspace) -> Iterator[str]:
         server.should_exit = True
         thread.join()
         listener.close()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    path = shutil.which("chromium")
+    assert path, "install Chromium, so that `chromium` is on PATH"
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=path, args=list(ARGUMENTS))
+        yield opened
+        opened.close()

@@ -13,7 +13,7 @@ import pytest
 import torch
 import uvicorn
 from PIL import Image
-from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect
 from starlette.testclient import TestClient
 
 from ccsegformer.app.server import create_app
@@ -149,17 +149,6 @@ def address(workspace: Workspace) -> Iterator[str]:
         server.should_exit = True
         thread.join()
         socket.close()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(
-            executable_path="/usr/bin/chromium",
-            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
-        )
-        yield launched
-        launched.close()
 
 
 @pytest.fixture(params=[("desktop", "light"), ("phone", "dark")], ids="-".join)

@@ -1,6 +1,5 @@
 """The page in Chromium: desktop and phone, light and dark."""
 
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -8,17 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect
 
 from ccsegformer.app.workspace import OpenedModel, Workspace
 from tests.app.conftest import served_app
 from tests.app.test_images import encoded
 from tests.labelling.test_scene import write_scene
 
-ARGUMENTS = (
-    *("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"),
-    *("--disable-sync", "--no-first-run"),
-)
 SCREENS = {
     "desktop-light": {"viewport": {"width": 1280, "height": 800}, "color_scheme": "light"},
     "phone-dark": {
@@ -31,16 +26,6 @@ SCREENS = {
 PATIENCE = 30_000  # milliseconds until a test gives up
 
 OpenPage = Callable[[str], Page]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    path = shutil.which("chromium")
-    assert path, "install Chromium, so that `chromium` is on PATH"
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=path, args=list(ARGUMENTS))
-        yield opened
-        opened.close()
 
 
 @pytest.fixture

@@ -16,11 +16,6 @@ from tests.labelling.test_scene import tiny_model
 Run = Callable[..., Any]  # see conftest
 
 
-def test_a_model_is_needed(run: Run) -> None:
-    outcome = run("app")
-    assert outcome.code == 2 and "name at least one model" in outcome.err
-
-
 def test_a_missing_folder_is_one_line(run: Run, tmp_path: Path) -> None:
     outcome = run("app", "model", "--root", tmp_path / "nowhere")
     assert (

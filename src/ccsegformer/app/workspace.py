@@ -15,6 +15,8 @@ from ccsegformer.errors import DataError
 from ccsegformer.labelling.engine import Engine
 from ccsegformer.labelling.loading import load_engine
 
+RUNS = Path("runs")
+
 
 @dataclass(frozen=True)
 class OpenedModel:
@@ -57,6 +59,7 @@ class Workspace:
     Attributes:
         models: in the order of the command line.
         root: folder whose files may be opened by path; None if there is none.
+        runs: folder of the runs to list, which need not exist.
         folder: temporary folder, removed at the end.
         images: the last few that the person chose.
         queue: runs whatever uses a model.
@@ -64,8 +67,10 @@ class Workspace:
             for a size that it knows, so that later measurements miss some.
     """
 
-    def __init__(self, models: Sequence[OpenedModel], folder: Path, root: Path | None = None) -> None:
-        self.models, self.folder, self.root = tuple(models), folder, root
+    def __init__(
+        self, models: Sequence[OpenedModel], folder: Path, root: Path | None = None, runs: Path = RUNS
+    ) -> None:
+        self.models, self.folder, self.root, self.runs = tuple(models), folder, root, runs
         self.images = Images(folder / "images", root)
         self.peaks: dict[tuple[Any, ...], int] = {}
         self.queue = JobQueue(folder / "jobs", lambda path: shutil.rmtree(path, ignore_errors=True))
@@ -82,7 +87,9 @@ class Workspace:
 
 
 @contextmanager
-def opened_workspace(models: Sequence[str | Path], root: Path | None = None) -> Iterator[Workspace]:
+def opened_workspace(
+    models: Sequence[str | Path], root: Path | None = None, runs: Path = RUNS
+) -> Iterator[Workspace]:
     """Open the models, and remove the temporary folder in the end.
 
     Raises:
@@ -97,7 +104,7 @@ def opened_workspace(models: Sequence[str | Path], root: Path | None = None) -> 
         for key, (name, source) in enumerate(zip(short, sources, strict=True))
     ]
     with tempfile.TemporaryDirectory(prefix="ccsegformer-", ignore_cleanup_errors=True) as folder:
-        workspace = Workspace(opened, Path(folder), root.resolve() if root else None)
+        workspace = Workspace(opened, Path(folder), root.resolve() if root else None, runs)
         try:
             yield workspace
         finally:

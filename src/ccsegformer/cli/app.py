@@ -11,7 +11,7 @@ def app(
         list[str] | None,
         typer.Argument(
             metavar="[MODEL]...",
-            help="Models to choose from: folders, hub names or model files.",
+            help="Models to choose from: folders, hub names or model files. Default: example, which ships.",
             show_default=False,
         ),
     ] = None,
@@ -19,6 +19,7 @@ def app(
         Path | None,
         typer.Option(help="Folder whose scenes may be opened by path. Default: none.", show_default=False),
     ] = None,
+    runs: Annotated[Path, typer.Option(help="Folder whose runs are listed.")] = Path("runs"),
     host: Annotated[str, typer.Option(help="Address to serve on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0 takes a free one.", min=0, max=65535)] = 8765,
 ) -> None:
@@ -33,10 +34,9 @@ def app(
 
       ccsegformer app runs/efficient runs/criss_cross --root /data/scenes
     """
-    if not models:
-        raise typer.BadParameter("name at least one model", param_hint="MODEL")
     from ccsegformer.app.server import serve_app
     from ccsegformer.app.workspace import opened_workspace
+    from ccsegformer.labelling.example import EXAMPLE
 
-    with opened_workspace(models, root) as workspace:
+    with opened_workspace(models or [EXAMPLE], root, runs) as workspace:
         serve_app(workspace, host, port, lambda address: typer.echo(f"{address}  (Ctrl+C ends)"))
