@@ -127,7 +127,8 @@ def _panel_lines(
     if stage is not None:
         return {
             place: [
-                _Labelled(f"{_written_label(panel)}, head {head + 1}", panel, head) for head in range(panel.heads)
+                _Labelled(f"{_written_label(panel)}, head {head + 1}", panel, head)
+                for head in range(panel.heads)
             ]
             for place, panel in enumerate(panels_at(applications, stage, pixel, size))
         }
