@@ -33,9 +33,12 @@ class ClassShares:
         if not self.images:
             return
         table = Table(box=None, pad_edge=False, show_header=False)
+        table.add_column()
+        table.add_column()
+        table.add_column(justify="right")
         total = self.pixels.sum()
         for label in np.argsort(-self.pixels, kind="stable"):
-            if self.pixels[label]:
+            if self.pixels[label] >= total / 2000:  # shown as 0.1% at least
                 red, green, blue = self.classes.palette[label]
                 share = f"{self.pixels[label] / total:.1%}"
                 table.add_row(f"[rgb({red},{green},{blue})]{SWATCH}[/]", self.classes.names[label], share)
