@@ -13,8 +13,11 @@ from rasterio.enums import ColorInterp
 
 from ccsegformer.archives.reference import SceneAsset, SceneReference
 from ccsegformer.archives.stack import gdal_path, opened_as_one
+from ccsegformer.archives.worker import wanted_bands
 from ccsegformer.errors import DataError
+from ccsegformer.labelling.engine import open_engine
 from ccsegformer.raster.read import Box, open_raster, read_box
+from tests.labelling.test_scene import tiny_model
 from tests.served import served
 
 
@@ -239,3 +242,14 @@ def test_half_a_pixel_apart_is_placed_where_it_lies(tmp_path: Path) -> None:
 def test_a_scene_without_assets_says_why(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="s: item x has no asset B9"):
         opened_as_one(SceneReference("s", (), problem="item x has no asset B9"), tmp_path)
+
+
+def test_the_bands_of_a_training_do_not_reorder_a_stack() -> None:
+    model = tiny_model(
+        num_channels=3, band_means=[0.0] * 3, band_stds=[1.0] * 3, scene_bands=[3, 2, 1], num_labels=2
+    )
+    engine = open_engine(model)
+    stack, file = scene(*(SceneAsset(name) for name in "abc")), scene(SceneAsset("a"))
+    assert wanted_bands(None, stack, engine) == (1, 2, 3)
+    assert wanted_bands((2, 1, 3), stack, engine) == (2, 1, 3)
+    assert wanted_bands(None, file, engine) is None  # the training's, as `predict_scene` takes them

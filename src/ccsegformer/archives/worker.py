@@ -121,7 +121,7 @@ class SceneMapper(NamedTuple):
             opened_as_one(scene, folder / SOURCE),
             files["map"],
             classes=self.classes,
-            bands=job.bands,
+            bands=wanted_bands(job.bands, scene, self.engine),
             window=job.window,
             overlap=job.overlap,
             memory=job.memory,
@@ -150,6 +150,18 @@ class SceneMapper(NamedTuple):
         """Return the folder for a map on its way to an object store, the same in every run."""
         base = Path(self.job.scratch or tempfile.gettempdir())
         return base / f"ccsegformer-{_sha256(self.job.output)[:16]}" / scene.name
+
+
+def wanted_bands(
+    chosen: tuple[int, ...] | None, scene: SceneReference, engine: Engine
+) -> tuple[int, ...] | None:
+    """Return the bands to read: of stacked assets all, in the order that the person gave.
+
+    The bands that a model was trained on are numbers in a file of its training, not in a stack.
+    """
+    if chosen is None and engine.scene_bands and len(scene.assets) > 1:
+        return tuple(range(1, len(scene.assets) + 1))
+    return chosen
 
 
 def open_mapper(job: ArchiveJob) -> SceneMapper:
