@@ -6,7 +6,6 @@ import sys
 import typer
 
 from ccsegformer import __version__
-from ccsegformer.cli import app as app_command
 from ccsegformer.cli import (
     attention,
     benchmark,
@@ -22,6 +21,7 @@ from ccsegformer.cli import (
     publish,
     train,
 )
+from ccsegformer.cli.app import app as app_command  # `app` below hides the module of that name
 from ccsegformer.errors import CCSegformerError, optional_imports
 
 app = typer.Typer(
@@ -44,7 +44,7 @@ for command in (
     convert.convert,
     convert_checkpoint.convert_checkpoint,
     demo.demo,
-    app_command.app,
+    app_command,
 ):
     app.command()(command)
 app.add_typer(data.app)
