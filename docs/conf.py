@@ -23,6 +23,7 @@ extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_co
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 4
 nb_execution_mode = "force"
+nb_output_stderr = "remove"
 nb_execution_raise_on_error = True
 nb_execution_in_temp = True
 suppress_warnings = ["myst.header"]  # the command line's pages begin at a lower heading
@@ -47,7 +48,7 @@ INCLUDED = {"index": "README.md", "mathematics": "src/ccsegformer/ops/README.md"
 """Pages whose text is that of a file elsewhere in the repository."""
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\((?!https?:|#|mailto:)([^)\s#]*)(#[^)\s]*)?\)")
 
-EXAMPLES = re.compile(r"(?:^(?:ccsegformer|torchrun|accelerate) .*\n\n)+", re.MULTILINE)
+EXAMPLES = re.compile(r"(?:^  (?:ccsegformer|torchrun|accelerate) .*\n\n)+", re.MULTILINE)
 """Commands that typer writes as paragraphs."""
 
 
@@ -86,10 +87,15 @@ def write_commands(_: Sphinx) -> None:
     utility = [sys.executable, "-m", "typer", "ccsegformer.cli", "utils", "docs", "--name", "ccsegformer"]
     done = subprocess.run(utility, capture_output=True, text=True, check=True)
     text = done.stdout.replace("# `ccsegformer`", "# The command line", 1)
-    text = EXAMPLES.sub(
-        lambda found: f"```sh\n{found[0].replace(chr(10) * 2, chr(10)).strip()}\n```\n\n", text
-    )
+    text = re.sub(r"<span style=[^>]*>(.*?)</span>", r"**\1**", text)
+    text = EXAMPLES.sub(as_code, text)
     (DOCS / "reference" / "commands.md").write_text(text)
+
+
+def as_code(found: re.Match[str]) -> str:
+    """Return indented paragraphs of commands as one block of code."""
+    lines = [line.strip() for line in found[0].splitlines() if line.strip()]
+    return "\n".join(["```sh", *lines, "```", "", ""])
 
 
 def mathml(translator: Any, node: nodes.math | nodes.math_block) -> None:
