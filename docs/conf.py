@@ -23,15 +23,16 @@ extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_co
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 4
 nb_execution_mode = "force"
-nb_output_stderr = "remove"
 nb_execution_raise_on_error = True
 nb_execution_in_temp = True
+nb_output_stderr = "remove"  # warnings of libraries, with paths of the machine
 suppress_warnings = ["myst.header"]  # the command line's pages begin at a lower heading
 exclude_patterns = ["build"]
 default_role = "code"
 smartquotes = False
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
+napoleon_use_rtype = False
 autodoc_typehints = "none"  # signatures show them
 autodoc_preserve_defaults = True
 autodoc_member_order = "bysource"
@@ -50,6 +51,10 @@ LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\((?!https?:|#|mailto:)([^)
 
 EXAMPLES = re.compile(r"(?:^  (?:ccsegformer|torchrun|accelerate) .*\n\n)+", re.MULTILINE)
 """Commands that typer writes as paragraphs."""
+SECTION = re.compile(r"^#+ `ccsegformer (.+)`\n\n(.+)$", re.MULTILINE)
+"""A command's heading and its first sentence."""
+LISTED = re.compile(r"^\* `([a-z][a-z0-9-]*)`: .*$", re.MULTILINE)
+"""A command in the list of its group, with a sentence that typer cuts short."""
 
 
 def take_text(app: Sphinx, page: str, source: list[str]) -> None:
@@ -89,6 +94,14 @@ def write_commands(_: Sphinx) -> None:
     text = done.stdout.replace("# `ccsegformer`", "# The command line", 1)
     text = re.sub(r"<span style=[^>]*>(.*?)</span>", r"**\1**", text)
     text = EXAMPLES.sub(as_code, text)
+    sentences = dict(SECTION.findall(text))
+
+    def listed(found: re.Match[str]) -> str:
+        group = re.findall(r"^#+ `ccsegformer (.+)`$", text[: found.start()], re.MULTILINE)[-1:]
+        command = " ".join([*group, found[1]])
+        return f"* [`{found[1]}`](#ccsegformer-{command.replace(' ', '-')}): {sentences[command]}"
+
+    text = LISTED.sub(listed, text)
     (DOCS / "reference" / "commands.md").write_text(text)
 
 
@@ -100,13 +113,24 @@ def as_code(found: re.Match[str]) -> str:
 
 def mathml(translator: Any, node: nodes.math | nodes.math_block) -> None:
     """Write a formula as MathML, which browsers draw without a script."""
-    display = "block" if isinstance(node, nodes.math_block) else "inline"
-    translator.body.append(convert(node.astext(), display=display))
+    if isinstance(node, nodes.math_block):
+        formula = convert(node.astext(), display="block")
+        translator.body.append(f'<div class="formula">{formula}</div>')  # wide ones scroll
+    else:
+        translator.body.append(convert(node.astext(), display="inline"))
     raise nodes.SkipNode
+
+
+def use_dashes(_: Sphinx, tree: nodes.document) -> None:
+    """Write the two hyphens that Sphinx puts between a parameter and its description as a dash."""
+    for text in list(tree.findall(nodes.Text)):
+        if text == " -- ":
+            text.parent.replace(text, nodes.Text(" – "))
 
 
 def setup(app: Sphinx) -> None:
     """Register the above."""
     app.connect("source-read", take_text)
     app.connect("builder-inited", write_commands)
+    app.connect("doctree-read", use_dashes)
     app.add_html_math_renderer("mathml", inline_renderers=(mathml, None), block_renderers=(mathml, None))
