@@ -124,8 +124,8 @@ def mathml(translator: Any, node: nodes.math | nodes.math_block) -> None:
 def use_dashes(_: Sphinx, tree: nodes.document) -> None:
     """Write the two hyphens that Sphinx puts between a parameter and its description as a dash."""
     for text in list(tree.findall(nodes.Text)):
-        if text == " -- ":
-            text.parent.replace(text, nodes.Text(" – "))
+        if text.startswith(" -- "):
+            text.parent.replace(text, nodes.Text(text.replace(" -- ", " – ", 1)))
 
 
 def setup(app: Sphinx) -> None:
