@@ -32,7 +32,7 @@ from transformers import SegformerConfig
 from ccsegformer.config.protocol import EvaluationProtocol, ResizeSection, WindowSection
 from ccsegformer.data.procedural.scenes import ProceduralScenes
 from ccsegformer.evaluation.evaluate import evaluate
-from ccsegformer.lab.cost import count_flops, measure_cost
+from ccsegformer.lab.cost import count_flops
 from ccsegformer.models import CrissCrossSegformerConfig, CrissCrossSegformerForSemanticSegmentation
 from ccsegformer.models.attention import ATTENTIONS
 from ccsegformer.models.modeling_ccsegformer import load_trained
@@ -146,25 +146,11 @@ def scored(network: Network, folder: Path, given: argparse.Namespace, window: in
     return values
 
 
-def cost(network: Network, folder: Path, window: int) -> dict[str, float]:
-    """Return operations and seconds of a megapixel of the scene; measure unless kept on disk."""
-    path = folder / f"cost-{window}.json"
-    if not path.is_file():
-        seen = round(window * network.scale)
-        flops = count_flops(CrissCrossSegformerForSemanticSegmentation(network.config()), seen, seen)
-        found = measure_cost(folder, seen, seen)
-        megapixels = window * window / MEGA
-        write_json(
-            {
-                "gflops": flops / GIGA / megapixels,
-                "seconds": 1 / found.images_per_second / megapixels,
-                "threads": found.threads,
-                "engine": found.engine,
-            },
-            path,
-        )
-    values: dict[str, float] = json.loads(path.read_text())
-    return values
+def gflops(network: Network, window: int) -> float:
+    """Return the operations for a megapixel of the scene, in 10^9; a multiply-add counts as two."""
+    seen = round(window * network.scale)
+    counted = count_flops(CrissCrossSegformerForSemanticSegmentation(network.config()), seen, seen)
+    return counted / GIGA / (window * window / MEGA)
 
 
 def results(given: argparse.Namespace) -> list[dict[str, Any]]:
@@ -174,7 +160,6 @@ def results(given: argparse.Namespace) -> list[dict[str, Any]]:
         folders = [of(given, network, seed) for seed in given.seeds]
         for window in windows(network, given):
             scores = np.array([scored(network, folder, given, window) for folder in folders])
-            price = cost(network, folders[0], window)
             print(f"{network}, windows of {window}: {spread(scores[:, 0].tolist())}", flush=True)
             rows.append(
                 {
@@ -182,7 +167,7 @@ def results(given: argparse.Namespace) -> list[dict[str, Any]]:
                     "name": network.phrase,
                     "window": window,
                     "scores": scores.tolist(),
-                    "cost": price,
+                    "gflops": gflops(network, window),
                 }
             )
     return rows

@@ -27,15 +27,16 @@ def table(rows: Sequence[Row]) -> str:
     crosses = [row for row in rows if (row["size"], row["attention"]) == ("b0", "criss_cross")]
     base = max(crosses, key=lambda row: row["window"], default=None)
     lines = [
-        "| network | window | GFLOPs a megapixel | seconds a megapixel | mean IoU | each seed | difference |",
-        "|---|---:|---:|---:|---:|---|---:|",
+        "| network | window | GFLOPs a megapixel | mean IoU | each seed | difference |",
+        "|---|---:|---:|---:|---|---:|",
     ]
-    for row in sorted(rows, key=lambda row: row["cost"]["gflops"]):
+    for row in sorted(rows, key=lambda row: row["gflops"]):
         seeds = seeds_of(row)
-        behind = difference(seeds, seeds_of(base)) if base and row is not base else ""
+        shared = seeds_of(base)[: len(seeds)] if base else []
+        behind = difference(seeds, shared) if base and row is not base else ""
         lines.append(
             f"| {row['name']} | {row['window']} | "
-            f"{row['cost']['gflops']:.0f} | {row['cost']['seconds']:.2f} | {spread(seeds)} | "
+            f"{row['gflops']:.0f} | {spread(seeds)} | "
             f"{', '.join(f'{seed:.3f}' for seed in seeds)} | {behind} |"
         )
     return "\n".join(lines) + "\n"
@@ -52,7 +53,7 @@ def draw(rows: Sequence[Row], title: str, path: Path) -> None:
         marker = MARKERS[shown.get(attention, 0) % len(MARKERS)]
         shown[attention] = shown.get(attention, 0) + 1
         look: dict[str, Any] = {"color": COLORS[attention], "marker": marker}
-        costs = [row["cost"]["gflops"] for row in found]
+        costs = [row["gflops"] for row in found]
         for row, cost in zip(found, costs, strict=True):
             seeds = seeds_of(row)
             axes.plot([cost] * len(seeds), seeds, linestyle="", alpha=0.35, markersize=4, **look)

@@ -30,7 +30,8 @@ def test_the_first_command_labels_the_scene_that_ships(inside: Path, monkeypatch
         "scene.png",
         "scene_overlay.png",
     }
-    assert Image.open(inside / "labelled/scene.png").size == (512, 512)
+    with Image.open(inside / "labelled/scene.png") as labels:
+        assert labels.size == (512, 512)
     shares = dict(line.rsplit(maxsplit=1) for line in done.stdout.splitlines() if line.endswith("%"))
     found = {name.split(maxsplit=1)[1]: float(share.rstrip("%")) for name, share in shares.items()}
     assert set(found) <= set(ProceduralScenes.classes.names)

@@ -14,7 +14,7 @@ from studies.equal_cost import __main__ as study
 
 def test_a_run_trains_scores_and_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(configuration_ccsegformer._MIT, "b0", ((8, 16, 40, 64), (1, 1, 1, 1), 16))
-    monkeypatch.setattr(study, "cost", lambda network, folder, side: {"gflops": float(side), "seconds": 0.2})
+    monkeypatch.setattr(study, "gflops", lambda network, side: float(side))
     small = [*("--output", str(tmp_path)), *("--steps", "1"), *("--scene", "128"), *("--scenes", "1")]
     command = [*small, *("--seeds", "0", "1"), *("--windows", "128", "64"), *("--only", "b0-none")]
     study.main(command)
@@ -25,7 +25,7 @@ def test_a_run_trains_scores_and_is_kept(tmp_path: Path, monkeypatch: pytest.Mon
     ]
     assert load_recipe(tmp_path / "b0-none-1" / "recipe.yaml").training.seed == 1
     lines = (tmp_path / "results.md").read_text().splitlines()
-    assert lines[2].startswith("| B0, no attention | 64 | 64 | 0.20 | ")  # the cheapest first
+    assert lines[2].startswith("| B0, no attention | 64 | 64 | ")  # the cheapest first
     weights = (tmp_path / "b0-none-0" / "model.safetensors").stat().st_mtime_ns
     study.main(command)
     assert (tmp_path / "b0-none-0" / "model.safetensors").stat().st_mtime_ns == weights
@@ -35,7 +35,7 @@ def test_cheaper_networks_are_trained_as_they_are_scored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(configuration_ccsegformer._MIT, "b0", ((8, 16, 40, 64), (1, 1, 1, 1), 16))
-    monkeypatch.setattr(study, "cost", lambda network, folder, side: {"gflops": float(side), "seconds": 0.2})
+    monkeypatch.setattr(study, "gflops", lambda network, side: float(side))
     sides = []
     evaluate = study.evaluate
 
