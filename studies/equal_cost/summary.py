@@ -59,7 +59,7 @@ def draw(rows: Sequence[Row], title: str, path: Path) -> None:
             axes.plot([cost] * len(seeds), seeds, linestyle="", alpha=0.35, markersize=4, **look)
         means = [float(np.mean(seeds_of(row))) for row in found]
         axes.plot(costs, means, linewidth=1.8, markersize=7, label=name, **look)
-        if len(found) > 1:
+        if max(costs) > 1.1 * min(costs):  # else the words would overlap
             for row, cost, mean in zip(found, costs, means, strict=True):
                 axes.annotate(
                     str(row["window"]), (cost, mean), (0, -14), textcoords="offset points", ha="center",
