@@ -53,7 +53,8 @@ def unbroken(checkpoint: Path, images: Path, tmp_path_factory: pytest.TempPathFa
 
 def test_a_conversion_is_a_model_folder_with_a_record(unbroken: Path, checkpoint: Path, images: Path) -> None:
     assert sorted(path.name for path in unbroken.iterdir()) == [
-        *("classes.json", "config.json", "conversion.json", "model.safetensors", "preprocessor_config.json")
+        *("classes.json", "config.json", "conversion.json", "model.safetensors", "origins.json"),
+        "preprocessor_config.json",
     ]
     model, classes = load_model(unbroken)
     assert model.config.stage_attention == run.ATTENTION and classes.ignore_index == 100
