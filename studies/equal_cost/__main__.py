@@ -182,7 +182,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--steps", type=int, default=800, help="steps of 4 scenes of 256 pixels")
     parser.add_argument("--scene", type=int, default=2048, help="side of the scenes to label, in pixels")
-    parser.add_argument("--scenes", type=int, default=8, help="number of scenes to label")
+    parser.add_argument("--scenes", type=int, default=4, help="number of scenes to label")
     parser.add_argument("--windows", type=int, nargs="+", default=[512, 1024, 2048])
     parser.add_argument(
         "--only", nargs="+", default=[], help="networks, such as b1-criss_cross; default: all"
