@@ -20,7 +20,7 @@ from studies.harness import Plan, build, train
 
 WIDTHS = {"hidden_sizes": (16, 32, 80, 128), "decoder_hidden_size": 128}
 SCENES = 400
-SIZES = {256: 60, 512: 20, 1024: 8}
+SIZES = {256: 60, 512: 20, 1024: 20}
 """Number of validation scenes of each size to score on."""
 CARD = """---
 license: apache-2.0
@@ -36,8 +36,8 @@ generated aerial scenes only: {classes}.
 |---:|---|---:|
 {rows}
 
-Whole validation scenes, one scale, float32. The interval is from resampling the scenes 2,000 times, and is
-left out below ten scenes.
+Whole validation scenes, one scale, float32. The interval is from resampling the scenes 2,000 times.
+`ccsegformer evaluate example --data procedural` prints the first row.
 
 Trained from scratch by `python -m studies.example_model`: {steps} steps of four of {scenes} scenes of 256
 pixels, Adafactor with a learning rate of 1e-3 that falls linearly, horizontal flips, seed 0. One seed, and
@@ -51,9 +51,8 @@ def write_card(folder: Path, steps: int) -> None:
     rows = []
     for size, count in SIZES.items():
         scores = evaluate(model, ProceduralScenes("validation", count=count, size=size)).to_dict()
-        between = scores["mean_iou_interval"]
-        shown = f" ({between[0]:.3f}–{between[1]:.3f})" if between else ""
-        rows.append(f"| {size} | {scores['mean_iou']:.3f}{shown} | {count} |")
+        low, high = scores["mean_iou_interval"]
+        rows.append(f"| {size} | {scores['mean_iou']:.3f} ({low:.3f}–{high:.3f}) | {count} |")
         print(rows[-1], flush=True)
     card = CARD.format(
         parameters=sum(weight.numel() for weight in model.parameters()) / 1e6,
