@@ -24,6 +24,7 @@ from ccsegformer.errors import EXTRA_OF
 from tests.labelling.test_scene import tiny_model
 
 ROOT = Path(__file__).parents[1]
+COMPLETING = {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}  # the shell is named instead
 TORCH_HAS = {"jinja2"}  # optional here, but a dependency of torch
 
 
@@ -33,10 +34,10 @@ class Fresh(NamedTuple):
     bin: Path
     folder: Path
 
-    def run(self, program: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    def run(self, program: str, *arguments: object, **more: str) -> subprocess.CompletedProcess[str]:
         """Run a program of the environment in the folder, undisturbed by this process's own settings."""
         settings = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
-        settings |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+        settings |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "200", **more}
         command = [str(self.bin / program), *map(str, arguments)]
         return subprocess.run(
             command, cwd=self.folder, env=settings, capture_output=True, text=True, timeout=120, check=False
@@ -123,6 +124,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     }
     needed = ("py.typed", "cli/demo.yaml", "config/protocols/segformer.yaml", "report/templates/base.html.j2")
     needed += ("app/static/index.html", "app/static/label.js")
+    needed += ("labelling/example_model/model.safetensors", "labelling/example_model/README.md")
     assert {f"ccsegformer/{name}" for name in needed} <= found
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
 
@@ -148,6 +150,37 @@ def test_photographs_and_scenes_are_labelled(fresh: Fresh) -> None:
     assert {"photo.png", "photo_overlay.png", "scene.tif"} <= written
     with rasterio.open(fresh.folder / "labelled" / "scene.tif") as found:
         assert (found.shape, found.crs) == ((48, 64), "EPSG:32632")
+
+
+def test_the_first_command(fresh: Fresh) -> None:
+    done = fresh.run("ccsegformer", "predict", "example", "--output", "first")
+    assert done.returncode == 0, done.stderr
+    written = {path.name for path in (fresh.folder / "first").iterdir()}
+    assert written == {"example.jpg", "example.png", "example_overlay.png"}
+    assert "1 image in " in done.stdout
+
+
+COMPLETE = """
+source .bash_completions/ccsegformer.sh
+COMP_WORDS=(ccsegformer pre) COMP_CWORD=1
+_ccsegformer_completion ccsegformer
+echo "${COMPREPLY[@]}"
+"""
+
+
+def test_bash_completes(fresh: Fresh) -> None:
+    done = fresh.run("ccsegformer", "--install-completion", "bash", **COMPLETING, HOME=str(fresh.folder))
+    assert done.returncode == 0, done.stderr
+    path = f"{fresh.bin}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-c", COMPLETE],
+        cwd=fresh.folder,
+        env={"PATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "predict\n", done.stderr
 
 
 def test_a_folder_is_scored(fresh: Fresh) -> None:

@@ -1,17 +1,23 @@
 """The first command: the model and the scene that ship, what is printed, and the desktop's viewer."""
 
+import io
 from pathlib import Path
 
 import pytest
 import typer
 from PIL import Image
+from rich.console import Console
 from typer.testing import CliRunner
 
 from ccsegformer.cli import app
+from ccsegformer.cli._open import open_result
+from ccsegformer.cli._shares import ClassShares
+from ccsegformer.data.labels import Classes, write_classes
 from ccsegformer.data.procedural.scenes import ProceduralScenes
 from ccsegformer.evaluation.evaluate import evaluate
-from ccsegformer.labelling.example import model_location
-from ccsegformer.labelling.loading import load_model
+from ccsegformer.labelling.example import model_location, write_example_scene
+from ccsegformer.labelling.loading import load_engine, load_model
+from tests.labelling.test_scene import tiny_model
 
 
 @pytest.fixture(autouse=True)
@@ -22,23 +28,60 @@ def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_first_command_labels_the_scene_that_ships(inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
-    monkeypatch.setattr(typer, "launch", opened.append)
+    monkeypatch.setattr(typer, "launch", opened.append)  # which returns None, as if a program were found
     done = CliRunner().invoke(app, ["predict", "example", "--open"])
     assert done.exit_code == 0, done.output
     assert {path.name for path in inside.glob("labelled/*")} == {
-        "scene.jpg",
-        "scene.png",
-        "scene_overlay.png",
+        "example.jpg",
+        "example.png",
+        "example_overlay.png",
     }
-    with Image.open(inside / "labelled/scene.png") as labels:
+    with Image.open(inside / "labelled/example.png") as labels:
         assert labels.size == (512, 512)
+    assert done.stdout.split()[:3] == [
+        "labelled/example.jpg",
+        "labelled/example.png",
+        "labelled/example_overlay.png",
+    ]
     shares = dict(line.rsplit(maxsplit=1) for line in done.stdout.splitlines() if line.endswith("%"))
     found = {name.split(maxsplit=1)[1]: float(share.rstrip("%")) for name, share in shares.items()}
     assert set(found) <= set(ProceduralScenes.classes.names)
     assert sum(found.values()) == pytest.approx(100, abs=0.6)
     assert list(found.values()) == sorted(found.values(), reverse=True)
     assert "1 image in " in done.stdout
-    assert opened == ["labelled/scene_overlay.png"]
+    assert opened == [str(inside / "labelled/example_overlay.png")]
+
+
+def test_a_desktop_without_programs_is_said(
+    inside: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", str(inside))  # no xdg-open
+    open_result(Path("report.html"))
+    assert capsys.readouterr().err == "--open: found no program that shows report.html\n"
+
+
+def test_the_report_of_an_evaluation_is_shown(inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_example_scene(inside / "data/images/validation")
+    mask = inside / "data/annotations/validation/example.png"
+    mask.parent.mkdir(parents=True)
+    Image.new("L", (512, 512)).save(mask)
+    write_classes(ProceduralScenes.classes, inside / "data/classes.json")
+    opened: list[str] = []
+    monkeypatch.setattr(typer, "launch", opened.append)
+    command = ["evaluate", "example", "--data", "data", "--open"]
+    assert "--output" in CliRunner().invoke(app, command).output
+    done = CliRunner().invoke(app, [*command, "--output", "scores"])
+    assert done.exit_code == 0, done.output
+    assert opened == [str(inside / "scores/evaluation.html")]
+
+
+def test_class_names_are_printed_as_they_are() -> None:
+    shares = ClassShares(Classes(("[red]roof", "field")))
+    shares.pixels[:], shares.images = (1, 3), 1
+    console = Console(file=io.StringIO(), width=40)
+    shares.print(2.0, console)
+    lines = [line.split() for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
+    assert [line[1:] for line in lines[:2]] == [["field", "75.0%"], ["[red]roof", "25.0%"]]
 
 
 def test_the_model_that_ships_is_as_good_as_its_card_says_and_small() -> None:
@@ -56,17 +99,29 @@ def _card_score(folder: Path) -> str:
     return row.split("|")[2].strip().split()[0]
 
 
-def test_a_model_folder_of_that_name_comes_first_and_is_said(
-    inside: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("is_file", [True, False])
+def test_the_word_always_means_the_model_that_ships(
+    inside: Path, capsys: pytest.CaptureFixture[str], is_file: bool
 ) -> None:
-    (inside / "example").mkdir()
-    assert Path(model_location("example")).is_absolute()  # no model in it
-    (inside / "example/config.json").write_text("{}")
-    assert model_location("example") == "example"
-    assert "taking the folder ./example, not the model that ships" in capsys.readouterr().err
+    shipped = model_location("example")
+    assert (Path(shipped) / "model.safetensors").is_file()
+    assert capsys.readouterr().err == ""
+    (inside / "example").touch() if is_file else (inside / "example").mkdir()
+    assert model_location("example") == shipped
+    said = "example: the model that ships; write ./example for the one here\n"
+    assert capsys.readouterr().err == said
 
 
-@pytest.mark.parametrize("arguments", [["example", "--output", "map.tif"], ["another"]])
+@pytest.mark.parametrize("own", ["./example", Path("example")])
+def test_a_folder_of_that_name_can_be_loaded(inside: Path, own: str | Path) -> None:
+    tiny_model(num_labels=2).save_pretrained(inside / "example")
+    write_classes(Classes(("ground", "water")), inside / "example/classes.json")
+    assert load_model(own)[1].names == ("ground", "water")
+    assert load_engine(own)[1].names == ("ground", "water")
+    assert load_engine("example")[1].names == ProceduralScenes.classes.names
+
+
+@pytest.mark.parametrize("arguments", [["example", "--output", "map.tif"], ["another"], ["./example"]])
 def test_other_models_and_maps_need_an_image(arguments: list[str]) -> None:
     done = CliRunner().invoke(app, ["predict", *arguments])
     assert done.exit_code == 2
@@ -78,6 +133,7 @@ def test_other_models_and_maps_need_an_image(arguments: list[str]) -> None:
     [
         ("pre", ["predict"]),
         ("predict example --engine ", ["openvino", "torch", "onnxruntime"]),
+        ("predict example --precision ", ["fp32", "bf16", "fp16"]),
         ("export example --format ", ["onnx", "pt2"]),
     ],
 )

@@ -22,7 +22,8 @@ ModelArgument = Annotated[
     str,
     typer.Argument(
         help="Model folder, hub name, or file: NAME.onnx, NAME.xml, NAME.pt2, "
-        "or NAME.json, the STAC item of one; or example, a small model that ships.",
+        "or NAME.json, the STAC item of one; or example, a small model that ships "
+        "(write ./example for a folder of that name).",
         show_default=False,
     ),
 ]

@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from ccsegformer.data.labels import Classes
 
@@ -41,7 +42,9 @@ class ClassShares:
             if self.pixels[label] >= total / 2000:  # shown as 0.1% at least
                 red, green, blue = self.classes.palette[label]
                 share = f"{self.pixels[label] / total:.1%}"
-                table.add_row(f"[rgb({red},{green},{blue})]{SWATCH}[/]", self.classes.names[label], share)
+                table.add_row(
+                    f"[rgb({red},{green},{blue})]{SWATCH}[/]", Text(self.classes.names[label]), share
+                )
         console = console or Console(highlight=False)
         console.print(table)
         images = "1 image" if self.images == 1 else f"{self.images} images"

@@ -9,7 +9,8 @@ import typer
 
 def attention(
     model: Annotated[
-        str, typer.Argument(help="SegFormer to look into: folder or hub name.", show_default=False)
+        str,
+        typer.Argument(help="SegFormer to look into: folder or hub name; or example.", show_default=False),
     ],
     image: Annotated[Path, typer.Argument(help="Photograph or raster.", show_default=False)],
     output: Annotated[

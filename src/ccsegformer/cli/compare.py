@@ -57,6 +57,7 @@ def compare(
     """
     from rich.console import Console
 
+    from ccsegformer.cli._open import open_result
     from ccsegformer.config.protocol import DEFAULT, load_protocol
     from ccsegformer.lab.comparison import compare as run
     from ccsegformer.report.table import print_table
@@ -87,4 +88,4 @@ def compare(
     print_table(results, Console())
     typer.echo(f"{output / 'report.html'}")
     if show:
-        typer.launch(str(output / "report.html"))
+        open_result(output / "report.html")

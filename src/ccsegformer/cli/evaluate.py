@@ -60,6 +60,7 @@ def evaluate(
     import torch
     import torch.distributed as dist
 
+    from ccsegformer.cli._open import open_result
     from ccsegformer.config.protocol import DEFAULT, load_protocol, with_precision
     from ccsegformer.evaluation.evaluate import evaluate as score
     from ccsegformer.labelling.loading import load_engine
@@ -94,6 +95,6 @@ def evaluate(
             page = write_evaluation(output, evaluation, opened, dataset, chosen, **names, command=command)
             typer.echo(f"{page}")
             if show:
-                typer.launch(str(page))
+                open_result(page)
     if distributed:
         dist.destroy_process_group()

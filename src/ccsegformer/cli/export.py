@@ -9,7 +9,7 @@ from ccsegformer.cli._arguments import OverlapOption
 
 
 def export(
-    model: Annotated[str, typer.Argument(help="Model folder or hub name.", show_default=False)],
+    model: Annotated[str, typer.Argument(help="Model folder or hub name; or example.", show_default=False)],
     output: Annotated[
         Path, typer.Option(help="File to write; NAME.json beside it describes it.", show_default=False)
     ],

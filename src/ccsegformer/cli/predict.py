@@ -31,8 +31,8 @@ def predict(
     images: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Scenes, images, or folders of them; also /vsicurl/... . The model example has a scene of "
-            "its own.",
+            help="Scenes, images, or folders of them; also /vsicurl/... . Without any, example labels a "
+            "scene of its own.",
             show_default=False,
         ),
     ] = None,
@@ -87,6 +87,8 @@ def predict(
     if simplify is not None and polygons is None:
         raise typer.BadParameter("is for polygons: name their file with --polygons", param_hint="--simplify")
     preprocessing = preprocessing_or_usage_error(mean, std)
+    began = time.monotonic()  # loading PyTorch takes most of the time of a single image
+    from ccsegformer.cli._open import open_result
     from ccsegformer.cli._shares import ClassShares
     from ccsegformer.data.colors import read_class_file
     from ccsegformer.labelling.example import EXAMPLE, write_example_scene
@@ -95,10 +97,11 @@ def predict(
 
     if not images and (model != EXAMPLE or output.suffix):
         raise typer.BadParameter("name at least one image", param_hint="IMAGES")
-    began = time.monotonic()
     named = read_class_file(classes) if classes else None
     opened, found = load_engine(model, engine, precision, classes=named, preprocessing=preprocessing)
-    images = images or [str(write_example_scene(output))]
+    if not images:
+        images = [str(write_example_scene(output))]
+        typer.echo(images[0])
     shares = ClassShares(found)
     shown: Path | None = None
     failed: list[CCSegformerError] = []
@@ -134,6 +137,6 @@ def predict(
             typer.echo(f"ccsegformer: error: {error}", err=True)
     shares.print(time.monotonic() - began)
     if show and shown is not None:
-        typer.launch(str(shown))
+        open_result(shown)
     if failed:
         raise typer.Exit(1)

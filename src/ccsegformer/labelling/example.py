@@ -17,19 +17,18 @@ _SEED, _INDEX, _SIDE = 1, 1, 512  # a scene of the validation split, which no tr
 def model_location(name_or_path: str | Path) -> str | Path:
     """Return where a model is: the folder of the one that ships for "example", else what was given.
 
-    A model folder of that name in the working directory comes first, as before a name on the hub; stderr says
-    so.
+    The word means the same in every working directory. One that has something of that name is told, on
+    stderr, that "./example" names it, as does `Path("example")`.
     """
-    if str(name_or_path) != EXAMPLE:
+    if name_or_path != EXAMPLE:
         return name_or_path
-    if (Path(EXAMPLE) / "config.json").is_file():
-        print("example: taking the folder ./example, not the model that ships", file=sys.stderr)
-        return name_or_path
+    if Path(EXAMPLE).exists():
+        print("example: the model that ships; write ./example for the one here", file=sys.stderr)
     return Path(str(files("ccsegformer.labelling") / "example_model"))
 
 
 def write_example_scene(folder: Path) -> Path:
-    """Draw the example scene, 512 x 512, write it to `folder`/scene.jpg, and return its path.
+    """Draw the example scene, 512 x 512, write it to `folder`/example.jpg, and return its path.
 
     Raises:
         OutputError: The file cannot be written.
@@ -37,5 +36,6 @@ def write_example_scene(folder: Path) -> Path:
     image, _ = scene(_SEED, _INDEX, _SIDE)
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="JPEG", quality=95)
-    write_atomically(folder / "scene.jpg", buffer.getvalue())
-    return folder / "scene.jpg"
+    path = folder / f"{EXAMPLE}.jpg"
+    write_atomically(path, buffer.getvalue())
+    return path
