@@ -87,7 +87,7 @@ def predict(
     if simplify is not None and polygons is None:
         raise typer.BadParameter("is for polygons: name their file with --polygons", param_hint="--simplify")
     preprocessing = preprocessing_or_usage_error(mean, std)
-    began = time.monotonic()  # loading PyTorch takes most of the time of a single image
+    began = time.monotonic()  # loading the libraries is most of the time of a single image
     from ccsegformer.cli._open import open_result
     from ccsegformer.cli._shares import ClassShares
     from ccsegformer.data.colors import read_class_file
