@@ -119,9 +119,15 @@ def test_train_evaluate_predict(run: Run, folder: Path, recipe: Path, tmp_path: 
         assert overlay.size == (80, 48)
 
 
-def test_compare_writes_results_and_page(run: Run, folder: Path, recipe: Path, tmp_path: Path) -> None:
+def test_compare_writes_results_and_shows_the_page(
+    run: Run, folder: Path, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr(typer, "launch", opened.append)
     output = tmp_path / "compared"
-    done = run("compare", recipe, "--data", folder, "--output", output, "--attention", "criss_cross")
+    done = run(
+        "compare", recipe, "--data", folder, "--output", output, "--attention", "criss_cross", "--open"
+    )
     assert done.code == 0, done.err
     results = json.loads((output / "results.json").read_text())
     assert set(results["models"]) == {"criss_cross", "none"}
@@ -129,6 +135,7 @@ def test_compare_writes_results_and_page(run: Run, folder: Path, recipe: Path, t
     assert results["command"].startswith("ccsegformer compare")
     assert (output / "report.html").read_text().startswith("<!doctype html>")
     assert str(output / "report.html") in done.out
+    assert opened == [str(output / "report.html")]
 
 
 @pytest.mark.parametrize(
